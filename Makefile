@@ -1,0 +1,56 @@
+# Each target does all the set-up it needs: a virtual environment in .venv with the package and its `dev`
+# extra. `make PYTHON=python3.12 test` picks the interpreter. On Linux, plain PyPI gives a CUDA build of
+# PyTorch, of several GB; point PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS to CPU wheels to avoid it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+SOURCES := $(wildcard keras_transformer tests examples benchmarks)
+
+# Workers share the cores, so each process keeps to one thread.
+TEST_ENV := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 TF_CPP_MIN_LOG_LEVEL=2 \
+	XLA_FLAGS="--xla_cpu_multi_thread_eigen=false"
+WORKERS ?= 2
+JAX_TESTS := $(wildcard $(addprefix tests/,ops layers models decoding training))
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test test-jax lint format bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+# The stamp is newer than setup.cfg once everything in it is installed.
+$(INSTALLED): setup.cfg pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing keras_transformer and its development tools into $(VENV) (minutes, the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $@
+
+quickstart: $(INSTALLED) ## Train, evaluate and export a date translator, on real data (about 8 minutes)
+	@$(BIN)/python examples/translate_dates.py
+
+test: $(INSTALLED) lint ## Run every check: lint, tests and docstring examples on TensorFlow, then test-jax
+	@echo "Tests on TensorFlow"
+	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS)
+	@$(MAKE) --no-print-directory test-jax
+
+test-jax: $(INSTALLED) ## Run the tests that must pass on the JAX backend too
+	@echo "Tests on JAX"
+	@KERAS_BACKEND=jax $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) $(JAX_TESTS)
+
+lint: $(INSTALLED) ## Check style and formatting with ruff
+	@$(BIN)/ruff check --quiet $(SOURCES)
+	@$(BIN)/ruff format --quiet --check $(SOURCES)
+	@echo "Lint: clean"
+
+format: $(INSTALLED) ## Format the code and mend what ruff can mend
+	@$(BIN)/ruff check --quiet --fix $(SOURCES)
+	@$(BIN)/ruff format --quiet $(SOURCES)
+
+bench: $(INSTALLED) ## Compare the time and memory of a training step with other libraries, side by side
+	@$(BIN)/python benchmarks/train_step.py
+
+clean: ## Remove build outputs and caches; .venv stays
+	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	@find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,40 @@
+"""Compilation of a pure function of tensors, in the way of each backend."""
+
+from collections.abc import Callable
+
+import keras
+
+
+def compiled(function: Callable, variables: list) -> Callable:
+    """Compile `function` with XLA on TensorFlow and JAX; on PyTorch, run it eagerly without gradients.
+
+    Args:
+        function: Takes and returns (nested) tensors. May read `variables`; changes nothing.
+        variables: The Keras variables that it reads. JAX gets them as arguments, or it would bake them in.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, jit_compile=True, autograph=False)
+    if backend == "jax":
+        import jax
+
+        @jax.jit
+        def pure(values, *args):
+            with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+                return function(*args)
+
+        return lambda *args: pure([variable.value for variable in variables], *args)
+    if backend == "torch":
+        import torch
+
+        return torch.no_grad()(function)
+    return function
+
+
+def evaluate(function: Callable, variables: list):
+    """The value of `function()`, computed once: as it stands, but compiled on JAX, which is slow op by op."""
+    if keras.backend.backend() == "jax":
+        return compiled(function, variables)()
+    return function()

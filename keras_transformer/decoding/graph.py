@@ -1,0 +1,197 @@
+"""A functional model as a list of calls, split into what depends on the target tokens and what does not."""
+
+from typing import NamedTuple
+
+import keras
+
+from keras_transformer._keras import Call, get_mask, is_functional, producing_call, set_mask
+
+
+class Slot(NamedTuple):
+    """Stands for a tensor in the arguments of an instruction."""
+
+    index: int
+
+
+class Instruction(NamedTuple):
+    """One call: `outputs = operation(*args, **kwargs)`, with slots in place of tensors."""
+
+    operation: object
+    args: tuple
+    kwargs: dict
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+class Graph:
+    """The calls of a functional model in order, models within the model resolved, in two parts.
+
+    `encode` runs, once a sequence, what does not depend on the target input: the encoder. `decode` runs the rest,
+    once a step. What the second part needs of the first is the memory: a flat dict of tensors, padding masks included.
+
+    Args:
+        model: A functional `keras.Model`.
+        target_input: Name of the input that takes the target tokens. Default: the last.
+
+    Raises:
+        ValueError: If the model is not functional, has no such input, does not have exactly one output of shape
+            (batch, length, vocabulary), or its output does not depend on the target input.
+    """
+
+    def __init__(self, model: keras.Model, target_input: str | None = None):
+        if not is_functional(model):
+            raise ValueError(
+                f"Generator takes a functional model, keras.Model(inputs, outputs), got {type(model).__name__} "
+                f"'{model.name}'. Wrap a subclassed model: keras.Model(inputs, model(inputs))."
+            )
+        names = [x.name for x in model.inputs]
+        if target_input is None:
+            target_input = names[-1]
+        if target_input not in names:
+            raise ValueError(f"The model has no input '{target_input}' for target_input; it has {names}.")
+        shapes = [x.shape for x in model.outputs]
+        if len(shapes) != 1 or len(shapes[0]) != 3 or shapes[0][-1] is None:
+            raise ValueError(
+                f"Generator takes a model with one output of shape (batch, length, vocabulary), got {shapes}."
+            )
+        self.model = model
+        self.vocabulary_size = shapes[0][-1]
+        self.input_names = names
+        self.target = names.index(target_input)
+        self.instructions: list[Instruction] = []
+        self._count = len(names)
+        scope = {id(x): i for i, x in enumerate(model.inputs)}
+        (self.output,) = self._trace(model.outputs, scope)
+        self._split()
+
+    def _trace(self, tensors, scope: dict[int, int]) -> list[int]:
+        """Append the calls that make `tensors` and are not in `scope` yet, and return the tensors' slots."""
+        pending = list(reversed(tensors))
+        while pending:
+            tensor = pending[-1]
+            if id(tensor) in scope:
+                pending.pop()
+                continue
+            call = producing_call(tensor)
+            if call is None:
+                raise ValueError(f"The tensor '{tensor.name}' does not come from an input of the model.")
+            missing = [x for x in call.inputs if id(x) not in scope]
+            if missing:
+                pending.extend(reversed(missing))
+            else:
+                self._append(call, scope)
+        return [scope[id(x)] for x in tensors]
+
+    def _append(self, call: Call, scope: dict[int, int]) -> None:
+        operation = call.operation
+        if is_functional(operation):  # a model within the model: its calls take the place of its own
+            inner = {id(x): scope[id(y)] for x, y in zip(operation.inputs, _model_inputs(call), strict=True)}
+            outputs = self._trace(operation.outputs, inner)
+        else:
+
+            def to_slot(value):
+                return Slot(scope[id(value)]) if isinstance(value, keras.KerasTensor) else value
+
+            outputs = range(self._count, self._count + len(call.outputs))
+            self._count += len(call.outputs)
+            self.instructions.append(
+                Instruction(
+                    operation,
+                    keras.tree.map_structure(to_slot, call.args),
+                    keras.tree.map_structure(to_slot, call.kwargs),
+                    tuple(scope[id(x)] for x in call.inputs),
+                    tuple(outputs),
+                )
+            )
+        scope.update({id(x): slot for x, slot in zip(call.outputs, outputs, strict=True)})
+
+    def _split(self) -> None:
+        dependent = {self.target}
+        self.encoder, self.decoder = [], []
+        for instruction in self.instructions:
+            if dependent.intersection(instruction.inputs):
+                dependent.update(instruction.outputs)
+                self.decoder.append(instruction)
+            else:
+                self.encoder.append(instruction)
+        if self.output not in dependent:
+            raise ValueError(
+                f"The model's output does not depend on its input '{self.input_names[self.target]}', so there is "
+                f"nothing to generate. Name the decoder's input with target_input, one of {self.input_names}."
+            )
+        used = {slot for instruction in self.decoder for slot in instruction.inputs}
+        self.boundary = sorted(used - dependent)
+
+    def vocabulary_limits(self) -> dict[int, tuple[object, int]]:
+        """For each input of token ids, the embedding with the smallest vocabulary that takes it, and its size."""
+        limits = {}
+        for instruction in self.instructions:
+            size = getattr(instruction.operation, "vocabulary_size", getattr(instruction.operation, "input_dim", None))
+            for slot in instruction.inputs:
+                if size is not None and slot < len(self.input_names):
+                    limits[slot] = min(
+                        limits.get(slot, (None, size + 1)), (instruction.operation, size), key=lambda x: x[1]
+                    )
+        return limits
+
+    def encode(self, sources: dict[int, object]) -> dict[str, object]:
+        """Run the part that does not depend on the target.
+
+        Args:
+            sources: A tensor for each input slot but the target's.
+
+        Returns:
+            The memory: tensors, and padding masks where there are any.
+        """
+        values = dict(sources)
+        run(self.encoder, values)
+        memory = {}
+        for slot in self.boundary:
+            memory[f"memory/{slot}"] = values[slot]
+            mask = get_mask(values[slot])
+            if mask is not None:
+                memory[f"memory/{slot}/mask"] = mask
+        return memory
+
+    def decode(self, tokens, memory: dict[str, object]) -> dict[int, object]:
+        """Run the part that depends on the target tokens (B, T), and return all its values; `output` is the logits'."""
+        values = {self.target: tokens}
+        for slot in self.boundary:
+            tensor = memory[f"memory/{slot}"]
+            if f"memory/{slot}/mask" in memory:
+                set_mask(tensor, memory[f"memory/{slot}/mask"])
+            values[slot] = tensor
+        run(self.decoder, values)
+        return values
+
+
+def run(instructions: list[Instruction], values: dict[int, object]) -> None:
+    """Carry out instructions, reading and writing `values` by slot."""
+
+    def fill(value):
+        return values[value.index] if isinstance(value, Slot) else value
+
+    for operation, args, kwargs, _, outputs in instructions:
+        args, kwargs = _map_slots(fill, args), _map_slots(fill, kwargs)
+        results = keras.tree.flatten(operation(*args, **kwargs))
+        values.update(zip(outputs, results, strict=True))
+
+
+def _map_slots(function, structure):
+    """`function` of each leaf; slots, which are tuples, count as leaves."""
+    if isinstance(structure, Slot):
+        return function(structure)
+    if isinstance(structure, dict):
+        return {key: _map_slots(function, value) for key, value in structure.items()}
+    if isinstance(structure, list | tuple):
+        return type(structure)(_map_slots(function, value) for value in structure)
+    return function(structure)
+
+
+def _model_inputs(call: Call) -> list:
+    """The tensors that a call hands to a functional model, in the order of its inputs."""
+    inputs = call.args[0] if call.args else call.kwargs["inputs"]
+    model = call.operation
+    if isinstance(inputs, dict) and not isinstance(model.input, dict):
+        return [inputs[x.name] for x in model.inputs]
+    return keras.tree.flatten(inputs)

@@ -1,0 +1,106 @@
+"""What an export answers to: the pure functions behind its signatures, and samples to try them on."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_transformer.decoding import Generator
+from keras_transformer.decoding.verification import sample_sources
+
+
+class Input(NamedTuple):
+    """One input of a signature."""
+
+    name: str
+    shape: tuple
+    dtype: str
+
+
+class Signature(NamedTuple):
+    """A function of the tensors `inputs` to a dict of tensors."""
+
+    inputs: list[Input]
+    function: Callable
+
+
+def require_tensorflow(what: str) -> None:
+    """Raise ValueError unless Keras runs on TensorFlow."""
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise ValueError(
+            f"{what} needs the TensorFlow backend of Keras, this is '{backend}'. Save the model with "
+            "model.save('model.keras') here, load it in a process with KERAS_BACKEND=tensorflow, and export it there."
+        )
+
+
+def ids_signature(generator: Generator) -> Signature:
+    """Ids in, `tokens`, `lengths` and `scores` out. A decoder-only model takes prompts, others their sources."""
+    graph = generator.graph
+    slots = [slot for slot in range(len(graph.input_names)) if slot != graph.target] or [graph.target]
+    tensors = [graph.model.inputs[slot] for slot in slots]
+    inputs = [
+        Input(graph.input_names[slot], tuple(tensor.shape), keras.backend.standardize_dtype(tensor.dtype))
+        for slot, tensor in zip(slots, tensors, strict=True)
+    ]
+
+    def generate(*values):
+        if slots == [graph.target]:
+            return generator.generate({}, *_prompts(generator, values[0]))
+        rows = ops.shape(values[0])[0]
+        prompts = ops.full((rows, 1), generator.start_token, dtype="int32")
+        return generator.generate(dict(zip(slots, values, strict=True)), prompts, ops.ones((rows,), dtype="int32"))
+
+    if slots != [graph.target] and generator.start_token is None:
+        raise ValueError("To export an encoder-decoder, make the Generator with a start_token.")
+    return Signature(inputs, generate)
+
+
+def _prompts(generator: Generator, prompts):
+    """Prompts and their lengths; an empty one becomes the start token, if there is one."""
+    prompts = ops.cast(prompts, "int32")
+    lengths = ops.sum(ops.cast(prompts != 0, "int32"), axis=1)
+    if generator.start_token is not None:
+        first = ops.arange(ops.shape(prompts)[1], dtype="int32") == 0
+        empty = ops.expand_dims(lengths == 0, 1)
+        prompts = ops.where(ops.logical_and(empty, first), generator.start_token, prompts)
+    return prompts, ops.maximum(lengths, 1)
+
+
+def model_signature(model: keras.Model) -> Signature:
+    """The model's inputs by name in, its outputs by name out."""
+    inputs = [Input(x.name, tuple(x.shape), keras.backend.standardize_dtype(x.dtype)) for x in model.inputs]
+
+    def predict(*values):
+        values = dict(zip((x.name for x in model.inputs), values, strict=True))
+        arguments = keras.tree.map_structure(lambda x: values[x.name], model.input)
+        outputs = keras.tree.flatten(model(arguments, training=False))
+        return dict(zip(model.output_names, outputs, strict=True))
+
+    return Signature(inputs, predict)
+
+
+def sample_inputs(target: Generator | keras.Model, signature: Signature, length: int, batch: int) -> list[np.ndarray]:
+    """Random inputs for a signature, with a padded row where there is more than one."""
+    random = np.random.default_rng(0)
+    if isinstance(target, Generator):
+        graph = target.graph
+        sources = sample_sources(graph, length, batch)
+        if sources:
+            return [np.asarray(ops.convert_to_numpy(x)) for x in sources.values()]
+        limit = min(
+            graph.vocabulary_limits().get(graph.target, (None, graph.vocabulary_size))[1],
+            graph.vocabulary_size,
+        )
+        prompts = random.integers(1, max(2, limit), (batch, length)).astype("int32")
+        prompts[-1, max(1, length - length // 3) :] = 0
+        return [prompts]
+    values = []
+    for _, shape, dtype in signature.inputs:
+        shape = (batch, *(length if dim is None else dim for dim in shape[1:]))
+        values.append(
+            random.integers(1, 3, shape).astype(dtype) if "int" in dtype else random.normal(size=shape).astype(dtype)
+        )
+    return values

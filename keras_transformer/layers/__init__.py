@@ -1,0 +1,30 @@
+"""Layers: one concept a file."""
+
+from keras_transformer.layers.attention import MultiHeadCrossAttention, MultiHeadSelfAttention
+from keras_transformer.layers.decoder import DecoderLayer
+from keras_transformer.layers.embedding import TokenEmbedding
+from keras_transformer.layers.encoder import EncoderLayer
+from keras_transformer.layers.feed_forward import FeedForward
+from keras_transformer.layers.normalization import RMSNormalization
+from keras_transformer.layers.position import (
+    AlibiPosition,
+    LearnedPositionalEncoding,
+    PositionalEncoding,
+    RelativePosition,
+    RotaryPosition,
+)
+
+__all__ = [
+    "AlibiPosition",
+    "DecoderLayer",
+    "EncoderLayer",
+    "FeedForward",
+    "LearnedPositionalEncoding",
+    "MultiHeadCrossAttention",
+    "MultiHeadSelfAttention",
+    "PositionalEncoding",
+    "RMSNormalization",
+    "RelativePosition",
+    "RotaryPosition",
+    "TokenEmbedding",
+]

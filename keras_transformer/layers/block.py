@@ -1,0 +1,120 @@
+"""What encoder and decoder layers have in common: their arguments, and the residual around each sub-layer."""
+
+from typing import Unpack
+
+import keras
+
+from keras_transformer.layers.attention import AttentionOptions
+from keras_transformer.layers.checks import check_choice, check_positive, check_rate, check_sequence
+from keras_transformer.layers.feed_forward import FeedForward
+from keras_transformer.layers.normalization import NORMALIZATIONS, normalization
+from keras_transformer.layers.sequence import SequenceLayer
+
+ATTENTION_OPTIONS = tuple(AttentionOptions.__annotations__)
+
+
+class TransformerBlock(SequenceLayer):
+    """The arguments of `EncoderLayer` and `DecoderLayer`, and the parts they are made of."""
+
+    def __init__(
+        self,
+        num_heads: int,
+        intermediate_dim: int,
+        *,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        activation="relu",
+        gated: bool = False,
+        normalize_first: bool = False,
+        norm: str = "layer",
+        norm_epsilon: float = 1e-5,
+        use_bias: bool = True,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        **kwargs: Unpack[AttentionOptions],
+    ):
+        self.attention_options = {name: kwargs.pop(name) for name in ATTENTION_OPTIONS if name in kwargs}
+        super().__init__(**kwargs)
+        check_positive(self, num_heads=num_heads, intermediate_dim=intermediate_dim)
+        check_rate(self, dropout=dropout, attention_dropout=attention_dropout)
+        check_choice(self, "norm", norm, NORMALIZATIONS)
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.attention_dropout = attention_dropout
+        self.normalize_first = normalize_first
+        self.norm = norm
+        self.norm_epsilon = norm_epsilon
+        self.use_bias = use_bias
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.feed_forward = FeedForward(
+            intermediate_dim,
+            activation=activation,
+            gated=gated,
+            use_bias=use_bias,
+            kernel_initializer=self.kernel_initializer.clone(),
+            bias_initializer=self.bias_initializer.clone(),
+            dtype=self.dtype_policy,
+            name="feed_forward",
+        )
+
+    def _attention(self, attention_class, name: str, **options):
+        """An attention sub-layer with the options that all attention of this block shares."""
+        return attention_class(
+            self.num_heads,
+            dropout=self.attention_dropout,
+            use_bias=self.use_bias,
+            kernel_initializer=self.kernel_initializer.clone(),
+            bias_initializer=self.bias_initializer.clone(),
+            dtype=self.dtype_policy,
+            name=name,
+            **options,
+        )
+
+    def _build_residual(self, name: str, shape) -> None:
+        """Build the normalization and the dropout that go with the sub-layer of that name."""
+        norm = normalization(self.norm, epsilon=self.norm_epsilon, dtype=self.dtype_policy, name=f"{name}_norm")
+        norm.build(shape)
+        setattr(self, f"{name}_norm", norm)
+        setattr(
+            self,
+            f"{name}_dropout",
+            keras.layers.Dropout(self.dropout, dtype=self.dtype_policy, name=f"{name}_dropout"),
+        )
+
+    def _residual(self, name: str, x, sublayer, training):
+        """x + Dropout(sublayer(x)), normalized after (as in the paper) or, with `normalize_first`, before.
+
+        `sublayer` returns its output and, second, anything else, which is returned second.
+        """
+        norm, dropout = getattr(self, f"{name}_norm"), getattr(self, f"{name}_dropout")
+        update, extra = sublayer(norm(x) if self.normalize_first else x)
+        x = x + dropout(update, training=training)
+        return (x if self.normalize_first else norm(x)), extra
+
+    def _build_feed_forward(self, shape) -> None:
+        check_sequence(self, "inputs", shape)
+        self.feed_forward.build(shape)
+        self._build_residual("feed_forward", shape)
+
+    def get_config(self):
+        feed_forward = self.feed_forward.get_config()
+        options = dict(self.attention_options)
+        if options.get("position") is not None:
+            options["position"] = keras.saving.serialize_keras_object(options["position"])
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "intermediate_dim": feed_forward["intermediate_dim"],
+            "dropout": self.dropout,
+            "attention_dropout": self.attention_dropout,
+            "activation": feed_forward["activation"],
+            "gated": feed_forward["gated"],
+            "normalize_first": self.normalize_first,
+            "norm": self.norm,
+            "norm_epsilon": self.norm_epsilon,
+            "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            **options,
+        }

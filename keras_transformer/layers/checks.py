@@ -1,0 +1,85 @@
+"""Checks of what a layer is given. Each failure names the layer, what it got and what it takes."""
+
+import keras
+import numpy as np
+
+
+def describe(layer) -> str:
+    """How an error message names a layer: its class and its name."""
+    return f"{type(layer).__name__} '{layer.name}'"
+
+
+def check_positive(layer, **values) -> None:
+    """Raise ValueError unless each value is a positive integer."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value <= 0:
+            raise ValueError(f"{describe(layer)} takes a positive integer as {name}, got {value!r}.")
+
+
+def check_rate(layer, **values) -> None:
+    """Raise ValueError unless each value is a dropout rate, in [0, 1)."""
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{describe(layer)} takes a rate in [0, 1) as {name}, got {value!r}.")
+
+
+def check_choice(layer, name: str, value, choices) -> None:
+    """Raise ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{describe(layer)} takes one of {sorted(choices)} as {name}, got {value!r}.")
+
+
+def check_sequence(layer, name: str, shape, width: int | None = None) -> None:
+    """Raise ValueError unless `shape` is (batch, length, width), of the given width if there is one."""
+    shape = tuple(shape)
+    if len(shape) != 3:
+        raise ValueError(f"{describe(layer)} takes {name} of shape (batch, length, width), got {shape}.")
+    if shape[-1] is None:
+        raise ValueError(f"{describe(layer)} takes {name} of a known width (its last dimension), got {shape}.")
+    if width is not None and shape[-1] != width:
+        raise ValueError(f"{describe(layer)} takes {name} of width {width}, got width {shape[-1]} (shape {shape}).")
+
+
+def check_mask(layer, mask, heads: int, query_shape, key_shape) -> None:
+    """Raise ValueError unless an attention mask fits (B, H, T, S) as far as its static shape tells."""
+    expected = (query_shape[0], heads, query_shape[1], key_shape[1])
+    shape = tuple(mask.shape)
+    aligned = {2: expected[2:], 3: (expected[0], *expected[2:]), 4: expected}.get(len(shape))
+    fits = aligned is not None and all(
+        got is None or want is None or got == want or got == 1 for got, want in zip(shape, aligned, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"{describe(layer)} takes an attention_mask of shape (T, S), (B, T, S) or (B, heads, T, S) "
+            f"with (B, heads, T, S) = {expected}, got {shape}."
+        )
+
+
+def get_activation(layer, activation):
+    """The activation function of that name, or the function itself."""
+    try:
+        return keras.activations.get(activation)
+    except ValueError:
+        raise ValueError(
+            f"{describe(layer)} takes the name of a Keras activation ('relu', 'gelu', 'silu', ...) or a function "
+            f"as activation, got {activation!r}."
+        ) from None
+
+
+def concrete(tensor) -> np.ndarray | None:
+    """The values of a tensor where they are known, outside of any tracing; None where they are not."""
+    if isinstance(tensor, keras.KerasTensor):
+        return None
+    try:
+        return np.asarray(tensor)
+    except (TypeError, NotImplementedError, RuntimeError, ValueError):  # a tracer or a symbolic tensor
+        return None
+
+
+def check_ids(layer, ids, vocabulary_size: int) -> None:
+    """Raise ValueError if known ids lie outside [0, vocabulary_size). Nothing is checked inside a compiled function."""
+    values = concrete(ids)
+    if values is not None and values.size and (values.min() < 0 or values.max() >= vocabulary_size):
+        raise ValueError(
+            f"{describe(layer)} takes ids from 0 to {vocabulary_size - 1}, got ids from {values.min()} to {values.max()}."
+        )

@@ -1,0 +1,86 @@
+"""Token ids to vectors, and vectors back to logits with the same table."""
+
+import keras
+from keras import ops
+
+from keras_transformer.layers.checks import check_ids, check_positive, check_sequence, describe
+
+
+@keras.saving.register_keras_serializable("keras_transformer")
+class TokenEmbedding(keras.layers.Layer):
+    """A vector for each token id, and, in reverse, the logit of each token for a vector.
+
+    forward: E[id] * sqrt(D) if `scale` else E[id]; reverse: x E^T (tied weights, "Using the Output Embedding to
+    Improve Language Models", https://arxiv.org/abs/1608.05859; "Attention Is All You Need", section 3.4).
+    Id 0 is padding: this is where the padding mask starts.
+
+    Args:
+        vocabulary_size: Number of ids V, padding included.
+        dim: Width D.
+        scale: Whether to multiply by sqrt(D), as the paper does, so that the embedding is not drowned by a
+            positional encoding of unit size.
+        embeddings_initializer: Default: normal with standard deviation 1 / sqrt(D), which gives logits of unit size
+            in reverse.
+
+    Input shape: (B, T), int. Output shape: (B, T, D). With `reverse=True`: (B, T, D) to (B, T, V).
+
+    Raises:
+        ValueError: If a size is not positive, an id is out of the vocabulary (where its value is known, outside of
+            compiled functions), or the width in reverse is not D.
+
+    Example:
+
+    >>> import numpy as np, keras_transformer as kt
+    >>> embedding = kt.TokenEmbedding(11, 5)
+    >>> x = embedding(np.array([[7, 3, 0]]))
+    >>> tuple(x.shape), tuple(embedding(x, reverse=True).shape)
+    ((1, 3, 5), (1, 3, 11))
+    >>> np.array(embedding.compute_mask(np.array([[7, 3, 0]]))).tolist()
+    [[True, True, False]]
+    """
+
+    def __init__(self, vocabulary_size: int, dim: int, *, scale: bool = False, embeddings_initializer=None, **kwargs):
+        super().__init__(**kwargs)
+        check_positive(self, vocabulary_size=vocabulary_size, dim=dim)
+        self.vocabulary_size = vocabulary_size
+        self.dim = dim
+        self.scale = scale
+        if embeddings_initializer is None:
+            embeddings_initializer = keras.initializers.RandomNormal(stddev=dim**-0.5)
+        self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
+        self.supports_masking = True
+
+    def build(self, inputs_shape=None):
+        self.embeddings = self.add_weight(
+            name="embeddings", shape=(self.vocabulary_size, self.dim), initializer=self.embeddings_initializer
+        )
+
+    def call(self, inputs, reverse: bool = False):
+        if reverse:
+            check_sequence(self, "inputs to reverse", inputs.shape, self.dim)
+            return ops.matmul(inputs, ops.transpose(ops.convert_to_tensor(self.embeddings)))
+        check_ids(self, inputs, self.vocabulary_size)
+        embedded = ops.take(self.embeddings, ops.cast(inputs, "int32"), axis=0)
+        return embedded * ops.cast(self.dim**0.5, embedded.dtype) if self.scale else embedded
+
+    def compute_mask(self, inputs, previous_mask=None):
+        if len(inputs.shape) == 3:  # in reverse, a position keeps the mask it has
+            return previous_mask
+        return ops.not_equal(inputs, 0)
+
+    def compute_output_spec(self, inputs, reverse=False):
+        if reverse:
+            check_sequence(self, "inputs to reverse", inputs.shape, self.dim)
+            return keras.KerasTensor((*inputs.shape[:-1], self.vocabulary_size), dtype=self.compute_dtype)
+        if len(inputs.shape) != 2:
+            raise ValueError(f"{describe(self)} takes ids of shape (batch, length), got {tuple(inputs.shape)}.")
+        return keras.KerasTensor((*inputs.shape, self.dim), dtype=self.compute_dtype)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "vocabulary_size": self.vocabulary_size,
+            "dim": self.dim,
+            "scale": self.scale,
+            "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
+        }

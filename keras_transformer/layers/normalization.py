@@ -1,0 +1,33 @@
+"""The choice of a normalization by name, for every layer that normalizes."""
+
+import keras
+
+
+@keras.saving.register_keras_serializable("keras_transformer")
+class RMSNormalization(keras.layers.RMSNormalization):
+    """Root mean square normalization that keeps the padding mask, which Keras' own destroys (Keras 3.15.1).
+
+    y = x / sqrt(mean(x^2) + epsilon) * scale, the mean over the last axis
+    ("Root Mean Square Layer Normalization", https://arxiv.org/abs/1910.07467).
+
+    Example:
+
+    >>> import numpy as np, keras_transformer as kt
+    >>> np.array(kt.RMSNormalization(epsilon=0.0)(np.array([[3.0, 4.0]]))).round(3).tolist()  # rms 3.536
+    [[0.8489999771118164, 1.1310000419616699]]
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+
+NORMALIZATIONS = {
+    "layer": keras.layers.LayerNormalization,  # "Layer Normalization", https://arxiv.org/abs/1607.06450
+    "rms": RMSNormalization,
+}
+
+
+def normalization(kind: str, *, epsilon: float, **kwargs) -> keras.layers.Layer:
+    """A normalization over the last axis, "layer" or "rms"."""
+    return NORMALIZATIONS[kind](axis=-1, epsilon=epsilon, **kwargs)

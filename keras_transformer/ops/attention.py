@@ -1,0 +1,109 @@
+"""Scaled dot-product attention as a pure function: the formula of the paper, for any mask, bias and head grouping."""
+
+import keras
+from keras import ops
+
+# Added to a forbidden score. Finite, so that a fully masked row stays finite; large, so that exp() of it is zero.
+FORBIDDEN = -1e9
+
+
+def dot_product_attention(
+    query,
+    key,
+    value,
+    mask=None,
+    bias=None,
+    *,
+    scale: float | None = None,
+    soft_cap: float | None = None,
+    dropout: float = 0.0,
+    seed=None,
+    return_scores: bool = False,
+):
+    """Attention(Q, K, V) = softmax(Q K^T scale + bias) V ("Attention Is All You Need", equation 1).
+
+    The softmax is taken in float32 whatever the inputs are. A query that may attend to nothing gets zeros, so
+    that what lies under padding never shows.
+
+    Args:
+        query: (B, T, H, K), float.
+        key, value: (B, S, G, K), float. G key/value heads, each shared by H / G query heads (grouped-query
+            attention, https://arxiv.org/abs/2305.13245; G = 1 is multi-query).
+        mask: Bool, broadcastable to (B, H, T, S). True = may attend.
+        bias: Float, broadcastable to (B, H, T, S), added to the scaled scores.
+        scale: Factor on the scores. Default: 1 / sqrt(K).
+        soft_cap: Bound c on the scores, as c tanh(score / c) ("Gemma 2", section 2).
+        dropout: Rate at which attention weights are dropped.
+        seed: Integer or `keras.random.SeedGenerator` for the dropout.
+        return_scores: Whether to return the attention weights, too.
+
+    Returns:
+        (B, T, H, K) of the dtype of `value`; with `return_scores` also the weights, (B, H, T, S).
+
+    Raises:
+        ValueError: If an input is not of rank 4, or H is not a multiple of G.
+
+    Example:
+
+    >>> import numpy as np
+    >>> query, key, value = np.zeros((1, 1, 1, 2)), np.ones((1, 3, 1, 2)), np.eye(3, 2)[None, :, None]
+    >>> np.array(dot_product_attention(query, key, value)).round(3).tolist()  # equal scores: the mean of the values
+    [[[[0.333, 0.333]]]]
+    """
+    for name, x in (("query", query), ("key", key), ("value", value)):
+        if len(x.shape) != 4:
+            raise ValueError(
+                f"dot_product_attention takes {name} of shape (batch, length, heads, width), got {x.shape}."
+            )
+    output, weights = attend(
+        *(ops.swapaxes(ops.convert_to_tensor(x), 1, 2) for x in (query, key, value)),
+        mask=mask,
+        bias=bias,
+        scale=scale,
+        soft_cap=soft_cap,
+        dropout=dropout,
+        seed=seed,
+    )
+    output = ops.swapaxes(output, 1, 2)
+    return (output, weights) if return_scores else output
+
+
+def attend(query, key, value, *, mask=None, bias=None, scale=None, soft_cap=None, dropout=0.0, seed=None):
+    """`dot_product_attention` on heads-first tensors, the layout that the matrix products take without a copy.
+
+    Takes query (B, H, T, K), key and value (B, G, S, K); returns (B, H, T, K) and the weights (B, H, T, S).
+    """
+    heads, head_dim = query.shape[1], query.shape[3]
+    groups = key.shape[1]
+    if heads % groups:
+        raise ValueError(f"Attention takes a multiple of the {groups} key/value heads as query heads, got {heads}.")
+    length = ops.shape(query)[2]
+    query = query * ops.cast(head_dim**-0.5 if scale is None else scale, query.dtype)
+    if groups != heads:  # the query heads of a group become further queries to the same keys
+        query = ops.reshape(query, (-1, groups, heads // groups * length, head_dim))
+    scores = ops.matmul(query, ops.swapaxes(key, 2, 3))
+    if groups != heads:
+        scores = ops.reshape(scores, (-1, heads, length, ops.shape(key)[2]))  # (B, H, T, S)
+
+    scores = ops.cast(scores, "float32")
+    if soft_cap is not None:
+        scores = soft_cap * ops.tanh(scores / soft_cap)
+    if bias is not None:
+        scores = scores + ops.cast(bias, "float32")
+    if mask is not None:
+        allowed = ops.cast(mask, "float32")
+        scores = scores + (1.0 - allowed) * FORBIDDEN
+    weights = ops.softmax(scores)
+    if mask is not None:  # a row without a single allowed key attends to nothing
+        weights = weights * ops.max(allowed, axis=-1, keepdims=True)
+    weights = ops.cast(weights, value.dtype)
+
+    dropped = weights
+    if dropout:
+        dropped = keras.random.dropout(weights, dropout, seed=seed)
+    if groups != heads:
+        dropped = ops.reshape(dropped, (-1, groups, heads // groups * length, ops.shape(key)[2]))
+    output = ops.matmul(dropped, value)
+    if groups != heads:
+        output = ops.reshape(output, (-1, heads, length, value.shape[3]))  # (B, H, T, K)
+    return output, weights

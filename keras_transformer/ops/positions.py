@@ -1,0 +1,140 @@
+"""Where a token stands: sinusoids, rotary embedding, ALiBi slopes and T5's relative buckets."""
+
+import math
+
+import numpy as np
+from keras import ops
+
+
+def _angles(positions, num_frequencies: int, dim: int, max_wavelength: float):
+    """positions / max_wavelength^(2 i / dim) for i < num_frequencies, float32, of shape (..., num_frequencies)."""
+    frequencies = max_wavelength ** (-2.0 * np.arange(num_frequencies) / dim)
+    return ops.expand_dims(ops.cast(positions, "float32"), -1) * ops.convert_to_tensor(frequencies, "float32")
+
+
+def sinusoids(positions, dim: int, max_wavelength: float = 10000.0):
+    """Sinusoidal positional encoding ("Attention Is All You Need", section 3.5).
+
+    PE[p, 2i] = sin(p / w^(2i / dim)), PE[p, 2i + 1] = cos(p / w^(2i / dim)), with w the `max_wavelength`.
+    An odd `dim` ends on a sine.
+
+    Args:
+        positions: Int, any shape.
+        dim: Width D of the encoding.
+        max_wavelength: w, in positions over 2 pi.
+
+    Returns:
+        Float32, positions.shape + (D,).
+
+    Example:
+
+    >>> import numpy as np
+    >>> np.array(sinusoids([0, 1], 3)).round(3).tolist()
+    [[0.0, 1.0, 0.0], [0.841, 0.54, 0.002]]
+    """
+    positions = ops.convert_to_tensor(positions)
+    angles = _angles(positions, (dim + 1) // 2, dim, max_wavelength)
+    pairs = ops.stack([ops.sin(angles), ops.cos(angles)], axis=-1)
+    shape = ops.shape(positions)
+    return ops.reshape(pairs, (*shape, dim + dim % 2))[..., :dim]  # interleave
+
+
+def rotate(x, positions, max_wavelength: float = 10000.0, interleaved: bool = False):
+    """Rotary position embedding ("RoFormer", https://arxiv.org/abs/2104.09864, equation 34).
+
+    Each pair (a, b) of coordinates turns by its angle t = p / w^(2i / K):
+    (a, b) -> (a cos t - b sin t, b cos t + a sin t), so that a product of two turned vectors depends on their
+    distance only.
+
+    Args:
+        x: (B, H, T, K), float, K even.
+        positions: (1 or B, T), int.
+        max_wavelength: w, in positions over 2 pi.
+        interleaved: Whether pair i is (x[2i], x[2i + 1]), as in the paper and llama2.c, rather than
+            (x[i], x[i + K / 2]), as in GPT-NeoX and Llama on Hugging Face.
+
+    Returns:
+        Of the shape and dtype of `x`.
+
+    Raises:
+        ValueError: If K is odd.
+
+    Example:
+
+    >>> import numpy as np
+    >>> x = np.array([1.0, 0.0]).reshape(1, 1, 1, 2)
+    >>> np.array(rotate(x, np.array([[2]]))).round(3).ravel().tolist()  # cos 2, sin 2
+    [-0.416, 0.909]
+    """
+    x = ops.convert_to_tensor(x)
+    width = x.shape[-1]
+    if width % 2:
+        raise ValueError(f"Rotary position embedding turns pairs and takes an even head width, got {width}.")
+    angles = ops.expand_dims(_angles(positions, width // 2, width, max_wavelength), 1)  # (1|B, 1, T, K/2)
+    cos, sin = ops.cast(ops.cos(angles), x.dtype), ops.cast(ops.sin(angles), x.dtype)
+    if interleaved:
+        pairs = ops.reshape(x, (*ops.shape(x)[:-1], width // 2, 2))
+        a, b = pairs[..., 0], pairs[..., 1]
+        return ops.reshape(ops.stack([a * cos - b * sin, b * cos + a * sin], axis=-1), ops.shape(x))
+    a, b = ops.split(x, 2, axis=-1)
+    return ops.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
+def alibi_slopes(num_heads: int) -> np.ndarray:
+    """Slope of each head's linear distance penalty ("Train Short, Test Long", https://arxiv.org/abs/2108.12409).
+
+    The slopes are the geometric sequence 2^(-8/n), 2^(-16/n), ... for n heads. When n is not a power of two, the
+    sequence for the next lower power is filled up with every other slope of the one above, as the authors do.
+
+    Returns:
+        Float32, (num_heads,).
+
+    Example:
+
+    >>> alibi_slopes(4).tolist()
+    [0.25, 0.0625, 0.015625, 0.00390625]
+    """
+    power = 2 ** math.floor(math.log2(num_heads))
+    slopes = 2.0 ** (-8.0 / power * np.arange(1, power + 1))
+    between = 2.0 ** (-4.0 / power * np.arange(1, 2 * power + 1, 2))
+    return np.concatenate([slopes, between[: num_heads - power]]).astype("float32")
+
+
+def relative_buckets(relative_positions, *, bidirectional: bool, num_buckets: int = 32, max_distance: int = 128):
+    """Bucket of each relative position ("T5", https://arxiv.org/abs/1910.10683, section 2.1).
+
+    Half of the buckets hold one distance each, the others grow logarithmically up to `max_distance`, and the last
+    takes all that is beyond. With `bidirectional`, keys after the query have buckets of their own.
+
+    Args:
+        relative_positions: Int, any shape. Key position minus query position.
+        bidirectional: Whether keys may lie after their query.
+        num_buckets: How many buckets there are in all.
+        max_distance: Distance in positions from which on all share one bucket.
+
+    Returns:
+        Int32, of the same shape, in [0, num_buckets).
+
+    Example:
+
+    >>> import numpy as np
+    >>> np.array(relative_buckets([-200, -9, -1, 0, 3], bidirectional=True)).tolist()
+    [15, 8, 1, 0, 19]
+    """
+    distance = -ops.cast(relative_positions, "int32")
+    offset = 0
+    if bidirectional:
+        num_buckets //= 2
+        offset = ops.where(distance < 0, num_buckets, 0)
+        distance = ops.abs(distance)
+    distance = ops.maximum(distance, 0)
+    exact = num_buckets // 2
+    # The thresholds are counted exactly on the host: a logarithm rounds differently on every runtime.
+    thresholds = [
+        math.ceil(exact * (max_distance / exact) ** (i / (num_buckets - exact)) - 1e-9)
+        for i in range(1, num_buckets - exact)
+    ]
+    bucket = ops.minimum(distance, exact)
+    for threshold in thresholds:
+        bucket = bucket + ops.cast(distance >= threshold, "int32")
+    return ops.cast(bucket + offset, "int32")

@@ -1,0 +1,324 @@
+"""SentencePiece as a Keras layer: strings to ids and back, inside the graph and the saved model.
+
+TensorFlow and sentencepiece are imported by the methods that need them, so that importing this module (which
+registers the layer for loading `.keras` files) costs nothing on other backends.
+"""
+
+import base64
+import io
+import os
+import pathlib
+import re
+from collections.abc import Iterable
+
+import keras
+import numpy as np
+
+# The graph operation ignores these settings of a model without a word: each was seen to give other ids or
+# other text than the sentencepiece package does (tensorflow_text 2.21.1).
+_REQUIRED_SETTINGS = (
+    ("trainer_spec", "byte_fallback", False),
+    ("trainer_spec", "treat_whitespace_as_suffix", False),
+    ("trainer_spec", "unk_surface", " \u2047 "),
+    ("normalizer_spec", "add_dummy_prefix", True),
+)
+
+
+@keras.saving.register_keras_serializable("keras_transformer")
+class SentencePieceTokenizer(keras.layers.Layer):
+    """SentencePiece tokenizer (unigram language model) that runs in the TensorFlow graph.
+
+    Of all ways to cut a text into pieces of the vocabulary, the most probable one is taken:
+    argmax over (p_1 ... p_n) of log P(p_1) + ... + log P(p_n)
+    ("Subword Regularization", https://arxiv.org/abs/1804.10959; "SentencePiece", https://arxiv.org/abs/1808.06226).
+    The ids equal those of the `sentencepiece` package, normalization (NFKC) included. Neighbouring characters
+    that the vocabulary lacks become one `unk_id`. The model travels inside the layer's configuration, so a
+    `.keras` file or a SavedModel needs no other file. A process that loads the SavedModel must
+    `import tensorflow_text` first, for its operations; TensorFlow Serving has them built in.
+
+    The special ids are the package's conventions: `pad_id` 0, `unk_id` 1, `start_id` 2, `end_id` 3.
+
+    Args:
+        model: Path of a SentencePiece model file, or its bytes. `SentencePieceTokenizer.train` makes one.
+        max_length: Longest row of ids, start and end included; what is beyond it is cut off, but never the
+            end id. None keeps every row whole.
+        add_start: Whether each row starts with `start_id`.
+        add_end: Whether each row ends with `end_id`.
+        **kwargs: `name` and `dtype` of `keras.layers.Layer`.
+
+    Input shape: (B,), strings: a tensor, a NumPy array or a list.
+    Output shape: (B, T), int32, padded with 0 on the right; T is the longest row of the batch.
+
+    Raises:
+        ValueError: If `model` is not a SentencePiece model, is not a unigram model, uses a setting that the
+            graph operation does not follow, or has other special ids; if `max_length` leaves no room for a
+            piece; if the input is not strings of shape (B,).
+
+    Example:
+        >>> from keras_transformer.text import SentencePieceTokenizer
+        >>> texts = ["the cat sat", "the dog sat", "a cat and a dog"]
+        >>> tokenizer = SentencePieceTokenizer.train(texts, 16, add_end=True)
+        >>> ids = tokenizer(["the cat", "a dog sat"])
+        >>> [text.decode() for text in tokenizer.detokenize(ids).numpy()]
+        ['the cat', 'a dog sat']
+    """
+
+    pad_id = 0
+    unk_id = 1
+    start_id = 2
+    end_id = 3
+
+    def __init__(
+        self,
+        model: str | os.PathLike | bytes,
+        *,
+        max_length: int | None = None,
+        add_start: bool = False,
+        add_end: bool = False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        room = 1 + int(add_start) + int(add_end)
+        if max_length is not None and max_length < room:
+            raise ValueError(
+                f"{self.name}: max_length={max_length} leaves no room for a piece; with "
+                f"add_start={add_start} and add_end={add_end} it must be at least {room}."
+            )
+        self.max_length = max_length
+        self.add_start = bool(add_start)
+        self.add_end = bool(add_end)
+        self.model = model if isinstance(model, bytes) else pathlib.Path(model).read_bytes()
+        pieces = _checked_pieces(self.model, self.name)
+        self._vocabulary = [piece.piece for piece in pieces]
+        self._is_control = np.array([piece.type == piece.CONTROL for piece in pieces])  # (V,)
+        self._graph_tokenizer = _graph_tokenizer(self.model)
+        self.built = True
+
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str | os.PathLike],
+        vocabulary_size: int,
+        *,
+        character_coverage: float = 0.9995,
+        split_digits: bool = False,
+        fold_case: bool = False,
+        **kwargs,
+    ) -> "SentencePieceTokenizer":
+        """Train a unigram model on texts; the same texts give the same model.
+
+        Args:
+            texts: The training texts. A `pathlib.Path` among them stands for the lines of that UTF-8 file.
+            vocabulary_size: Number of pieces, the four special ones included.
+            character_coverage: Share of the characters of the texts that the vocabulary must hold; 1.0 keeps
+                every character, the default drops the rarest (useful for Chinese and Japanese).
+            split_digits: Whether each digit is a piece of its own, as suits dates and numbers.
+            fold_case: Whether the texts are put in lower case first, in training and ever after.
+            **kwargs: Arguments of the tokenizer: `max_length`, `add_start`, `add_end`, `name`.
+
+        Returns: The tokenizer. Its attribute `model` is the model's bytes, from which another tokenizer, say
+        with `add_start`, can be made.
+
+        Raises:
+            ValueError: If there is no text, or the texts do not allow `vocabulary_size`.
+        """
+        import sentencepiece
+
+        lines = list(_lines(texts))
+        if not any(line.strip() for line in lines):
+            raise ValueError("SentencePieceTokenizer.train: there is no text, or only empty ones.")
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(lines),
+                model_writer=model,
+                model_type="unigram",
+                vocab_size=vocabulary_size,
+                character_coverage=character_coverage,
+                split_digits=split_digits,
+                normalization_rule_name="nmt_nfkc_cf" if fold_case else "nmt_nfkc",
+                pad_id=cls.pad_id,
+                unk_id=cls.unk_id,
+                bos_id=cls.start_id,
+                eos_id=cls.end_id,
+                # Longer texts are skipped without a word; sentencepiece's own limit is 4192 bytes.
+                max_sentence_length=2**30,
+                # Sums of floats depend on the number of threads, so it is fixed whatever the machine.
+                num_threads=4,
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            raise ValueError(_training_problem(str(error), vocabulary_size)) from error
+        return cls(model.getvalue(), **kwargs)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of pieces, the special ones included."""
+        return len(self._vocabulary)
+
+    def get_vocabulary(self) -> list[str]:
+        """The pieces by id; the first piece of a word starts with "\u2581", special ones read "<pad>"."""
+        return list(self._vocabulary)
+
+    def __call__(self, strings):
+        # keras.layers.Layer refuses lists of strings, and turns arrays into tensors of the backend, of which
+        # only TensorFlow's hold strings; so only symbolic calls take its way.
+        if isinstance(strings, keras.KerasTensor):
+            return super().__call__(strings)
+        return self.tokenize(strings)
+
+    def call(self, strings):
+        return self.tokenize(strings)
+
+    def tokenize(self, strings):
+        """Strings (B,) to int32 ids (B, T), padded with 0 on the right."""
+        import tensorflow as tf
+
+        try:
+            strings = tf.convert_to_tensor(strings, tf.string)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self.name} takes strings of shape (B,). Received: {strings!r}") from error
+        if strings.shape.rank is None:
+            strings = tf.ensure_shape(strings, [None])
+        self._check_strings(strings.shape, strings.dtype.name)
+        ids = self._graph_tokenizer.tokenize(strings)
+        if self.max_length is not None:
+            ids = ids[:, : self.max_length - self.add_start - self.add_end]
+        column = tf.ones([tf.shape(strings)[0], 1], tf.int32)
+        if self.add_start:
+            ids = tf.concat([self.start_id * column, ids], axis=1)
+        if self.add_end:
+            ids = tf.concat([ids, self.end_id * column], axis=1)
+        return ids.to_tensor(default_value=self.pad_id)
+
+    def detokenize(self, ids):
+        """Ids (..., T) to strings (...): a row is read up to its first end or padding id.
+
+        Start and other control ids are left out. Unknown ids read as " \u2047 ", and so do ids outside the
+        vocabulary, so that one bad row does not fail a batch; a space at the beginning is left out.
+        """
+        import tensorflow as tf
+
+        ids = tf.convert_to_tensor(ids)
+        if not ids.dtype.is_integer or not ids.shape.rank:
+            raise ValueError(
+                f"{self.name}.detokenize takes integer ids of shape (..., T), of known rank. "
+                f"Received: {ids.dtype.name} of shape {ids.shape}"
+            )
+        ids = tf.cast(ids, tf.int32)
+        shape = tf.shape(ids)
+        rows = tf.reshape(ids, [tf.reduce_prod(shape[:-1]), shape[-1]])  # (B, T) or (B * N, T)
+        stops = (rows == self.end_id) | (rows == self.pad_id)
+        known = (rows >= 0) & (rows < self.vocabulary_size)
+        rows = tf.where(known, rows, self.unk_id)
+        kept = (tf.cumsum(tf.cast(stops, tf.int32), axis=1) == 0) & ~tf.gather(self._is_control, rows)
+        texts = self._graph_tokenizer.detokenize(tf.ragged.boolean_mask(rows, kept))
+        return tf.ensure_shape(tf.reshape(texts, shape[:-1]), ids.shape[:-1])
+
+    def compute_output_spec(self, strings):
+        self._check_strings(strings.shape, strings.dtype)
+        return keras.KerasTensor((strings.shape[0], None), dtype="int32")
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "model": base64.b64encode(self.model).decode("ascii"),
+            "max_length": self.max_length,
+            "add_start": self.add_start,
+            "add_end": self.add_end,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "model": base64.b64decode(config["model"])})
+
+    def _check_strings(self, shape, dtype):
+        if len(shape) != 1 or dtype != "string":
+            raise ValueError(
+                f"{self.name} takes strings of shape (B,), in a functional model keras.Input((), "
+                f"dtype='string'). Received: {dtype} of shape {tuple(shape)}"
+            )
+
+
+def _graph_tokenizer(model: bytes):
+    """The graph operations over one model; its tables are constants, not resources that need tracking."""
+    import tensorflow as tf
+    import tensorflow_text
+
+    with tf.init_scope(), tf.device("CPU:0"):
+        return tensorflow_text.FastSentencepieceTokenizer(model)
+
+
+def _checked_pieces(model: bytes, name: str):
+    """The pieces of a model by id, once it is sure that the graph operation follows the model exactly."""
+    import sentencepiece
+    from google.protobuf.message import DecodeError
+    from sentencepiece import sentencepiece_model_pb2
+
+    try:
+        proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    except (DecodeError, RuntimeError) as error:
+        raise ValueError(f"{name}: the {len(model)} bytes are not a SentencePiece model: {error}") from error
+    if not proto.pieces:
+        raise ValueError(f"{name}: the {len(model)} bytes are not a SentencePiece model: it has no pieces.")
+    kind = proto.trainer_spec.ModelType.Name(proto.trainer_spec.model_type)
+    if kind != "UNIGRAM":
+        raise ValueError(
+            f"{name} runs unigram models only, as the graph operation gives wrong ids for all others. "
+            f"Received: a {kind} model. Train a unigram model, with SentencePieceTokenizer.train(...) or "
+            "with sentencepiece's model_type='unigram'."
+        )
+    for spec, setting, required in _REQUIRED_SETTINGS:
+        given = getattr(getattr(proto, spec), setting)
+        if given != required:
+            raise ValueError(
+                f"{name}: the graph operation does not follow {setting}={given!r} and would be wrong. "
+                f"Train the model with {setting}={required!r}, as SentencePieceTokenizer.train(...) does."
+            )
+    if processor.encode("a\tb\nc\rd") != processor.encode("a b c d"):
+        raise ValueError(
+            f"{name}: the graph operation reads tabs and line ends as spaces, but the model's normalization "
+            f"{proto.normalizer_spec.name!r} does not. Train the model with 'nmt_nfkc' or 'nmt_nfkc_cf', as "
+            "SentencePieceTokenizer.train(...) does."
+        )
+    tokenizer = SentencePieceTokenizer
+    expected = (tokenizer.pad_id, tokenizer.unk_id, tokenizer.start_id, tokenizer.end_id)
+    special = (processor.pad_id(), processor.unk_id(), processor.bos_id(), processor.eos_id())
+    if special != expected:
+        raise ValueError(
+            f"{name}: the model's ids of padding, unknown, start and end must be {expected}. Received: "
+            f"{special} (-1 is none). Train it with pad_id=0, unk_id=1, bos_id=2, eos_id=3, as "
+            "SentencePieceTokenizer.train(...) does."
+        )
+    return proto.pieces
+
+
+def _lines(texts):
+    if isinstance(texts, (str, bytes, os.PathLike)):
+        raise ValueError(
+            "SentencePieceTokenizer.train takes an iterable of texts or paths; put a single one in a list. "
+            f"Received: {texts!r}"
+        )
+    for text in texts:
+        if isinstance(text, os.PathLike):
+            with open(text, encoding="utf-8") as file:
+                yield from file
+        elif isinstance(text, str):
+            yield text
+        else:
+            raise ValueError(f"SentencePieceTokenizer.train takes str or pathlib.Path. Received: {text!r}")
+
+
+def _training_problem(message: str, vocabulary_size: int) -> str:
+    """What sentencepiece's error says, in the terms of `train`."""
+    largest = re.search(r"set it to a value <= (\d+)", message)
+    smallest = re.search(r"smaller than required_chars\. \d+ vs (\d+)", message)
+    if largest:
+        return f"vocabulary_size={vocabulary_size} is too large: these texts allow at most {largest[1]}."
+    if smallest:
+        return (
+            f"vocabulary_size={vocabulary_size} is too small for the characters of these texts: give at "
+            f"least {smallest[1]}, or a lower character_coverage."
+        )
+    return f"SentencePiece could not train: {message}"

@@ -1,0 +1,7 @@
+"""What training a sequence model needs beside `model.fit`: a loss, a schedule, and metrics."""
+
+from keras_transformer.training.losses import SequenceCrossentropy
+from keras_transformer.training.metrics import Perplexity, TokenAccuracy
+from keras_transformer.training.schedules import InverseSquareRootSchedule
+
+__all__ = ["InverseSquareRootSchedule", "Perplexity", "SequenceCrossentropy", "TokenAccuracy"]

@@ -1,0 +1,120 @@
+"""Metrics of token sequences that leave padding out and weigh every real token alike, whatever its batch."""
+
+import keras
+from keras import ops
+
+from keras_transformer.training.losses import ids_and_predictions, token_crossentropy, weights_like
+
+
+class TokenMean(keras.metrics.Metric):
+    """Mean of a value over all real tokens seen since the last reset: what the metrics below have in common.
+
+    It keeps the sum of the values and the sum of their weights, so batches with more tokens count more, and
+    replicas can add theirs up. A subclass says in `token_values` what is averaged.
+    """
+
+    def __init__(self, *, ignore_id: int = 0, name: str | None = None, dtype=None):
+        super().__init__(name=name, dtype=dtype)
+        self.ignore_id = ignore_id
+        self.total = self.add_variable((), "zeros", dtype=self.dtype, name="total")
+        self.weight = self.add_variable((), "zeros", dtype=self.dtype, name="weight")
+
+    def token_values(self, y_true, y_pred):
+        """The value of each token, (B, T); what stands at padding is of no account."""
+        raise NotImplementedError
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Add a batch: `y_true` (B, T), `y_pred` (B, T, V), `sample_weight` (B,), (B, T) or None."""
+        owner = type(self).__name__
+        y_true, y_pred = ids_and_predictions(y_true, y_pred, owner=owner)
+        real = ops.not_equal(y_true, self.ignore_id)
+        weights = ops.cast(real, self.dtype)
+        if sample_weight is not None:
+            weights = weights * weights_like(weights, sample_weight, owner=owner)
+        values = ops.cast(self.token_values(y_true, y_pred), self.dtype)
+        self.total.assign_add(ops.sum(ops.where(real, values, ops.zeros_like(values)) * weights))
+        self.weight.assign_add(ops.sum(weights))
+
+    def result(self):
+        return ops.divide_no_nan(self.total, self.weight)
+
+    def get_config(self):
+        return {**super().get_config(), "ignore_id": self.ignore_id}
+
+
+@keras.saving.register_keras_serializable("keras_transformer")
+class TokenAccuracy(TokenMean):
+    """Fraction of the real tokens whose id has the highest logit (or probability).
+
+    Padding, y_true == ignore_id, is left out. With a `sample_weight` (in `weighted_metrics`), the weighted
+    fraction. 0 before any token was seen.
+
+    Args:
+        ignore_id: The label of padding.
+        name: Name of the metric.
+        dtype: Data type of the sums and the result.
+
+    Call arguments: `y_true` (B, T) ids, `y_pred` (B, T, V), `sample_weight` (B,) or (B, T).
+
+    Raises: ValueError if the shapes are not these.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_transformer.training import TokenAccuracy
+    >>> accuracy = TokenAccuracy()
+    >>> ids = np.array([[2, 1, 0]])                         # the last position is padding
+    >>> logits = np.array([[[0.0, 0.1, 0.9], [0.8, 0.1, 0.1], [1.0, 0.0, 0.0]]])
+    >>> accuracy.update_state(ids, logits)
+    >>> float(accuracy.result())
+    0.5
+    """
+
+    def __init__(self, *, ignore_id: int = 0, name: str = "token_accuracy", dtype=None):
+        super().__init__(ignore_id=ignore_id, name=name, dtype=dtype)
+
+    def token_values(self, y_true, y_pred):
+        return ops.equal(ops.cast(ops.argmax(y_pred, axis=-1), "int32"), y_true)
+
+
+@keras.saving.register_keras_serializable("keras_transformer")
+class Perplexity(TokenMean):
+    """exp of the mean negative log-likelihood of the real tokens, over all batches since the last reset.
+
+        perplexity = exp(-sum(log p(y)) / number of tokens)
+
+    Padding, y_true == ignore_id, is left out; there is no label smoothing, whatever the loss has. With a
+    `sample_weight` (in `weighted_metrics`), the mean is weighted. 1 before any token was seen.
+
+    Args:
+        from_logits: Whether `y_pred` holds logits, or else probabilities.
+        ignore_id: The label of padding.
+        name: Name of the metric.
+        dtype: Data type of the sums and the result.
+
+    Call arguments: `y_true` (B, T) ids, `y_pred` (B, T, V), `sample_weight` (B,) or (B, T).
+
+    Raises: ValueError if the shapes are not these.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_transformer.training import Perplexity
+    >>> perplexity = Perplexity()
+    >>> perplexity.update_state(np.array([[3, 1, 0]]), np.zeros((1, 3, 7), "float32"))
+    >>> round(float(perplexity.result()), 4)                # a fair choice among 7
+    7.0
+    """
+
+    def __init__(self, *, from_logits: bool = True, ignore_id: int = 0, name: str = "perplexity", dtype=None):
+        super().__init__(ignore_id=ignore_id, name=name, dtype=dtype)
+        self.from_logits = from_logits
+
+    def token_values(self, y_true, y_pred):
+        return token_crossentropy(y_true, y_pred, from_logits=self.from_logits)
+
+    def result(self):
+        return ops.exp(super().result())
+
+    def get_config(self):
+        return {**super().get_config(), "from_logits": self.from_logits}

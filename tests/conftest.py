@@ -1,0 +1,86 @@
+"""What all tests share: fixed seeds, backend markers, fresh interpreters and a comparison."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items):
+    """Skip the tests marked `tensorflow` when Keras runs on another backend."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        return
+    for item in items:
+        if item.get_closest_marker("tensorflow"):
+            item.add_marker(pytest.mark.skip(reason=f"needs TensorFlow, the backend is {backend}"))
+
+
+@pytest.fixture(autouse=True)
+def seeds():
+    """Every test starts from the same seeds, and leaves Keras' global dtype policy as it was."""
+    keras.utils.set_random_seed(1234)
+    policy = keras.config.dtype_policy()
+    yield
+    keras.config.set_dtype_policy(policy)
+
+
+@pytest.fixture
+def fresh_process():
+    """A function that runs Python code in a new interpreter and returns what it printed.
+
+    `fresh_process(code, cwd=None, **environment)`; indentation common to all lines is removed. If the
+    process fails, the test fails and shows the process' error output.
+    """
+
+    def run(code: str, *, cwd=None, **environment: str) -> str:
+        path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+        process = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code)],
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": path, **environment},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert process.returncode == 0, f"exit status {process.returncode}\n{process.stderr[-8000:]}"
+        return process.stdout
+
+    return run
+
+
+@pytest.fixture(name="assert_close")
+def assert_close_fixture():
+    """The function `assert_close`, for tests to use without importing this file."""
+    return assert_close
+
+
+def assert_close(actual, expected, tolerance: float = 1e-5):
+    """Assert that two tensors, arrays or nested structures of them have equal shapes and close values.
+
+    Close means |actual - expected| <= tolerance * max(1, |expected|) for each element.
+    """
+    keras.tree.assert_same_structure(actual, expected)
+    for actual_leaf, expected_leaf in zip(
+        keras.tree.flatten(actual), keras.tree.flatten(expected), strict=True
+    ):
+        actual_leaf = as_float64(actual_leaf)
+        expected_leaf = as_float64(expected_leaf)
+        assert actual_leaf.shape == expected_leaf.shape, (
+            f"shapes {actual_leaf.shape} and {expected_leaf.shape}"
+        )
+        np.testing.assert_allclose(actual_leaf, expected_leaf, rtol=tolerance, atol=tolerance)
+
+
+def as_float64(tensor) -> np.ndarray:
+    """Any tensor, half precision included, as a float64 NumPy array."""
+    if keras.ops.is_tensor(tensor):
+        tensor = keras.ops.convert_to_numpy(tensor)
+    return np.asarray(tensor).astype("float64")

@@ -1,0 +1,248 @@
+"""SequenceCrossentropy against float64 NumPy and PyTorch, at its edges, and in `fit`."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_transformer.training import SequenceCrossentropy
+
+BATCH, LENGTH, VOCABULARY = 5, 7, 11
+
+
+@pytest.fixture
+def ids():
+    """Ids (5, 7) of rows with 7, 3, 1, 0 and 5 real tokens."""
+    ids = np.random.default_rng(1).integers(1, VOCABULARY, (BATCH, LENGTH))
+    return np.where(np.arange(LENGTH) < np.array([[7], [3], [1], [0], [5]]), ids, 0).astype("int32")
+
+
+@pytest.fixture
+def logits():
+    return np.random.default_rng(2).normal(0, 3, (BATCH, LENGTH, VOCABULARY)).astype("float32")
+
+
+def oracle(ids, logits, label_smoothing=0.0, ignore_id=0, weights=1.0):
+    """The definition: cross-entropy with (1 - e) onehot + e / V, mean over the real tokens, in float64."""
+    logits = logits.astype("float64")
+    highest = logits.max(-1, keepdims=True)
+    log_probability = logits - highest - np.log(np.exp(logits - highest).sum(-1, keepdims=True))
+    vocabulary_size = logits.shape[-1]
+    target = (1 - label_smoothing) * np.eye(vocabulary_size)[ids] + label_smoothing / vocabulary_size
+    losses = -(target * log_probability).sum(-1) * (ids != ignore_id)
+    return (losses * weights).sum() / (ids != ignore_id).sum()
+
+
+def value_and_gradient(function, array, dtype="float32"):
+    """`function(tensor)` and its gradient, on whichever backend Keras runs."""
+    tensor = ops.cast(ops.convert_to_tensor(array), dtype)
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(tensor)
+            value = function(tensor)
+        return value, tape.gradient(value, tensor)
+    if backend == "jax":
+        import jax
+
+        return jax.value_and_grad(function)(tensor)
+    tensor.requires_grad_(True)
+    value = function(tensor)
+    value.backward()
+    return value.detach(), tensor.grad
+
+
+@pytest.mark.parametrize("ignore_id", [0, 4])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 0.7])
+def test_equals_the_definition(ids, logits, label_smoothing, ignore_id, assert_close):
+    loss = SequenceCrossentropy(label_smoothing=label_smoothing, ignore_id=ignore_id)
+    assert_close(loss(ids, logits), oracle(ids, logits, label_smoothing, ignore_id))
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_value_and_gradient_equal_pytorch(ids, logits, label_smoothing, assert_close):
+    torch = pytest.importorskip("torch")
+    peer_logits = torch.tensor(logits, requires_grad=True)
+    peer = torch.nn.functional.cross_entropy(
+        peer_logits.reshape(-1, VOCABULARY),
+        torch.tensor(ids.reshape(-1).astype("int64")),
+        ignore_index=0,
+        label_smoothing=label_smoothing,
+        reduction="mean",
+    )
+    peer.backward()
+    loss = SequenceCrossentropy(label_smoothing=label_smoothing)
+    value, gradient = value_and_gradient(lambda logits: loss(ids, logits), logits)
+    assert_close(value, peer.detach().numpy())
+    assert_close(gradient, peer_logits.grad.numpy(), tolerance=1e-6)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_gradient_through_padding_is_zero(ids, logits, label_smoothing):
+    loss = SequenceCrossentropy(label_smoothing=label_smoothing)
+    _, gradient = value_and_gradient(lambda logits: loss(ids, logits), logits)
+    used = np.any(ops.convert_to_numpy(gradient) != 0, axis=-1)
+    np.testing.assert_array_equal(used, ids != 0)
+
+
+def test_ignore_id_outside_the_vocabulary(ids, logits, assert_close):
+    loss = SequenceCrossentropy(label_smoothing=0.1, ignore_id=-100)
+    shifted = np.where(ids == 0, -100, ids)
+    assert_close(loss(shifted, logits), oracle(ids, logits, 0.1))
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_probabilities(ids, logits, label_smoothing, assert_close):
+    probabilities = ops.softmax(logits, axis=-1)
+    loss = SequenceCrossentropy(label_smoothing=label_smoothing, from_logits=False)
+    assert_close(loss(ids, probabilities), oracle(ids, logits, label_smoothing))
+
+
+def test_sample_weight_scales_losses_but_not_the_divisor(ids, logits, assert_close):
+    loss = SequenceCrossentropy(label_smoothing=0.1)
+    per_row = np.array([0.5, 2.0, 0.0, 3.0, 1.0], "float32")
+    per_token = np.random.default_rng(3).uniform(0, 2, (BATCH, LENGTH)).astype("float32")
+    assert_close(loss(ids, logits, per_row), oracle(ids, logits, 0.1, weights=per_row[:, None]))
+    assert_close(loss(ids, logits, per_row[:, None]), oracle(ids, logits, 0.1, weights=per_row[:, None]))
+    assert_close(loss(ids, logits, per_token), oracle(ids, logits, 0.1, weights=per_token))
+
+
+def test_call_gives_the_loss_of_each_token(ids, logits, assert_close):
+    loss = SequenceCrossentropy(label_smoothing=0.1)
+    losses = ops.convert_to_numpy(loss.call(ops.convert_to_tensor(ids), ops.convert_to_tensor(logits)))
+    np.testing.assert_array_equal(losses != 0, ids != 0)
+    assert_close(losses.sum() / (ids != 0).sum(), oracle(ids, logits, 0.1))
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_padding_alone_gives_zero(logits, label_smoothing):
+    loss = SequenceCrossentropy(label_smoothing=label_smoothing)
+    padding = np.zeros((BATCH, LENGTH), "int32")
+    value, gradient = value_and_gradient(lambda logits: loss(padding, logits), logits)
+    assert float(value) == 0
+    assert not np.any(ops.convert_to_numpy(gradient))
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_extreme_logits_stay_finite(ids, logits, label_smoothing, assert_close):
+    loss = SequenceCrossentropy(label_smoothing=label_smoothing)
+    extreme = np.where(logits > 0, 1e4, -1e4).astype("float32")
+    value, gradient = value_and_gradient(lambda logits: loss(ids, logits), extreme)
+    assert_close(value, oracle(ids, extreme, label_smoothing))
+    assert np.all(np.isfinite(ops.convert_to_numpy(gradient)))
+
+
+def test_a_forbidden_id_with_minus_infinity(ids, logits, assert_close):
+    logits[..., 0] = -np.inf  # padding is never a target
+    value, gradient = value_and_gradient(lambda logits: SequenceCrossentropy()(ids, logits), logits)
+    others = np.where(ids == 0, 0, ids - 1)
+    expected = oracle(others, logits[..., 1:], ignore_id=-1, weights=ids != 0) * ids.size / (ids != 0).sum()
+    assert_close(value, expected)
+    assert np.all(np.isfinite(ops.convert_to_numpy(gradient)))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_computed_in_float32(ids, logits, dtype, assert_close):
+    loss = SequenceCrossentropy(label_smoothing=0.1)
+    rounded = ops.convert_to_numpy(ops.cast(ops.cast(logits, dtype), "float32"))
+    value, gradient = value_and_gradient(lambda logits: loss(ids, logits), logits, dtype)
+    assert keras.backend.standardize_dtype(value.dtype) == "float32"
+    assert keras.backend.standardize_dtype(gradient.dtype) == dtype
+    assert_close(value, oracle(ids, rounded, 0.1))
+
+
+@pytest.mark.parametrize("label", [-1, VOCABULARY])
+def test_a_label_outside_the_vocabulary_makes_the_loss_nan(ids, logits, label):
+    ids[0, 0] = label
+    assert np.isnan(float(SequenceCrossentropy()(ids, logits)))
+
+
+@pytest.mark.parametrize("label_smoothing", [-0.1, 1.0, 7])
+def test_label_smoothing_out_of_range(label_smoothing):
+    with pytest.raises(ValueError, match=r"SequenceCrossentropy.*\[0, 1\).*Received"):
+        SequenceCrossentropy(label_smoothing=label_smoothing)
+
+
+@pytest.mark.parametrize(
+    "ids_shape, logits_shape",
+    [((5,), (5, 11)), ((5, 7), (5, 7)), ((5, 7, 1), (5, 7, 11)), ((5, 7), (5, 3, 11)), ((2, 7), (5, 7, 11))],
+)
+def test_shapes_that_do_not_fit(ids_shape, logits_shape):
+    with pytest.raises(ValueError, match="SequenceCrossentropy.*shape.*Received"):
+        SequenceCrossentropy()(np.ones(ids_shape, "int32"), np.ones(logits_shape, "float32"))
+
+
+def test_sample_weight_of_a_wrong_rank(ids, logits):
+    with pytest.raises(ValueError, match=r"SequenceCrossentropy.*sample_weight.*\(5, 7, 11\)"):
+        SequenceCrossentropy()(ids, logits, np.ones_like(logits))
+
+
+def test_serialization():
+    loss = SequenceCrossentropy(label_smoothing=0.3, from_logits=False, ignore_id=13, name="crossentropy")
+    copy = keras.losses.deserialize(keras.losses.serialize(loss))
+    assert type(copy) is SequenceCrossentropy
+    assert copy.get_config() == loss.get_config()
+    assert copy.get_config() == {
+        "label_smoothing": 0.3,
+        "from_logits": False,
+        "ignore_id": 13,
+        "name": "crossentropy",
+    }
+
+
+def next_token_model():
+    """Predicts ids from ids; the embedding's mask (input 0) differs from the padding of the labels."""
+    inputs = keras.Input((None,), dtype="int32")
+    outputs = keras.layers.Embedding(VOCABULARY, 13, mask_zero=True)(inputs)
+    return keras.Model(inputs, keras.layers.Dense(VOCABULARY)(outputs))
+
+
+def test_the_mask_of_predictions_is_not_consulted(ids, assert_close):
+    inputs = np.roll(ids, 1, axis=-1)
+    assert np.any((inputs == 0) != (ids == 0))
+    model = next_token_model()
+    model.compile("sgd", SequenceCrossentropy())
+    expected = oracle(ids, ops.convert_to_numpy(model(inputs)))
+    assert_close(model.evaluate(inputs, ids, verbose=0), expected)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+def test_fit(ids, policy, jit_compile):
+    keras.config.set_dtype_policy(policy)
+    model = next_token_model()
+    model.compile(
+        keras.optimizers.Adam(0.1), SequenceCrossentropy(label_smoothing=0.1), jit_compile=jit_compile
+    )
+    history = model.fit(ids, ids, epochs=11, verbose=0).history["loss"]
+    assert np.all(np.isfinite(history))
+    assert history[-1] < 0.6 * history[0]
+
+
+def test_fit_on_batches_of_several_lengths(ids):
+    model = next_token_model()
+    model.compile("adam", SequenceCrossentropy())
+    batches = ((ids[:, :length], ids[:, :length]) for length in (7, 2))
+    history = model.fit(batches, steps_per_epoch=2, shuffle=False, verbose=0).history
+    assert np.isfinite(history["loss"][0])
+
+
+def test_compiled_model_loads_in_a_fresh_process(ids, tmp_path, fresh_process):
+    model = next_token_model()
+    model.compile("adam", SequenceCrossentropy(label_smoothing=0.1))
+    model.fit(ids, ids, verbose=0)
+    model.save(tmp_path / "model.keras")
+    np.save(tmp_path / "ids.npy", ids)
+    expected = model.evaluate(ids, ids, verbose=0)
+    printed = fresh_process(
+        """
+        import keras, numpy as np
+        import keras_transformer.training
+        ids = np.load("ids.npy")
+        print(keras.models.load_model("model.keras").evaluate(ids, ids, verbose=0))
+        """,
+        cwd=tmp_path,
+    )
+    assert float(printed.split()[-1]) == pytest.approx(expected, abs=1e-6)
