@@ -16,9 +16,9 @@ import numpy as np
 from babel import Locale
 from babel.dates import DateTimeFormat, get_date_format
 
-LOCALES = tuple(
-    "ar ar_EG bn de el en es es_PA fi fr he hi hy it ja ka ko mr nl pl pt_PT ru ta th tr uk vi zh".split()
-)
+LOCALES = """
+    ar ar_EG bn de el en es es_PA fi fr he hi hy it ja ka ko mr nl pl pt_PT ru ta th tr uk vi zh
+""".split()
 FORMATS = ("medium", "long", "full")
 FIRST_DATE = datetime.date(1930, 1, 1)
 LAST_DATE = datetime.date(2069, 12, 31)

@@ -17,3 +17,26 @@ from keras_transformer.layers import (
     RotaryPosition,
     TokenEmbedding,
 )
+
+__all__ = [
+    "AlibiPosition",
+    "DecoderLayer",
+    "EncoderLayer",
+    "FeedForward",
+    "Generator",
+    "Greedy",
+    "LearnedPositionalEncoding",
+    "MultiHeadCrossAttention",
+    "MultiHeadSelfAttention",
+    "PositionalEncoding",
+    "RMSNormalization",
+    "RelativePosition",
+    "RotaryPosition",
+    "TokenEmbedding",
+    "attention_weights",
+    "export",
+    "models",
+    "ops",
+    "text",
+    "training",
+]

@@ -40,3 +40,26 @@ def attention_weights(model: keras.Model, inputs) -> dict[str, np.ndarray]:
             "MultiHeadCrossAttention, EncoderLayer or DecoderLayer."
         )
     return {path: ops.convert_to_numpy(ops.cast(scores, "float32")) for path, scores in recording.scores.items()}
+
+
+def plot_attention(maps, path) -> None:
+    """Draw attention maps side by side into a picture.
+
+    Args:
+        maps: For each map, weights (T, S), T labels of the queries, S labels of the keys, and a title.
+        path: File to write, of a format that matplotlib knows by its suffix.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6 * len(maps), 5.5), layout="constrained")
+    for axes, (weights, queries, keys, title) in zip(
+        figure.subplots(1, len(maps), squeeze=False)[0], maps, strict=True
+    ):
+        image = axes.imshow(np.asarray(weights), cmap="viridis", vmin=0, vmax=1, aspect="auto")
+        axes.set_xticks(range(len(keys)), keys, rotation=45)
+        axes.set_yticks(range(len(queries)), queries)
+        axes.set_xlabel("attended to")
+        axes.set_ylabel("written")
+        axes.set_title(title)
+        figure.colorbar(image, ax=axes)
+    figure.savefig(path, dpi=120)

@@ -68,14 +68,10 @@ def assert_close(actual, expected, tolerance: float = 1e-5):
     Close means |actual - expected| <= tolerance * max(1, |expected|) for each element.
     """
     keras.tree.assert_same_structure(actual, expected)
-    for actual_leaf, expected_leaf in zip(
-        keras.tree.flatten(actual), keras.tree.flatten(expected), strict=True
-    ):
+    for actual_leaf, expected_leaf in zip(keras.tree.flatten(actual), keras.tree.flatten(expected), strict=True):
         actual_leaf = as_float64(actual_leaf)
         expected_leaf = as_float64(expected_leaf)
-        assert actual_leaf.shape == expected_leaf.shape, (
-            f"shapes {actual_leaf.shape} and {expected_leaf.shape}"
-        )
+        assert actual_leaf.shape == expected_leaf.shape, f"shapes {actual_leaf.shape} and {expected_leaf.shape}"
         np.testing.assert_allclose(actual_leaf, expected_leaf, rtol=tolerance, atol=tolerance)
 
 

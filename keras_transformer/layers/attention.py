@@ -1,4 +1,4 @@
-"""Multi-head attention, of a sequence to itself and to a memory. The formula is in `ops.attention`; here are the weights.
+"""Multi-head attention, to the own sequence and to a memory. The formula is in `ops.attention`; here are the weights.
 
              multi-head        grouped-query      multi-query
 queries      q q q q           q q q q            q q q q

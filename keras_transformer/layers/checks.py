@@ -77,7 +77,7 @@ def concrete(tensor) -> np.ndarray | None:
 
 
 def check_ids(layer, ids, vocabulary_size: int) -> None:
-    """Raise ValueError if known ids lie outside [0, vocabulary_size). Nothing is checked inside a compiled function."""
+    """Raise ValueError if ids lie outside [0, vocabulary_size), where they are known: outside of compiled functions."""
     values = concrete(ids)
     if values is not None and values.size and (values.min() < 0 or values.max() >= vocabulary_size):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The decoder layer: causal self-attention, cross-attention to a memory where there is one, and a feed-forward network."""
+"""The decoder layer: causal self-attention, cross-attention where there is a memory, and a feed-forward network."""
 
 import keras
 

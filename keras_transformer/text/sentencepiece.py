@@ -160,11 +160,13 @@ class SentencePieceTokenizer(keras.layers.Layer):
         """The pieces by id; the first piece of a word starts with "\u2581", special ones read "<pad>"."""
         return list(self._vocabulary)
 
-    def __call__(self, strings):
-        # keras.layers.Layer refuses lists of strings, and turns arrays into tensors of the backend, of which
-        # only TensorFlow's hold strings; so only symbolic calls take its way.
+    def __call__(self, strings, **kwargs):
+        # keras.layers.Layer takes tensors of the backend only, and TensorFlow alone has tensors of strings.
+        # So lists and arrays become such tensors first, and on another backend the layer is a function.
         if isinstance(strings, keras.KerasTensor):
-            return super().__call__(strings)
+            return super().__call__(strings, **kwargs)
+        if keras.backend.backend() == "tensorflow":
+            return super().__call__(self._string_tensor(strings), **kwargs)
         return self.tokenize(strings)
 
     def call(self, strings):
@@ -174,13 +176,7 @@ class SentencePieceTokenizer(keras.layers.Layer):
         """Strings (B,) to int32 ids (B, T), padded with 0 on the right."""
         import tensorflow as tf
 
-        try:
-            strings = tf.convert_to_tensor(strings, tf.string)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{self.name} takes strings of shape (B,). Received: {strings!r}") from error
-        if strings.shape.rank is None:
-            strings = tf.ensure_shape(strings, [None])
-        self._check_strings(strings.shape, strings.dtype.name)
+        strings = self._string_tensor(strings)
         ids = self._graph_tokenizer.tokenize(strings)
         if self.max_length is not None:
             ids = ids[:, : self.max_length - self.add_start - self.add_end]
@@ -231,6 +227,18 @@ class SentencePieceTokenizer(keras.layers.Layer):
     @classmethod
     def from_config(cls, config):
         return cls(**{**config, "model": base64.b64decode(config["model"])})
+
+    def _string_tensor(self, strings):
+        import tensorflow as tf
+
+        try:
+            strings = tf.convert_to_tensor(strings, tf.string)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self.name} takes strings of shape (B,). Received: {strings!r}") from error
+        if strings.shape.rank is None:
+            strings = tf.ensure_shape(strings, [None])
+        self._check_strings(strings.shape, strings.dtype.name)
+        return strings
 
     def _check_strings(self, shape, dtype):
         if len(shape) != 1 or dtype != "string":

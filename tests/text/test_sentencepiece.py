@@ -198,6 +198,8 @@ def test_functional_model_survives_a_keras_file_in_a_fresh_process(tokenizer, tm
     assert ids.shape == (None, None) and ids.dtype == "int32"
     model = keras.Model(strings, keras.layers.Embedding(tokenizer.vocabulary_size, 5)(ids))
     expected = model(tf.constant(EVERY_TEXT))
+    batches = tf.data.Dataset.from_tensor_slices(EVERY_TEXT).batch(len(EVERY_TEXT))
+    np.testing.assert_allclose(model.predict(batches, verbose=0), expected, rtol=1e-6)
     model.save(tmp_path / "model.keras")
     np.save(tmp_path / "strings.npy", np.array(EVERY_TEXT))
     fresh_process(
@@ -251,9 +253,8 @@ def test_saved_model_takes_and_gives_strings_in_a_process_without_keras(tokenize
 
 
 def test_configuration_and_file_give_the_same_tokenizer(tokenizer, tmp_path):
-    original = SentencePieceTokenizer(
-        tokenizer.model, max_length=13, add_start=True, add_end=True, name="subwords"
-    )
+    options = {"max_length": 13, "add_start": True, "add_end": True, "name": "subwords"}
+    original = SentencePieceTokenizer(tokenizer.model, **options)
     copy = SentencePieceTokenizer.from_config(original.get_config())
     assert copy.get_config() == original.get_config()
     np.testing.assert_array_equal(copy(EVERY_TEXT), original(EVERY_TEXT))

@@ -42,6 +42,4 @@ print(json.dumps({"one": train(tf.distribute.get_strategy()), "two": train(mirro
 def test_two_replicas_equal_one_device(fresh_process):
     results = json.loads(fresh_process(TRAIN).splitlines()[-1])
     for name in ["weights", "loss", "evaluate"]:
-        np.testing.assert_allclose(
-            results["two"][name], results["one"][name], rtol=1e-5, atol=1e-5, err_msg=name
-        )
+        np.testing.assert_allclose(results["two"][name], results["one"][name], rtol=1e-5, atol=1e-5, err_msg=name)

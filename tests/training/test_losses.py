@@ -213,9 +213,7 @@ def test_the_mask_of_predictions_is_not_consulted(ids, assert_close):
 def test_fit(ids, policy, jit_compile):
     keras.config.set_dtype_policy(policy)
     model = next_token_model()
-    model.compile(
-        keras.optimizers.Adam(0.1), SequenceCrossentropy(label_smoothing=0.1), jit_compile=jit_compile
-    )
+    model.compile(keras.optimizers.Adam(0.1), SequenceCrossentropy(label_smoothing=0.1), jit_compile=jit_compile)
     history = model.fit(ids, ids, epochs=11, verbose=0).history["loss"]
     assert np.all(np.isfinite(history))
     assert history[-1] < 0.6 * history[0]

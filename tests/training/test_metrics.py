@@ -31,9 +31,7 @@ def accuracy_oracle(ids, logits, weights):
 def perplexity_oracle(ids, logits, weights):
     logits = logits.astype("float64")
     probability = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    return np.exp(
-        np.average(-np.log(np.take_along_axis(probability, ids[..., None], -1)[..., 0]), weights=weights)
-    )
+    return np.exp(np.average(-np.log(np.take_along_axis(probability, ids[..., None], -1)[..., 0]), weights=weights))
 
 
 METRICS = pytest.mark.parametrize(

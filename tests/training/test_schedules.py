@@ -37,9 +37,7 @@ def test_step_zero_is_finite(warmup_steps):
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_in_an_optimizer(jit_compile):
     schedule = InverseSquareRootSchedule(0.1, warmup_steps=3)
-    model = keras.Sequential(
-        [keras.Input((2,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")]
-    )
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")])
     model.compile(keras.optimizers.SGD(schedule), lambda target, output: -output, jit_compile=jit_compile)
     model.fit(np.ones((5, 2)), np.zeros((5, 1)), batch_size=1, verbose=0)
     # The gradient is -1 for each weight, so a weight is the sum of the learning rates of steps 0 to 4.
@@ -48,9 +46,7 @@ def test_in_an_optimizer(jit_compile):
     assert float(model.optimizer.learning_rate) == pytest.approx(0.1 * (3 / 5) ** 0.5, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"peak_learning_rate": 3e-3, "warmup_steps": 7}, {"dim": 5, "scale": 2.0}]
-)
+@pytest.mark.parametrize("arguments", [{"peak_learning_rate": 3e-3, "warmup_steps": 7}, {"dim": 5, "scale": 2.0}])
 def test_serialization(arguments):
     schedule = InverseSquareRootSchedule(**arguments)
     optimizer = keras.optimizers.Adam(schedule)
