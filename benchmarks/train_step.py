@@ -33,17 +33,16 @@ engines ours, to compare the layers alone. Adam is each library's own with the s
 """
 
 import argparse
-import importlib.metadata
-import json
 import multiprocessing
 import os
-import platform
 import resource
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from report import save_results
 
 LAYERS, WIDTH, INNER, HEADS, VOCABULARY = 3, 256, 1024, 4, 8000
 BATCH, LENGTH = 64, 24
@@ -58,9 +57,7 @@ RATE = "matmul rate"
 def step_operations() -> int:
     """Floating-point operations of the matrix products of a step, forward and, at twice that, backward."""
     tokens = BATCH * LENGTH
-    attention = (
-        2 * tokens * 4 * WIDTH**2 + 2 * tokens * 2 * LENGTH * WIDTH
-    )  # projections, and scores and mixture
+    attention = 2 * tokens * 4 * WIDTH**2 + 2 * tokens * 2 * LENGTH * WIDTH  # projections, and scores and mixture
     feed_forward = 2 * tokens * 2 * WIDTH * INNER
     output = 2 * tokens * WIDTH * VOCABULARY
     forward = LAYERS * (attention + feed_forward) + LAYERS * (2 * attention + feed_forward) + output
@@ -132,9 +129,7 @@ def keras_hub_model():
     y = embedding(target)
     y = y + SinePositionEncoding()(y)
     for _ in range(LAYERS):
-        y = TransformerDecoder(**options)(
-            y, x, decoder_padding_mask=target_mask, encoder_padding_mask=source_mask
-        )
+        y = TransformerDecoder(**options)(y, x, decoder_padding_mask=target_mask, encoder_padding_mask=source_mask)
     return keras.Model([source, target], embedding(y, reverse=True))
 
 
@@ -201,9 +196,7 @@ def keras_engine(build_model, loss, options):
     stamps = Stamps()
 
     def make_steps(count):
-        history = model.fit(
-            batches, steps_per_epoch=count, epochs=1, verbose=0, shuffle=False, callbacks=[stamps]
-        )
+        history = model.fit(batches, steps_per_epoch=count, epochs=1, verbose=0, shuffle=False, callbacks=[stamps])
         return stamps.times, history.history["loss"][-1]
 
     return model.count_params(), make_steps
@@ -249,9 +242,7 @@ def torch_engine(options):
 
     model = Model().train()
     betas = (ADAM["beta_1"], ADAM["beta_2"])
-    optimizer = torch.optim.Adam(
-        model.parameters(), lr=ADAM["learning_rate"], betas=betas, eps=ADAM["epsilon"]
-    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=ADAM["learning_rate"], betas=betas, eps=ADAM["epsilon"])
     arrays = [torch.from_numpy(array.astype("int64")) for array in make_batches(options.seed)]
 
     def make_steps(count):
@@ -434,9 +425,6 @@ def measure(options) -> dict:
             "mean_loss_of_last_round": worker.facts["loss"],
         }
     return {
-        "machine": describe_machine(),
-        "versions": versions(),
-        "command": " ".join(["python", "benchmarks/train_step.py", *sys.argv[1:]]),
         "seed": options.seed,
         "threads": options.threads,
         "peer_loss": options.peer_loss,
@@ -444,35 +432,9 @@ def measure(options) -> dict:
         "steps_per_round": options.steps,
         "operations_per_step": step_operations(),
         "matmul_gflops_per_second": machine_rate / 1e9,
-        "matmul_gflops_per_second_by_round": [
-            2 * CUBE**3 / statistics.median(one) / 1e9 for one in rate.rounds
-        ],
+        "matmul_gflops_per_second_by_round": [2 * CUBE**3 / statistics.median(one) / 1e9 for one in rate.rounds],
         "engines": results,
     }
-
-
-def describe_machine() -> dict:
-    """Processor, cores and memory."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def versions() -> dict:
-    """Of Python and of the libraries that are installed."""
-    found = {"python": platform.python_version()}
-    for name in ("keras-transformer", "keras", "tensorflow", "keras-hub", "torch", "numpy"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def table(report: dict) -> str:
@@ -502,9 +464,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each engine (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=15, help="timed steps in a turn (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all cores")
-    parser.add_argument(
-        "--peer-loss", choices=["own", "ours"], default="own", help="loss of the other Keras engines"
-    )
+    parser.add_argument("--peer-loss", choices=["own", "ours"], default="own", help="loss of the other Keras engines")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--output", type=Path, default=Path(__file__).parent / "results" / "train_step.json", help="JSON file"
@@ -515,10 +475,7 @@ def main() -> None:
 
     report = measure(options)
     print(table(report))
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    beside = options.output.with_suffix(".partial")
-    beside.write_text(json.dumps(report, indent=2) + "\n")
-    beside.replace(options.output)
+    save_results(options.output, "benchmarks/train_step.py", report)
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def write(cache, new, positions):
     """Write `new` (B, G, T, K) into `cache` (B, G, L, K) at `positions` (B, T) of each row.
 
     A scatter: of the ways to write that need no XLA op, it alone costs the same however long the cache is
-    (benchmarks/cache_write.py), and XLA performs it in place.
+    (benchmarks/decoding_choices.py), and XLA performs it in place.
     """
     batch, heads, length, width = ops.shape(new)
     rows = ops.reshape(ops.arange(batch, dtype="int32"), (-1, 1, 1))

@@ -83,7 +83,8 @@ class Generator:
         for name, token in (("end_token", self.end_token), ("start_token", self.start_token)):
             if token is None and name == "start_token":
                 continue
-            if not isinstance(token, int | np.integer) or not 0 < token < self.graph.vocabulary_size:
+            is_integer = isinstance(token, int | np.integer) and not isinstance(token, bool)
+            if not is_integer or not 0 < token < self.graph.vocabulary_size:
                 raise ValueError(
                     f"Generator takes an id from 1 to {self.graph.vocabulary_size - 1} as {name} "
                     f"(the model's vocabulary; 0 is padding), got {token!r}."
@@ -91,7 +92,7 @@ class Generator:
 
     # What a user calls
 
-    def __call__(self, inputs, prompts=None) -> dict[str, np.ndarray]:
+    def __call__(self, inputs=None, prompts=None) -> dict[str, np.ndarray]:
         """Generate.
 
         Args:
@@ -159,6 +160,9 @@ class Generator:
             w is not None and w != g for w, g in zip(expected, source.shape, strict=True)
         ):
             raise ValueError(f"The source '{name}' has shape {source.shape}; the model takes {expected}.")
+        dtype = keras.backend.standardize_dtype(self.graph.model.inputs[slot].dtype)
+        if "int" in dtype and not np.issubdtype(source.dtype, np.integer):
+            raise ValueError(f"The source '{name}' holds {source.dtype}; the model takes {dtype}.")
         self._check_ids(slot, f"The source '{name}'", source)
 
     def _check_ids(self, slot: int, what: str, ids: np.ndarray) -> None:
@@ -173,7 +177,7 @@ class Generator:
         if prompts is None:
             if self.start_token is None:
                 raise ValueError("Generator was given neither a prompt nor, when it was made, a start_token.")
-            prompts = np.full((batch, 1), self.start_token)
+            prompts = np.full((1 if batch is None else batch, 1), self.start_token)
         prompts = np.asarray(prompts)
         if prompts.ndim != 2 or not np.issubdtype(prompts.dtype, np.integer):
             raise ValueError(

@@ -58,6 +58,7 @@ def verify_cached(graph: Graph, max_length: int) -> None:
         raise ValueError(
             f"The model '{graph.model.name}' cannot be decoded token by token: {error}\n{_REMEDY}"
         ) from error
+    _check_numbers(graph, full[graph.output])
     if _equal(full[graph.output], [part[graph.output] for part in parts]):
         return
     for instruction in graph.decoder:
@@ -79,11 +80,11 @@ _REMEDY = (
 def verify_causal(graph: Graph, max_length: int) -> None:
     """Raise ValueError if the logits of earlier positions depend on a later token."""
     length = min(LENGTH, max_length)
-    if length < 2:
-        return
     tokens = _sample_tokens(graph, length)
     changed = tokens.copy()
     changed[:, -1] = tokens[:, -1] % (graph.vocabulary_size - 1) + 1
+    rest = ((0, 0), (0, max_length - length))  # as the tokens to come are padded at every step
+    tokens, changed = np.pad(tokens, rest), np.pad(changed, rest)
     sources = sample_sources(graph)
 
     def run_both():
@@ -91,11 +92,17 @@ def verify_causal(graph: Graph, max_length: int) -> None:
         return [graph.decode(ops.convert_to_tensor(x), memory)[graph.output] for x in (tokens, changed)]
 
     before, after = evaluate(run_both, graph.model.variables)
-    if not _equal(before[:, :-1], [after[:, :-1]]):
+    _check_numbers(graph, before)
+    if not _equal(before[:, : length - 1], [after[:, : length - 1]]):
         raise ValueError(
             f"The model '{graph.model.name}' is not causal: its logits depend on later tokens, so no text can be "
             "generated from it. Use DecoderLayer or MultiHeadSelfAttention(..., causal=True) on the target side."
         )
+
+
+def _check_numbers(graph: Graph, logits) -> None:
+    if not np.isfinite(ops.convert_to_numpy(ops.cast(logits, "float32"))).all():
+        raise ValueError(f"The model '{graph.model.name}' gives NaN or infinite logits. Are its weights finite?")
 
 
 def _sample_tokens(graph: Graph, length: int) -> np.ndarray:

@@ -14,7 +14,13 @@ from keras import ops
 
 from keras_transformer.context import decoding, record
 from keras_transformer.layers.checks import check_mask, check_positive, check_rate, check_sequence, describe
-from keras_transformer.layers.position import AttentionPosition, current_positions
+from keras_transformer.layers.position import (
+    AttentionPosition,
+    current_positions,
+    deserialize_position,
+    serialize_position,
+)
+from keras_transformer.layers.projection import Projection
 from keras_transformer.layers.sequence import SequenceLayer
 from keras_transformer.ops.attention import attend
 from keras_transformer.ops.masks import attention_mask as combine_masks
@@ -89,8 +95,8 @@ class _MultiHeadAttention(SequenceLayer):
         self._width = width
         return head_dim
 
-    def _project(self, units: int, name: str, width: int) -> keras.layers.Dense:
-        layer = keras.layers.Dense(
+    def _project(self, units: int, name: str, width: int) -> Projection:
+        layer = Projection(
             units,
             use_bias=self.use_bias,
             kernel_initializer=self.kernel_initializer.clone(),
@@ -199,7 +205,7 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
         super().__init__(num_heads, head_dim, **kwargs)
         if window is not None:
             check_positive(self, window=window)
-        self.position = keras.saving.deserialize_keras_object(position) if isinstance(position, dict) else position
+        self.position = deserialize_position(position)
         if self.position is not None and not isinstance(self.position, AttentionPosition):
             raise ValueError(
                 f"{describe(self)} takes RotaryPosition(), AlibiPosition(), RelativePosition() or None as position, "
@@ -284,7 +290,7 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
         return {
             **super().get_config(),
             "causal": self.causal,
-            "position": keras.saving.serialize_keras_object(self.position),
+            "position": serialize_position(self.position),
             "window": self.window,
         }
 

@@ -6,8 +6,10 @@ import keras
 
 from keras_transformer.layers.attention import AttentionOptions
 from keras_transformer.layers.checks import check_choice, check_positive, check_rate, check_sequence
+from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.feed_forward import FeedForward
 from keras_transformer.layers.normalization import NORMALIZATIONS, normalization
+from keras_transformer.layers.position import deserialize_position, serialize_position
 from keras_transformer.layers.sequence import SequenceLayer
 
 ATTENTION_OPTIONS = tuple(AttentionOptions.__annotations__)
@@ -34,6 +36,8 @@ class TransformerBlock(SequenceLayer):
         **kwargs: Unpack[AttentionOptions],
     ):
         self.attention_options = {name: kwargs.pop(name) for name in ATTENTION_OPTIONS if name in kwargs}
+        if "position" in self.attention_options:
+            self.attention_options["position"] = deserialize_position(self.attention_options["position"])
         super().__init__(**kwargs)
         check_positive(self, num_heads=num_heads, intermediate_dim=intermediate_dim)
         check_rate(self, dropout=dropout, attention_dropout=attention_dropout)
@@ -79,7 +83,7 @@ class TransformerBlock(SequenceLayer):
         setattr(
             self,
             f"{name}_dropout",
-            keras.layers.Dropout(self.dropout, dtype=self.dtype_policy, name=f"{name}_dropout"),
+            Dropout(self.dropout, dtype=self.dtype_policy, name=f"{name}_dropout"),
         )
 
     def _residual(self, name: str, x, sublayer, training):
@@ -100,8 +104,8 @@ class TransformerBlock(SequenceLayer):
     def get_config(self):
         feed_forward = self.feed_forward.get_config()
         options = dict(self.attention_options)
-        if options.get("position") is not None:
-            options["position"] = keras.saving.serialize_keras_object(options["position"])
+        if "position" in options:
+            options["position"] = serialize_position(options["position"])
         return {
             **super().get_config(),
             "num_heads": self.num_heads,

@@ -77,9 +77,10 @@ def concrete(tensor) -> np.ndarray | None:
 
 
 def check_ids(layer, ids, vocabulary_size: int) -> None:
-    """Raise ValueError if ids lie outside [0, vocabulary_size), where they are known: outside of compiled functions."""
+    """Raise ValueError if ids lie outside [0, vocabulary_size), where known: outside of compiled functions."""
     values = concrete(ids)
     if values is not None and values.size and (values.min() < 0 or values.max() >= vocabulary_size):
         raise ValueError(
-            f"{describe(layer)} takes ids from 0 to {vocabulary_size - 1}, got ids from {values.min()} to {values.max()}."
+            f"{describe(layer)} takes ids from 0 to {vocabulary_size - 1}, "
+            f"got ids from {values.min()} to {values.max()}."
         )

@@ -3,6 +3,8 @@
 import keras
 
 from keras_transformer.layers.checks import check_positive, check_rate, check_sequence, get_activation
+from keras_transformer.layers.dropout import Dropout
+from keras_transformer.layers.projection import Projection
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
@@ -58,8 +60,8 @@ class FeedForward(keras.layers.Layer):
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.supports_masking = True
 
-    def _dense(self, units: int, name: str) -> keras.layers.Dense:
-        return keras.layers.Dense(
+    def _dense(self, units: int, name: str) -> Projection:
+        return Projection(
             units,
             use_bias=self.use_bias,
             kernel_initializer=self.kernel_initializer.clone(),
@@ -72,7 +74,7 @@ class FeedForward(keras.layers.Layer):
         check_sequence(self, "inputs", inputs_shape)
         self.inner = self._dense(self.intermediate_dim * (2 if self.gated else 1), "inner")
         self.inner.build(inputs_shape)
-        self.dropout_layer = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy, name="dropout")
+        self.dropout_layer = Dropout(self.dropout, dtype=self.dtype_policy, name="dropout")
         self.outer = self._dense(inputs_shape[-1], "outer")
         self.outer.build((*inputs_shape[:-1], self.intermediate_dim))
 

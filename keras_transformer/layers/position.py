@@ -153,6 +153,21 @@ class AttentionPosition(keras.layers.Layer):
         return None
 
 
+def serialize_position(position: AttentionPosition | None):
+    """The configuration of a position object, marked so that layers which share it still do after loading.
+
+    Keras marks an object as shared from its second serialization on, when the configuration from the first has been
+    copied into its layer's already, unmarked; so it is serialized twice (Keras 3.15.1).
+    """
+    keras.saving.serialize_keras_object(position)
+    return keras.saving.serialize_keras_object(position)
+
+
+def deserialize_position(position) -> AttentionPosition | None:
+    """A position object from its configuration, or the object itself."""
+    return keras.saving.deserialize_keras_object(position) if isinstance(position, dict) else position
+
+
 @keras.saving.register_keras_serializable("keras_transformer")
 class RotaryPosition(AttentionPosition):
     """Turn queries and keys by an angle that grows with the position ("RoFormer", https://arxiv.org/abs/2104.09864).

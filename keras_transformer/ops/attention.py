@@ -3,8 +3,12 @@
 import keras
 from keras import ops
 
-# Added to a forbidden score. Finite, so that a fully masked row stays finite; large, so that exp() of it is zero.
-FORBIDDEN = -1e9
+from keras_transformer.ops.random import dropout as drop
+
+# Added to a forbidden score. Finite, so that a fully masked row stays finite; large, so that exp() of it is zero
+# however large the other scores are.
+FORBIDDEN = -1e30
+LARGEST_FLOAT16 = 65504.0
 
 
 def dot_product_attention(
@@ -85,6 +89,8 @@ def attend(query, key, value, *, mask=None, bias=None, scale=None, soft_cap=None
     if groups != heads:
         scores = ops.reshape(scores, (-1, heads, length, ops.shape(key)[2]))  # (B, H, T, S)
 
+    if keras.backend.standardize_dtype(scores.dtype) == "float16":  # a product too large for the type is inf
+        scores = ops.clip(scores, -LARGEST_FLOAT16, LARGEST_FLOAT16)
     scores = ops.cast(scores, "float32")
     if soft_cap is not None:
         scores = soft_cap * ops.tanh(scores / soft_cap)
@@ -100,7 +106,7 @@ def attend(query, key, value, *, mask=None, bias=None, scale=None, soft_cap=None
 
     dropped = weights
     if dropout:
-        dropped = keras.random.dropout(weights, dropout, seed=seed)
+        dropped = drop(weights, dropout, seed)
     if groups != heads:
         dropped = ops.reshape(dropped, (-1, groups, heads // groups * length, ops.shape(key)[2]))
     output = ops.matmul(dropped, value)

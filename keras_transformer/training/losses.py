@@ -121,11 +121,11 @@ def _crossentropy(labels, logits, label_smoothing):
 
     @ops.custom_gradient
     def loss_of(logits):
-        maximum = ops.max(logits, axis=-1, keepdims=True)  # (N, 1)
-        exponential = ops.exp(logits - maximum)  # (N, V)
-        normalizer = ops.sum(exponential, axis=-1, keepdims=True)  # (N, 1)
+        probabilities = ops.softmax(logits)  # (N, V)
+        # exp(max z - logsumexp z) is the largest probability, at least 1 / V: its logarithm is exact.
+        normalizer = ops.max(logits, axis=-1, keepdims=True) - ops.log(ops.max(probabilities, axis=-1, keepdims=True))
         label_logit = ops.take_along_axis(logits, ops.expand_dims(labels, -1), axis=-1)  # (N, 1)
-        loss = ops.log(normalizer) + maximum - (1 - label_smoothing) * label_logit
+        loss = normalizer - (1 - label_smoothing) * label_logit  # (N, 1)
         if label_smoothing:
             loss = loss - label_smoothing * ops.mean(logits, axis=-1, keepdims=True)
 
@@ -133,8 +133,8 @@ def _crossentropy(labels, logits, label_smoothing):
             if upstream is None:  # PyTorch's custom gradients pass it by name, the others by position
                 (upstream,) = args
             upstream = ops.expand_dims(upstream, -1)  # (N, 1)
-            others = exponential * (upstream / normalizer)  # (N, V)
-            label_probability = ops.exp(label_logit - maximum) / normalizer  # (N, 1)
+            others = probabilities * upstream  # (N, V)
+            label_probability = ops.exp(label_logit - normalizer)  # (N, 1)
             if label_smoothing:
                 others = others - upstream * (label_smoothing / vocabulary_size)
             at_label = upstream * (label_probability - (1 - label_smoothing) - label_smoothing / vocabulary_size)

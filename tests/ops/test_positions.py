@@ -121,14 +121,12 @@ def t5_bucket(relative_position, bidirectional, num_buckets, max_distance):
 def test_relative_buckets_are_those_of_t5(bidirectional, num_buckets, max_distance):
     relative = np.arange(-300, 301)
     expected = [t5_bucket(int(n), bidirectional, num_buckets, max_distance) for n in relative]
-    found = relative_buckets(
-        relative, bidirectional=bidirectional, num_buckets=num_buckets, max_distance=max_distance
-    )
+    found = relative_buckets(relative, bidirectional=bidirectional, num_buckets=num_buckets, max_distance=max_distance)
     assert ops.convert_to_numpy(found).tolist() == expected
 
 
-def test_relative_buckets_known_values():
-    """Computed with the authors' own code."""
+def test_relative_buckets_by_hand():
+    """Eight buckets of one distance each and eight from 8 * 16^(i / 8) on, to each side; or 16 and 16."""
     found = relative_buckets([-128, -127, -91, -90, -64, -8, -7, 0, 1, 7, 8, 300], bidirectional=True)
     assert ops.convert_to_numpy(found).tolist() == [15, 15, 15, 14, 14, 8, 7, 0, 17, 23, 24, 31]
     found = relative_buckets([-128, -113, -112, -16, -15, 0, 1, 300], bidirectional=False)

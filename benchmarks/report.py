@@ -1,0 +1,48 @@
+"""What every result file says beside its figures: the machine, the versions, the command."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+
+PACKAGES = ("keras-transformer", "keras", "tensorflow", "jax", "keras-hub", "torch", "numpy")
+
+
+def describe_machine() -> dict:
+    """Processor, cores and memory."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def versions() -> dict:
+    """Of Python and of the libraries that are installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def save_results(path: Path, script: str, figures: dict) -> None:
+    """Write figures with what is needed to read them as JSON; a file that is there is replaced only by a whole one."""
+    report = {
+        "machine": describe_machine(),
+        "versions": versions(),
+        "command": " ".join(["python", script, *sys.argv[1:]]),
+        **figures,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".partial")
+    beside.write_text(json.dumps(report, indent=2) + "\n")
+    beside.replace(path)

@@ -1,0 +1,77 @@
+"""Random numbers from a hash of (seed, row, column): cheap, and bit-equal on every backend and runtime.
+
+Integer multiplication that wraps, shifts and exclusive-or are all it takes, so it runs where there are no random
+operations (LiteRT), and on the CPU it costs half of TensorFlow's generator.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+# Multipliers of well-tested 32-bit hash functions (https://github.com/skeeto/hash-prospector).
+_MIX = np.array([0x7FEB352D, 0x846CA68B, 0x2C1B3C6D, 0x297A2D39], "uint32").astype("int32")
+_COLUMN_OFFSET = np.int32(0x3C6EF372)
+
+
+def _mix(x):
+    """A bijection of int32 in which each bit of the input changes each bit of the output with probability near 1/2."""
+    x = ops.bitwise_xor(x, ops.right_shift(x, 16)) * _MIX[0]
+    x = ops.bitwise_xor(x, ops.right_shift(x, 15)) * _MIX[1]
+    return ops.bitwise_xor(x, ops.right_shift(x, 16))
+
+
+def random_bits(seed, rows, columns: int):
+    """Uniformly distributed int32, a function of (seed, row, column) and nothing else.
+
+    Args:
+        seed: An integer, two integers, or a `keras.random.SeedGenerator`, which counts its calls.
+        rows, columns: Numbers of rows and of columns; rows may be a tensor.
+
+    Returns:
+        (rows, columns), int32, over the whole range of the type. The upper bits are the better ones.
+
+    Example:
+
+    >>> import numpy as np
+    >>> np.array(random_bits(7, 2, 3)).tolist() == np.array(random_bits(7, 5, 4))[:2, :3].tolist()
+    True
+    """
+    if isinstance(seed, keras.random.SeedGenerator):
+        seed = seed.next()
+    elif isinstance(seed, int):
+        seed = (seed, 0)
+    first, second = ops.cast(seed[0], "int32"), ops.cast(seed[1], "int32")
+    row = _mix(ops.arange(rows, dtype="int32") + _mix(first))
+    column = _mix(ops.arange(columns, dtype="int32") + _mix(second + _COLUMN_OFFSET))
+    bits = ops.bitwise_xor(ops.expand_dims(row, 1), column) * _MIX[2]
+    return ops.bitwise_xor(bits, ops.right_shift(bits, 13)) * _MIX[3]
+
+
+def dropout(x, rate: float, seed):
+    """Set each element to 0 with probability `rate` and divide the others by 1 - rate.
+
+    ("Dropout", https://jmlr.org/papers/v15/srivastava14a.html)
+
+    Args:
+        x: Float, of rank 2 or more, with a known last dimension or one that the graph tells.
+        rate: In [0, 1).
+        seed: As of `random_bits`.
+
+    Returns:
+        Of the shape and dtype of `x`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> dropped = np.array(dropout(np.ones((4, 1000)), 0.25, seed=7))
+    >>> sorted(set(dropped.ravel().round(3).tolist())), bool(abs(dropped.mean() - 1) < 0.05)
+    ([0.0, 1.333], True)
+    """
+    x = ops.convert_to_tensor(x)
+    shape = ops.shape(x)
+    rows = 1
+    for size in shape[:-1]:
+        rows = rows * size
+    threshold = np.int32(-(2**31) + int(rate * 2**32))
+    kept = ops.reshape(random_bits(seed, rows, shape[-1]) >= threshold, shape)
+    return x * (ops.cast(kept, x.dtype) * ops.cast(1 / (1 - rate), x.dtype))

@@ -1,0 +1,101 @@
+"""A decoder-only model of every kind generates, with a cache, what the full model says, token for token."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_transformer as kt
+
+POSITIONS = {
+    "none": lambda: {},
+    "rotary": lambda: {"position": kt.RotaryPosition()},
+    "rotary, interleaved": lambda: {"position": kt.RotaryPosition(interleaved=True)},
+    "ALiBi": lambda: {"position": kt.AlibiPosition()},
+    "relative": lambda: {"position": kt.RelativePosition(8, 16)},
+}
+ENCODINGS = {
+    "sinusoidal": lambda: kt.PositionalEncoding(),
+    "learned": lambda: kt.LearnedPositionalEncoding(11),
+}
+OPTIONS = {
+    "grouped-query": {"num_kv_heads": 2},
+    "multi-query": {"num_kv_heads": 1},
+    "window": {"window": 3},
+    "normalized queries and keys": {"qk_norm": True},
+    "soft cap": {"soft_cap": 1.5},
+    "pre-norm": {"normalize_first": True},
+    "RMS norm": {"norm": "rms"},
+    "gated": {"gated": True, "activation": "silu"},
+    "dropout": {"dropout": 0.5, "attention_dropout": 0.5},
+}
+
+
+def block(**options):
+    return kt.DecoderLayer(4, 13, **{"head_dim": 6, **options})
+
+
+@pytest.mark.parametrize("kind", POSITIONS)
+def test_position_inside_attention(kind, language_model, assert_decodes_exactly):
+    assert_decodes_exactly(language_model(block(**POSITIONS[kind]())))
+
+
+@pytest.mark.parametrize("kind", ENCODINGS)
+def test_position_added_to_the_embedding(kind, language_model, assert_decodes_exactly):
+    assert_decodes_exactly(language_model(block(), encoding=ENCODINGS[kind]()), caches=(True, False))
+
+
+def test_relative_position_shared_by_layers(language_model, assert_decodes_exactly):
+    position = kt.RelativePosition(8, 16)
+    assert_decodes_exactly(language_model(block(position=position), block(position=position)))
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_option(kind, language_model, assert_decodes_exactly):
+    model = language_model(block(**OPTIONS[kind]), encoding=kt.PositionalEncoding())
+    assert_decodes_exactly(model)
+
+
+def test_everything_modern_at_once(language_model, assert_decodes_exactly):
+    def modern(**options):
+        return block(
+            position=kt.RotaryPosition(),
+            num_kv_heads=2,
+            normalize_first=True,
+            norm="rms",
+            gated=True,
+            qk_norm=True,
+            use_bias=False,
+            **options,
+        )
+
+    model = language_model(modern(window=3), modern(), kt.RMSNormalization(), tied=True)
+    assert_decodes_exactly(model, caches=(True, False))
+
+
+def test_tied_output(language_model, assert_decodes_exactly):
+    assert_decodes_exactly(language_model(block(), encoding=kt.PositionalEncoding(), tied=True))
+
+
+def test_probabilities_instead_of_logits(language_model, assert_decodes_exactly):
+    model = language_model(block(), keras.layers.Dense(29, "softmax", name="probabilities"))
+    model = keras.Model(model.input, model.get_layer("probabilities").output)
+    assert_decodes_exactly(model, from_logits=False, caches=(True, False))
+
+
+def test_embedding_of_keras_without_a_mask(roughen, assert_decodes_exactly):
+    tokens = keras.Input((None,), dtype="int32")
+    x = kt.PositionalEncoding()(keras.layers.Embedding(29, 20)(tokens))
+    assert_decodes_exactly(roughen(keras.Model(tokens, keras.layers.Dense(29)(block()(x)))))
+
+
+def test_attention_layers_without_a_block(roughen, assert_decodes_exactly):
+    tokens = keras.Input((None,), dtype="int32")
+    x = kt.TokenEmbedding(29, 20)(tokens)
+    x = x + kt.MultiHeadSelfAttention(4, causal=True, position=kt.RotaryPosition(), head_dim=6)(x)
+    x = x + kt.FeedForward(13)(x)
+    assert_decodes_exactly(roughen(keras.Model(tokens, keras.layers.Dense(29)(x))))
+
+
+def test_prompts_of_equal_length(language_model, assert_decodes_exactly):
+    model = language_model(block(position=kt.RotaryPosition()))
+    assert_decodes_exactly(model, prompts=np.array([[2, 5, 4], [7, 1, 8]]))

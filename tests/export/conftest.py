@@ -1,0 +1,97 @@
+"""What the tests of export share: three subjects, and a process that has nothing of ours."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+
+import keras_transformer as kt
+
+SIZES = {"num_layers": 1, "dim": 20, "num_heads": 4, "intermediate_dim": 13, "dropout": 0.1}
+
+
+@pytest.fixture(scope="package")
+def encoder_decoder():
+    """A generator that reads a source."""
+    model = roughen(kt.models.transformer(23, 29, **SIZES))
+    return kt.Generator(model, max_length=9, end_token=3, start_token=2)
+
+
+@pytest.fixture(scope="package")
+def decoder_only():
+    """A generator that continues prompts, with rotary positions, grouped queries and a window."""
+    options = {"position": kt.RotaryPosition, "num_kv_heads": 2, "head_dim": 6, "window": 3}
+    model = roughen(kt.models.language_model(29, **SIZES, **options))
+    return kt.Generator(model, max_length=11, end_token=3, start_token=2)
+
+
+@pytest.fixture(scope="package")
+def classifier():
+    """A plain model."""
+    return roughen(kt.models.encoder_classifier(29, 3, **SIZES))
+
+
+def roughen(model):
+    """Random weights that make a model say many things."""
+    random = np.random.default_rng(0)
+    for weight in model.weights:
+        if len(weight.shape) > 1:
+            weight.assign(
+                random.normal(size=weight.shape) * 2 / weight.shape[0 if "kernel" in weight.path else 1] ** 0.5
+            )
+    return model
+
+
+@pytest.fixture(scope="package")
+def answers(encoder_decoder, decoder_only, classifier):
+    """For each subject, batches of ids of several shapes and what Python answers: what every export must answer."""
+    random = np.random.default_rng(1)
+
+    def batch(rows, length):
+        ids = random.integers(4, 23, (rows, length)).astype("int32")
+        for row in range(1, rows):
+            ids[row, random.integers(1, length + 1) :] = 0
+        return ids
+
+    subjects = {
+        "encoder_decoder": (encoder_decoder, "source"),
+        "decoder_only": (decoder_only, "tokens"),
+        "classifier": (lambda ids: {"classes": keras.ops.convert_to_numpy(classifier(ids))}, "tokens"),
+    }
+    found = {}
+    for name, (answer, input_name) in subjects.items():
+        batches = [batch(5, 7), batch(1, 4)]
+        found[name] = {
+            "input": input_name,
+            "cases": [
+                {"ids": ids.tolist(), "outputs": {key: x.tolist() for key, x in answer(ids).items()}} for ids in batches
+            ],
+        }
+    return found
+
+
+@pytest.fixture
+def bare_process(tmp_path):
+    """A function that runs code where none of the named packages can be imported, and hands it data as JSON."""
+
+    def run(code: str, data, *, without: list[str]) -> str:
+        (tmp_path / "data.json").write_text(json.dumps(data))
+        prologue = f"import json, sys\nsys.modules.update(dict.fromkeys({without!r}))\n"
+        prologue += "data = json.load(open('data.json'))\n"
+        process = subprocess.run(
+            [sys.executable, "-c", prologue + textwrap.dedent(code)],
+            cwd=tmp_path,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert process.returncode == 0, process.stderr[-8000:]
+        return process.stdout
+
+    return run

@@ -1,0 +1,90 @@
+"""A .tflite file answers what Python answers, in a process that has ai-edge-litert and NumPy only."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_transformer as kt
+
+pytest.importorskip("ai_edge_litert")
+pytestmark = pytest.mark.tensorflow
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, encoder_decoder, decoder_only, classifier):
+    """One file of each subject; that of the classifier takes two rows at a time."""
+    folder = tmp_path_factory.mktemp("litert")
+    kt.export.litert(encoder_decoder, folder / "encoder_decoder.tflite", source_length=7)
+    kt.export.litert(decoder_only, folder / "decoder_only.tflite", source_length=7)
+    kt.export.litert(classifier, folder / "classifier.tflite", source_length=7, batch_size=2)
+    return folder
+
+
+def test_answers_as_python_does_in_a_process_without_tensorflow(folder, answers, bare_process):
+    bare_process(
+        """
+        import os
+        import numpy as np
+        from ai_edge_litert.interpreter import Interpreter
+
+        for name, subject in data["answers"].items():
+            plain = name == "classifier"
+            interpreter = Interpreter(model_path=os.path.join(data["folder"], name + ".tflite"))
+            run = interpreter.get_signature_runner("serving_default" if plain else "generate")
+            assert list(run.get_input_details()) == [subject["input"]], name
+            for case in subject["cases"]:
+                for row, ids in enumerate(case["ids"]):
+                    padded = np.array([ids + [0] * (7 - len(ids))] * (2 if plain else 1), np.int32)
+                    outputs = run(**{subject["input"]: padded})
+                    assert set(outputs) == set(case["outputs"]), (name, set(outputs))
+                    for key, expected in case["outputs"].items():
+                        np.testing.assert_allclose(
+                            outputs[key][0], expected[row], rtol=1e-4, atol=1e-4, err_msg=f"{name} {key} {ids}"
+                        )
+        assert sys.modules["tensorflow"] is None
+        """,
+        {"folder": str(folder), "answers": answers},
+        without=["tensorflow", "keras", "keras_transformer"],
+    )
+
+
+@pytest.mark.parametrize("name", ["encoder_decoder", "decoder_only", "classifier"])
+def test_operators_are_builtin(name, folder):
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs((folder / f"{name}.tflite").read_bytes())
+    codes = [model.OperatorCodes(i) for i in range(model.OperatorCodesLength())]
+    assert len(codes) > 5
+    custom = [code.CustomCode() for code in codes if code.BuiltinCode() == schema.BuiltinOperator.CUSTOM]
+    assert not custom
+
+
+@pytest.mark.parametrize("subject", ["encoder_decoder", "decoder_only", "classifier"])
+def test_source_length_is_needed(subject, request, tmp_path):
+    with pytest.raises(ValueError, match="source_length"):
+        kt.export.litert(request.getfixturevalue(subject), tmp_path / "model.tflite")
+
+
+def test_source_length_beyond_max_length_of_a_decoder_only_model(decoder_only, tmp_path):
+    with pytest.raises(ValueError, match="max_length"):
+        kt.export.litert(decoder_only, tmp_path / "model.tflite", source_length=12)
+
+
+def test_op_that_litert_lacks(tmp_path):
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, keras.ops.erf(keras.layers.Dense(3)(inputs)), name="bell")
+    with pytest.raises(ValueError, match="'bell' needs ops that LiteRT has no builtin for.*\n?.*[Ee]rf"):
+        kt.export.litert(model, tmp_path / "model.tflite")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plain_model_of_several_inputs_and_known_shapes(tmp_path):
+    left, right = keras.Input((5,), name="left"), keras.Input((3,), name="right")
+    model = keras.Model({"a": right, "b": left}, {"sum": keras.layers.Dense(2)(left) + keras.layers.Dense(2)(right)})
+    kt.export.litert(model, tmp_path / "model.tflite", batch_size=3)
+    from ai_edge_litert.interpreter import Interpreter
+
+    inputs = {"left": np.ones((3, 5), "float32"), "right": np.full((3, 3), 2, "float32")}
+    (output,) = Interpreter(str(tmp_path / "model.tflite")).get_signature_runner("serving_default")(**inputs).values()
+    expected = model({"a": inputs["right"], "b": inputs["left"]})["sum"]
+    np.testing.assert_allclose(output, expected, rtol=1e-5)

@@ -1,0 +1,230 @@
+"""The layers once more, in float64 NumPy: written from the papers' formulas, for reading rather than for speed.
+
+Each function takes the layer's weights as a dict {name below the layer: array}, see `weights_of`, and the layer's own
+options under their own names.
+"""
+
+import math
+
+import numpy as np
+
+ACTIVATIONS = {
+    "relu": lambda x: np.maximum(x, 0),
+    "gelu": lambda x: x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2,
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "tanh": np.tanh,
+}
+
+
+def weights_of(layer) -> dict[str, np.ndarray]:
+    """The weights of a layer in float64, by their path below it."""
+    return {w.path.removeprefix(layer.path + "/"): np.asarray(w.numpy(), "float64") for w in layer.weights}
+
+
+def below(weights, name):
+    """The weights of the sub-layer of that name."""
+    return {path.removeprefix(name + "/"): w for path, w in weights.items() if path.startswith(name + "/")}
+
+
+def dense(w, x):
+    return x @ w["kernel"] + w.get("bias", 0)
+
+
+def rms_norm(w, x, epsilon):
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon) * w["scale"]
+
+
+def layer_norm(w, x, epsilon):
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + epsilon) * w["gamma"] + w["beta"]
+
+
+def sinusoids(positions, dim, max_wavelength=10000.0):
+    d = np.arange(dim)
+    angles = positions[..., None] / max_wavelength ** (2 * (d // 2) / dim)
+    return np.where(d % 2, np.cos(angles), np.sin(angles))
+
+
+def rotary(x, max_wavelength, interleaved):
+    """(T, K): pair i of each row t turned by t / w^(2 i / K)."""
+    width = x.shape[-1]
+    turned = np.zeros_like(x)
+    for t in range(len(x)):
+        for i in range(width // 2):
+            a, b = (2 * i, 2 * i + 1) if interleaved else (i, i + width // 2)
+            angle = t / max_wavelength ** (2 * i / width)
+            turned[t, a] = x[t, a] * np.cos(angle) - x[t, b] * np.sin(angle)
+            turned[t, b] = x[t, a] * np.sin(angle) + x[t, b] * np.cos(angle)
+    return turned
+
+
+def t5_bucket(relative, causal, num_buckets, max_distance):
+    offset = 0
+    if not causal:
+        num_buckets //= 2
+        offset = num_buckets if relative > 0 else 0
+    distance = max(-relative, 0) if causal else abs(relative)
+    exact = num_buckets // 2
+    if distance < exact:
+        return offset + distance
+    growth = math.log(distance / exact) / math.log(max_distance / exact) * (num_buckets - exact)
+    return offset + min(exact + int(growth + 1e-12), num_buckets - 1)
+
+
+def allowed_pairs(batch, length, keys, *, causal=False, window=None, mask=None, segments=None, attention_mask=None):
+    """(B, T, S), bool. `mask` is the keys' padding mask, `segments` those of the queries and of the keys."""
+    query, key = np.arange(length)[:, None], np.arange(keys)[None]
+    allowed = np.ones((batch, length, keys), bool)
+    if causal:
+        allowed &= key <= query
+    if window is not None:
+        allowed &= abs(query - key) < window
+    if mask is not None:
+        allowed &= mask[:, None, :]
+    if segments is not None:
+        allowed &= segments[0][:, :, None] == segments[1][:, None, :]
+    return allowed if attention_mask is None else allowed & attention_mask
+
+
+def attention(
+    w,
+    x,
+    memory=None,
+    *,
+    num_heads,
+    head_dim=None,
+    num_kv_heads=None,
+    qk_norm=False,
+    soft_cap=None,
+    position=None,
+    causal=False,
+    window=None,
+    mask=None,
+    segments=None,
+    attention_mask=None,
+    use_bias=True,
+):
+    """Self-attention, or cross-attention if there is a `memory`: the output (B, T, D) and the scores (B, H, T, S).
+
+    `mask` is that of the keys.
+    """
+    head_dim = head_dim or x.shape[-1] // num_heads
+    groups = num_kv_heads or num_heads
+    assert use_bias == ("output/bias" in w)
+    if memory is None:
+        query, key, value = np.split(
+            dense(below(w, "query_key_value"), x), [num_heads * head_dim, (num_heads + groups) * head_dim], axis=-1
+        )
+    else:
+        query = dense(below(w, "query"), x)
+        key, value = np.split(dense(below(w, "key_value"), memory), 2, axis=-1)
+    batch, length, keys = x.shape[0], x.shape[1], key.shape[1]
+    allowed = allowed_pairs(
+        batch, length, keys, causal=causal, window=window, mask=mask, segments=segments, attention_mask=attention_mask
+    )
+    kind = type(position).__name__
+    heads = np.zeros((batch, length, num_heads * head_dim))
+    weights = np.zeros((batch, num_heads, length, keys))
+    for b in range(batch):
+        for h in range(num_heads):
+            g = h * groups // num_heads
+            own = slice(h * head_dim, (h + 1) * head_dim)
+            shared = slice(g * head_dim, (g + 1) * head_dim)
+            q, k, v = query[b, :, own], key[b, :, shared], value[b, :, shared]
+            if qk_norm:
+                q, k = rms_norm(below(w, "query_norm"), q, 1e-6), rms_norm(below(w, "key_norm"), k, 1e-6)
+            if kind == "RotaryPosition":
+                q, k = (rotary(states, position.max_wavelength, position.interleaved) for states in (q, k))
+            score = q @ k.T / math.sqrt(head_dim)
+            if soft_cap is not None:
+                score = soft_cap * np.tanh(score / soft_cap)
+            for t, s in np.ndindex(score.shape):
+                if kind == "AlibiPosition":  # for a number of heads that is a power of two
+                    score[t, s] -= 2 ** (-8 * (h + 1) / num_heads) * abs(t - s)
+                if kind == "RelativePosition":
+                    bucket = t5_bucket(s - t, causal, position.num_buckets, position.max_distance)
+                    score[t, s] += position.embeddings.numpy()[bucket, h]
+            for t in range(length):
+                if allowed[b, t].any():
+                    exponential = np.exp(score[t] - score[t].max()) * allowed[b, t]
+                    weights[b, h, t] = exponential / exponential.sum()
+            heads[b, :, own] = weights[b, h] @ v
+    return dense(below(w, "output"), heads), weights
+
+
+def feed_forward(w, x, *, activation="relu", gated=False):
+    hidden = dense(below(w, "inner"), x)
+    if gated:
+        hidden, gate = np.split(hidden, 2, axis=-1)
+        hidden = ACTIVATIONS[activation](hidden) * gate
+    else:
+        hidden = ACTIVATIONS[activation](hidden)
+    return dense(below(w, "outer"), hidden)
+
+
+def _residual(w, name, x, sublayer, normalize_first, norm, epsilon):
+    def normalized(x):
+        return {"layer": layer_norm, "rms": rms_norm}[norm](below(w, name + "_norm"), x, epsilon)
+
+    update, scores = sublayer(normalized(x) if normalize_first else x)
+    return (x + update if normalize_first else normalized(x + update)), scores
+
+
+def block(
+    w,
+    x,
+    memory=None,
+    *,
+    causal,
+    mask=None,
+    memory_mask=None,
+    segment_ids=None,
+    memory_segment_ids=None,
+    attention_mask=None,
+    memory_attention_mask=None,
+    activation="relu",
+    gated=False,
+    normalize_first=False,
+    norm="layer",
+    norm_epsilon=1e-5,
+    position=None,
+    window=None,
+    **options,
+):
+    """An encoder layer, or with `causal` a decoder layer: output, then the scores of each attention."""
+
+    def attend(x):
+        return attention(
+            below(w, "self_attention"),
+            x,
+            causal=causal,
+            mask=mask,
+            segments=None if segment_ids is None else (segment_ids, segment_ids),
+            attention_mask=attention_mask,
+            position=position,
+            window=window,
+            **options,
+        )
+
+    def attend_to_memory(x):
+        return attention(
+            below(w, "cross_attention"),
+            x,
+            memory,
+            mask=memory_mask,
+            segments=None if segment_ids is None else (segment_ids, memory_segment_ids),
+            attention_mask=memory_attention_mask,
+            **options,
+        )
+
+    def transform(x):
+        return feed_forward(below(w, "feed_forward"), x, activation=activation, gated=gated), None
+
+    how = (normalize_first, norm, norm_epsilon)
+    x, scores = _residual(w, "self_attention", x, attend, *how)
+    all_scores = [scores]
+    if memory is not None:
+        x, scores = _residual(w, "cross_attention", x, attend_to_memory, *how)
+        all_scores.append(scores)
+    x, _ = _residual(w, "feed_forward", x, transform, *how)
+    return x, *all_scores

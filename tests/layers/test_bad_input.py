@@ -1,0 +1,235 @@
+"""What cannot be is refused with a ValueError that names the layer, what it got and what it takes."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+
+import keras_transformer as kt
+
+from .helpers import BATCH, CATALOGUE, DIM, HEAD_DIM, HEADS, INNER, LENGTH, MEMORY, MEMORY_DIM, VOCABULARY, X, build
+
+FLAT = np.zeros((BATCH, DIM), "float32")
+
+
+def refused(call, layer, got, takes):
+    """Check that `call` raises ValueError, and that its message has all three."""
+    with pytest.raises(ValueError) as error:
+        call()
+    message = str(error.value)
+    assert re.search(rf"{layer} '\w+'", message), message
+    for part in (got, takes):
+        assert str(part) in message, f"{part!r} is not in: {message}"
+
+
+def named(layer):
+    """Which layer a message may name: the layer itself, or, for encoder and decoder layers, a part of it."""
+    blocks = "EncoderLayer", "DecoderLayer"
+    return f"(?:{layer}|FeedForward|MultiHead(?:Self|Cross)Attention)" if layer in blocks else layer
+
+
+# Constructors: class, arguments, what the message says it got, what it takes
+CONSTRUCTORS = [
+    ("TokenEmbedding", {"vocabulary_size": 0, "dim": DIM}, "got 0", "positive integer as vocabulary_size"),
+    ("TokenEmbedding", {"vocabulary_size": VOCABULARY, "dim": -1}, "got -1", "positive integer as dim"),
+    ("PositionalEncoding", {"max_wavelength": 0}, "got 0", "positive max_wavelength"),
+    ("LearnedPositionalEncoding", {"max_length": 0}, "got 0", "positive integer as max_length"),
+    ("RotaryPosition", {"max_wavelength": -2.0}, "got -2.0", "positive max_wavelength"),
+    ("RelativePosition", {"num_buckets": 7}, "got 7", "even num_buckets of at least 4"),
+    ("RelativePosition", {"num_buckets": 8, "max_distance": 4}, "got 4", "max_distance above num_buckets / 2"),
+    ("FeedForward", {"intermediate_dim": 0}, "got 0", "positive integer as intermediate_dim"),
+    ("FeedForward", {"intermediate_dim": 2.5}, "got 2.5", "positive integer as intermediate_dim"),
+    ("FeedForward", {"intermediate_dim": INNER, "dropout": 1.0}, "got 1.0", "rate in [0, 1) as dropout"),
+    ("FeedForward", {"intermediate_dim": INNER, "activation": "rleu"}, "got 'rleu'", "'relu', 'gelu', 'silu'"),
+    ("MultiHeadSelfAttention", {"num_heads": 0}, "got 0", "positive integer as num_heads"),
+    ("MultiHeadSelfAttention", {"num_heads": True}, "got True", "positive integer as num_heads"),
+    ("MultiHeadSelfAttention", {"num_heads": HEADS, "head_dim": 0}, "got 0", "positive integer as head_dim"),
+    ("MultiHeadSelfAttention", {"num_heads": HEADS, "window": 0}, "got 0", "positive integer as window"),
+    ("MultiHeadSelfAttention", {"num_heads": HEADS, "window": -3}, "got -3", "positive integer as window"),
+    ("MultiHeadSelfAttention", {"num_heads": HEADS, "soft_cap": 0.0}, "got 0.0", "positive soft_cap"),
+    ("MultiHeadSelfAttention", {"num_heads": HEADS, "dropout": -0.1}, "got -0.1", "rate in [0, 1) as dropout"),
+    ("MultiHeadSelfAttention", {"num_heads": HEADS, "position": "rotary"}, "got 'rotary'", "RotaryPosition()"),
+    *(
+        (name, {"num_heads": 3, "num_kv_heads": 2, **more}, "num_heads=3, num_kv_heads=2", "that divides num_heads")
+        for name, more in [
+            ("MultiHeadSelfAttention", {}),
+            ("MultiHeadCrossAttention", {}),
+            ("EncoderLayer", {"intermediate_dim": INNER}),
+            ("DecoderLayer", {"intermediate_dim": INNER}),
+        ]
+    ),
+    *(
+        (name, {"num_heads": HEADS, "intermediate_dim": INNER, **bad}, got, takes)
+        for name in ("EncoderLayer", "DecoderLayer")
+        for bad, got, takes in [
+            ({"intermediate_dim": 0}, "got 0", "positive integer as intermediate_dim"),
+            ({"norm": "batch"}, "got 'batch'", "['layer', 'rms'] as norm"),
+            ({"activation": "rleu"}, "got 'rleu'", "'relu', 'gelu', 'silu'"),
+            ({"window": 0}, "got 0", "positive integer as window"),
+            ({"dropout": 1.5}, "got 1.5", "rate in [0, 1) as dropout"),
+            ({"attention_dropout": 1.5}, "got 1.5", "rate in [0, 1) as attention_dropout"),
+        ]
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "got", "takes"), CONSTRUCTORS, ids=lambda x: str(x))
+def test_constructors(name, arguments, got, takes):
+    refused(lambda: getattr(kt, name)(**arguments), named(name), got, takes)
+
+
+# Shapes
+
+
+@pytest.mark.parametrize(
+    "name", ["PositionalEncoding", "LearnedPositionalEncoding", "FeedForward", "MultiHeadSelfAttention",
+             "EncoderLayer", "DecoderLayer, without memory"],
+)  # fmt: skip
+@pytest.mark.parametrize("symbolic", [False, True], ids=["", "symbolic"])
+@pytest.mark.parametrize("built", [False, True], ids=["", "built"])
+def test_wrong_rank(name, symbolic, built):
+    layer, _ = build(name) if built else CATALOGUE[name]()
+    if name == "FeedForward" and built:
+        pytest.skip("position-wise: once built, it takes any rank")
+    inputs = keras.Input((DIM,)) if symbolic else FLAT
+    refused(lambda: layer(inputs), named(type(layer).__name__), f"{DIM})", "inputs of shape (batch, length, width)")
+
+
+@pytest.mark.parametrize("make", [lambda: kt.MultiHeadCrossAttention(HEADS, HEAD_DIM),
+                                  lambda: kt.DecoderLayer(HEADS, INNER, head_dim=HEAD_DIM)],
+                         ids=["cross-attention", "decoder"])  # fmt: skip
+def test_wrong_rank_of_the_memory(make):
+    refused(lambda: make()(X, FLAT), "MultiHeadCrossAttention", f"{(BATCH, DIM)}", "memory of shape")
+
+
+def test_wrong_rank_of_ids():
+    layer = kt.TokenEmbedding(VOCABULARY, DIM)
+    refused(
+        lambda: layer(keras.Input((None, 2), dtype="int32")), "TokenEmbedding", "got (None, None, 2)", "ids of shape"
+    )
+    refused(lambda: layer(np.ones((2, 3, 5), "int32")), "TokenEmbedding", "got (2, 3, 5)", "ids of shape")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: kt.MultiHeadSelfAttention(HEADS),
+        lambda: kt.EncoderLayer(HEADS, INNER),
+        lambda: kt.DecoderLayer(HEADS, INNER),
+    ],
+    ids=["attention", "encoder", "decoder"],
+)
+def test_width_that_the_heads_do_not_divide(make):
+    refused(lambda: make()(X), "MultiHeadSelfAttention", f"got width {DIM} and num_heads={HEADS}", "divides the width")
+
+
+def test_wrong_width_of_the_memory():
+    for name in ("MultiHeadCrossAttention", "DecoderLayer"):
+        layer, _ = build(name)
+        takes = f"memory of width {MEMORY_DIM}"
+        refused(lambda layer=layer: layer(X, X), "MultiHeadCrossAttention", f"got width {DIM}", takes)
+
+
+def test_wrong_width_of_the_inputs():
+    wider = np.zeros((BATCH, LENGTH, MEMORY_DIM), "float32")
+    for name in ("MultiHeadSelfAttention", "EncoderLayer"):
+        layer, _ = build(name)
+        refused(lambda layer=layer: layer(wider), "MultiHeadSelfAttention", f"got width {MEMORY_DIM}", f"width {DIM}")
+
+
+def test_wrong_width_in_reverse():
+    layer = kt.TokenEmbedding(VOCABULARY, DIM)
+    refused(lambda: layer(MEMORY, reverse=True), "TokenEmbedding", f"got width {MEMORY_DIM}", f"of width {DIM}")
+
+
+def test_unknown_width():
+    layer = kt.MultiHeadSelfAttention(HEADS)
+    refused(lambda: layer(keras.Input((None, None))), "MultiHeadSelfAttention", "(None, None, None)", "known width")
+
+
+@pytest.mark.parametrize(
+    "shape", [(BATCH,), (LENGTH, LENGTH + 2), (BATCH, LENGTH + 2, LENGTH), (BATCH, HEADS + 1, LENGTH, LENGTH),
+              (BATCH + 1, 1, LENGTH, LENGTH), (1, BATCH, HEADS, LENGTH, LENGTH)], ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["MultiHeadSelfAttention", "EncoderLayer", "DecoderLayer, without memory"])
+def test_wrong_shape_of_an_attention_mask(name, shape):
+    layer, _ = build(name)
+    takes = f"(B, heads, T, S) = {(BATCH, HEADS, LENGTH, LENGTH)}"
+    refused(lambda: layer(X, attention_mask=np.ones(shape, bool)), "MultiHeadSelfAttention", f"got {shape}", takes)
+
+
+def test_wrong_shape_of_an_attention_mask_over_a_memory():
+    layer, inputs = build("MultiHeadCrossAttention")
+    mask = np.ones((LENGTH, LENGTH), bool)
+    refused(lambda: layer(*inputs, attention_mask=mask), "MultiHeadCrossAttention", f"got {mask.shape}", "(T, S)")
+
+
+@pytest.mark.parametrize("shape", [(BATCH, LENGTH + 2), (BATCH + 2, LENGTH), (BATCH, LENGTH, 1), (LENGTH,)], ids=str)
+@pytest.mark.parametrize("argument", ["mask", "segment_ids"])
+def test_wrong_shape_of_a_padding_mask_or_of_segments(argument, shape):
+    layer, _ = build("MultiHeadSelfAttention")
+    value = np.ones(shape, "bool" if argument == "mask" else "int32")
+    refused(lambda: layer(X, **{argument: value}), "MultiHeadSelfAttention", f"got {shape}", f"{argument} of shape")
+
+
+@pytest.mark.parametrize("name", ["EncoderLayer", "DecoderLayer, without memory"])
+def test_wrong_shape_of_a_padding_mask_of_a_block(name):
+    layer, _ = build(name)
+    mask = np.ones((BATCH, LENGTH + 2), bool)
+    refused(lambda: layer(X, mask=mask), "MultiHeadSelfAttention", f"got {mask.shape}", "mask of shape")
+
+
+@pytest.mark.parametrize("argument", ["memory_mask", "memory_segment_ids"])
+@pytest.mark.parametrize("name", ["MultiHeadCrossAttention", "DecoderLayer"])
+def test_wrong_shape_of_a_padding_mask_or_of_segments_of_a_memory(name, argument):
+    layer, inputs = build(name)
+    values = {"segment_ids": np.ones((BATCH, LENGTH), "int32"), argument: np.ones((BATCH, LENGTH), "int32")}
+    takes = f"{argument} of shape"
+    refused(lambda: layer(*inputs, **values), "MultiHeadCrossAttention", f"got {(BATCH, LENGTH)}", takes)
+
+
+@pytest.mark.parametrize("given", ["segment_ids", "memory_segment_ids"])
+@pytest.mark.parametrize("name", ["MultiHeadCrossAttention", "DecoderLayer"])
+def test_segments_of_one_side_only(name, given):
+    layer, inputs = build(name)
+    segments = np.ones(inputs[given.startswith("memory")].shape[:2], "int32")
+    refused(lambda: layer(*inputs, **{given: segments}), "MultiHeadCrossAttention", given, "both")
+
+
+# Positions and ids
+
+
+@pytest.mark.parametrize("symbolic", [False, True], ids=["", "symbolic"])
+def test_odd_rotary_width(symbolic):
+    layer = kt.MultiHeadSelfAttention(HEADS, 7, position=kt.RotaryPosition())
+    inputs = keras.Input((None, DIM)) if symbolic else X
+    refused(lambda: layer(inputs), "RotaryPosition", "got 7", "even head width")
+
+
+@pytest.mark.parametrize("symbolic", [False, True], ids=["", "symbolic"])
+def test_more_tokens_than_a_learned_table_has(symbolic):
+    layer = kt.LearnedPositionalEncoding(3)
+    inputs = keras.Input((LENGTH, DIM)) if symbolic else X
+    refused(lambda: layer(inputs), "LearnedPositionalEncoding", f"sequence of {LENGTH}", "holds 3 positions")
+
+
+@pytest.mark.parametrize("bad", [VOCABULARY, VOCABULARY + 7, -1])
+def test_ids_out_of_the_vocabulary(bad):
+    layer = kt.TokenEmbedding(VOCABULARY, DIM)
+    takes = f"ids from 0 to {VOCABULARY - 1}"
+    refused(lambda: layer(np.array([[1, bad]])), "TokenEmbedding", bad, takes)
+
+
+def test_a_position_shared_by_layers_of_other_shapes():
+    position = kt.RelativePosition()
+    kt.MultiHeadSelfAttention(HEADS, HEAD_DIM, position=position)(X)
+    layer = kt.MultiHeadSelfAttention(3, HEAD_DIM, position=position)
+    refused(lambda: layer(X), "MultiHeadSelfAttention", f"3 heads of width {HEAD_DIM}", "one of its own")
+
+
+def test_a_memory_that_comes_or_goes():
+    built_with, inputs = build("DecoderLayer")
+    refused(lambda: built_with(X), "DecoderLayer", "without one", "built with a memory")
+    built_without, _ = build("DecoderLayer, without memory")
+    refused(lambda: built_without(*inputs), "DecoderLayer", "called with one", "built without a memory")

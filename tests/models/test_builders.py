@@ -1,0 +1,182 @@
+"""The builders give the models that one would compose by hand, ready to train, save and mask."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_transformer as kt
+
+SIZES = {"num_layers": 2, "dim": 20, "num_heads": 2, "intermediate_dim": 13, "dropout": 0.1}
+MODERN = {"position": kt.RotaryPosition, "normalize_first": True, "norm": "rms", "gated": True, "num_kv_heads": 1}
+SOURCE = np.array([[5, 9, 4, 22, 16], [8, 3, 7, 0, 0]])
+TARGET = np.array([[2, 11, 7, 28], [2, 6, 0, 0]])
+
+
+def transformer(**options):
+    return kt.models.transformer(23, 29, **SIZES, **options)
+
+
+def language_model(**options):
+    return kt.models.language_model(29, **SIZES, **options)
+
+
+def encoder_classifier(**options):
+    return kt.models.encoder_classifier(29, 3, **SIZES, **options)
+
+
+BUILDERS = {
+    "transformer": (transformer, ["source", "target"], (None, None, 29), [SOURCE, TARGET]),
+    "language_model": (language_model, ["tokens"], (None, None, 29), [TARGET]),
+    "encoder_classifier": (encoder_classifier, ["tokens"], (None, 3), [TARGET]),
+}
+
+
+def input_of(arrays):
+    return arrays if len(arrays) > 1 else arrays[0]
+
+
+@pytest.mark.parametrize("builder", BUILDERS)
+@pytest.mark.parametrize("options", [{}, MODERN], ids=["paper", "modern"])
+def test_inputs_and_output(builder, options):
+    build, names, output_shape, arrays = BUILDERS[builder]
+    model = build(**options)
+    assert isinstance(model, keras.Model)
+    assert model.name == builder
+    assert [x.name for x in model.inputs] == names
+    assert {keras.backend.standardize_dtype(x.dtype) for x in model.inputs} == {"int32"}
+    assert model.output_shape == output_shape
+    output = model(input_of(arrays))
+    assert output.shape == tuple(got or want for got, want in zip(output_shape, (2, 4, 29), strict=False))
+
+
+def by_hand_transformer():
+    source, target = (keras.Input((None,), dtype="int32") for _ in range(2))
+    x = kt.PositionalEncoding()(kt.TokenEmbedding(23, 20, scale=True)(source))
+    for _ in range(2):
+        x = kt.EncoderLayer(2, 13)(x)
+    embedding = kt.TokenEmbedding(29, 20, scale=True)
+    y = kt.PositionalEncoding()(embedding(target))
+    for _ in range(2):
+        y = kt.DecoderLayer(2, 13)(y, x)
+    return keras.Model([source, target], embedding(y, reverse=True))
+
+
+def by_hand_language_model():
+    tokens = keras.Input((None,), dtype="int32")
+    embedding = kt.TokenEmbedding(29, 20, scale=True)
+    x = kt.PositionalEncoding()(embedding(tokens))
+    for _ in range(2):
+        x = kt.DecoderLayer(2, 13, normalize_first=True)(x)
+    x = keras.layers.LayerNormalization(epsilon=1e-5)(x)
+    return keras.Model(tokens, embedding(x, reverse=True))
+
+
+def by_hand_encoder_classifier():
+    tokens = keras.Input((None,), dtype="int32")
+    x = kt.PositionalEncoding()(kt.TokenEmbedding(29, 20, scale=True)(tokens))
+    for _ in range(2):
+        x = kt.EncoderLayer(2, 13)(x)
+    return keras.Model(tokens, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling1D()(x)))
+
+
+@pytest.mark.parametrize(
+    "builder, by_hand",
+    [
+        ("transformer", by_hand_transformer),
+        ("language_model", by_hand_language_model),
+        ("encoder_classifier", by_hand_encoder_classifier),
+    ],
+)
+def test_equals_the_model_composed_by_hand(builder, by_hand, assert_close):
+    build, _, _, arrays = BUILDERS[builder]
+    model, expected = build(), by_hand()
+    model.set_weights([0.3 * np.random.default_rng(0).normal(size=w.shape) for w in model.weights])
+    # Keras lists the weights layer by layer in the order of the graph, which the two models share.
+    expected.set_weights(model.get_weights())
+    assert_close(model(input_of(arrays)), expected(input_of(arrays)))
+
+
+def test_position_made_for_each_layer_or_shared_by_all():
+    shared = kt.RelativePosition(8, 16)
+    own = language_model(position=lambda: kt.RelativePosition(8, 16))
+    together = language_model(position=shared)
+    tables = [w for w in own.weights if w.shape == (8, 2)]
+    assert len(tables) == 2
+    assert [w for w in together.weights if w.shape == (8, 2)] == list(shared.weights)
+
+
+def copy_task(rows=64):
+    random = np.random.default_rng(0)
+    source = random.integers(4, 13, (rows, 4))
+    target = np.concatenate([np.full((rows, 1), 2), source], axis=1)
+    return source, target
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A small transformer that has learned to copy, and its losses."""
+    keras.utils.set_random_seed(1)
+    model = kt.models.transformer(13, 13, num_layers=1, dim=24, num_heads=2, intermediate_dim=48, dropout=0.0)
+    model.compile(keras.optimizers.Adam(5e-3), kt.training.SequenceCrossentropy())
+    source, target = copy_task(256)
+    history = model.fit([source, target[:, :-1]], target[:, 1:], batch_size=32, epochs=12, verbose=0)
+    return model, history.history["loss"]
+
+
+def test_trains_with_fit(trained):
+    _, losses = trained
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_fit_with_dropout_changes_every_weight():
+    model = transformer()
+    model.compile("adam", kt.training.SequenceCrossentropy(label_smoothing=0.1))
+    before = model.get_weights()
+    model.fit([SOURCE, TARGET[:, :-1]], TARGET[:, 1:], epochs=1, verbose=0)
+    trainable = [w.path for w in model.trainable_weights]
+    changed = (
+        {w.path for w, old in zip(model.weights, before, strict=True) if not np.array_equal(old, w.numpy())}
+        if keras.backend.backend() != "jax"
+        else None
+    )
+    assert changed is None or set(trainable) <= changed
+
+
+@pytest.mark.parametrize("builder", BUILDERS)
+@pytest.mark.parametrize("options", [{}, {**MODERN, "position": kt.RelativePosition}], ids=["paper", "modern"])
+def test_saved_and_loaded(builder, options, tmp_path, assert_close):
+    build, _, _, arrays = BUILDERS[builder]
+    model = build(**options)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert_close(loaded(input_of(arrays)), model(input_of(arrays)))
+
+
+def test_relative_position_shared_by_all_layers_is_shared_after_loading(tmp_path):
+    model = language_model(position=kt.RelativePosition(8, 16))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.count_params() == model.count_params()
+
+
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+@pytest.mark.parametrize("normalize_first", [False, True])
+def test_classes_do_not_depend_on_padding(norm, normalize_first, assert_close):
+    model = encoder_classifier(norm=norm, normalize_first=normalize_first)
+    alone = np.array([[5, 9, 4]])
+    padded = np.array([[5, 9, 4, 0, 0, 0, 0], [8, 3, 7, 1, 1, 2, 6]])
+    assert_close(model(padded)[:1], model(alone))
+
+
+@pytest.mark.parametrize("options", [{}, MODERN], ids=["paper", "modern"])
+def test_logits_do_not_depend_on_padding(options, assert_close):
+    model = transformer(**options)
+    source, target = np.pad(SOURCE, ((0, 0), (0, 2))), np.pad(TARGET, ((0, 0), (0, 3)))
+    assert_close(model([source, target])[:, :4], model([SOURCE, TARGET]))
+    assert_close(model([source, target])[1:, :2], model([SOURCE[1:, :3], TARGET[1:, :2]]))
+
+
+@pytest.mark.parametrize("builder", BUILDERS)
+def test_unknown_option_is_refused(builder):
+    with pytest.raises((TypeError, ValueError), match="num_head_s"):
+        BUILDERS[builder][0](num_head_s=3)
