@@ -32,6 +32,8 @@ def attention_weights(model: keras.Model, inputs) -> dict[str, np.ndarray]:
     >>> {path: scores.shape for path, scores in kt.attention_weights(model, np.array([[7, 3, 5]])).items()}
     {'layer/self_attention': (1, 2, 3, 3)}
     """
+    if not model.built:  # Keras would build it by a symbolic call, and that would be recorded, too
+        model(inputs, training=False)
     with active(Recording()) as recording:
         model(inputs, training=False)
     if not recording.scores:

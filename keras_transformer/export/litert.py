@@ -56,6 +56,12 @@ def litert(
             f"A LiteRT file has static shapes: give source_length, the length of the inputs "
             f"{[x.name for x in signature.inputs]}; shorter ones are padded on the right with 0."
         )
+    if isinstance(generator_or_model, Generator) and len(model.inputs) == 1:
+        if source_length > generator_or_model.max_length:
+            raise ValueError(
+                f"source_length is the length of the prompts here, {source_length}; the generator's max_length, "
+                f"{generator_or_model.max_length}, counts them, too."
+            )
     inputs = [
         x._replace(shape=(batch_size, *(source_length if dim is None else dim for dim in x.shape[1:])))
         for x in signature.inputs

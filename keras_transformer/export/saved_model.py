@@ -60,8 +60,11 @@ def saved_model(
     with replacing(path, overwrite=overwrite) as new:
         archive = keras.export.ExportArchive()
         for part in (model, source_tokenizer, target_tokenizer):
-            if part is not None:
-                archive.track(part)
+            if part is None:
+                continue
+            if not getattr(part, "built", True):  # Keras tracks layers that have been called only
+                part(tf.constant(["a"]))
+            archive.track(part)
         endpoints = {name: ids, "serving_default": serving}  # of a plain model, one and the same
         for endpoint, signature in endpoints.items():
             specifications = [tf.TensorSpec(shape, dtype, name=key) for key, shape, dtype in signature.inputs]

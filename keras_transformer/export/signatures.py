@@ -71,6 +71,11 @@ def _prompts(generator: Generator, prompts):
 
 def model_signature(model: keras.Model) -> Signature:
     """The model's inputs by name in, its outputs by name out."""
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+        raise ValueError(
+            f"An export takes a Generator or a functional keras.Model, got {type(model).__name__}. "
+            "Wrap a subclassed model: keras.Model(inputs, model(inputs))."
+        )
     inputs = [Input(x.name, tuple(x.shape), keras.backend.standardize_dtype(x.dtype)) for x in model.inputs]
 
     def predict(*values):

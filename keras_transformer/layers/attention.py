@@ -13,7 +13,14 @@ import keras
 from keras import ops
 
 from keras_transformer.context import decoding, record
-from keras_transformer.layers.checks import check_mask, check_positive, check_rate, check_sequence, describe
+from keras_transformer.layers.checks import (
+    check_mask,
+    check_positive,
+    check_rate,
+    check_sequence,
+    check_tokens,
+    describe,
+)
 from keras_transformer.layers.position import (
     AttentionPosition,
     current_positions,
@@ -254,6 +261,7 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
             query, key = self.position.rotate(query, positions), self.position.rotate(key, positions)
 
         padding = inputs_mask if mask is None else mask
+        check_tokens(self, inputs.shape, mask=padding, segment_ids=segment_ids)
         context = decoding()
         if context is not None:
             self._check_decodable(segment_ids, attention_mask)
@@ -352,6 +360,13 @@ class MultiHeadCrossAttention(_MultiHeadAttention):
         check_sequence(self, "memory", memory.shape, self._memory_width)
         if attention_mask is not None:
             check_mask(self, attention_mask, self.num_heads, inputs.shape, memory.shape)
+        check_tokens(self, inputs.shape, segment_ids=segment_ids)
+        check_tokens(self, memory.shape, memory_mask=memory_mask, memory_segment_ids=memory_segment_ids)
+        if (segment_ids is None) != (memory_segment_ids is None):
+            given = "memory_segment_ids" if segment_ids is None else "segment_ids"
+            raise ValueError(
+                f"{describe(self)} takes both segment_ids and memory_segment_ids or neither, got {given} only."
+            )
         query = self._heads(self.query(inputs), self.num_heads)
         if self.qk_norm:
             query = self.query_norm(query)

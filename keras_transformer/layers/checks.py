@@ -40,6 +40,20 @@ def check_sequence(layer, name: str, shape, width: int | None = None) -> None:
         raise ValueError(f"{describe(layer)} takes {name} of width {width}, got width {shape[-1]} (shape {shape}).")
 
 
+def check_tokens(layer, sequence_shape, **values) -> None:
+    """Raise ValueError unless each value that is given has an entry for each token, (batch, length)."""
+    expected = tuple(sequence_shape)[:2]
+    for name, value in values.items():
+        if value is None:
+            continue
+        shape = tuple(value.shape)
+        if len(shape) != 2 or any(
+            got is not None and want is not None and got != want and got != 1
+            for got, want in zip(shape, expected, strict=True)
+        ):
+            raise ValueError(f"{describe(layer)} takes {name} of shape (batch, length) = {expected}, got {shape}.")
+
+
 def check_mask(layer, mask, heads: int, query_shape, key_shape) -> None:
     """Raise ValueError unless an attention mask fits (B, H, T, S) as far as its static shape tells."""
     expected = (query_shape[0], heads, query_shape[1], key_shape[1])

@@ -59,6 +59,7 @@ class TokenEmbedding(keras.layers.Layer):
         if reverse:
             check_sequence(self, "inputs to reverse", inputs.shape, self.dim)
             return ops.matmul(inputs, ops.transpose(ops.convert_to_tensor(self.embeddings)))
+        self._check_rank(inputs)
         check_ids(self, inputs, self.vocabulary_size)
         embedded = ops.take(self.embeddings, ops.cast(inputs, "int32"), axis=0)
         return embedded * ops.cast(self.dim**0.5, embedded.dtype) if self.scale else embedded
@@ -72,9 +73,12 @@ class TokenEmbedding(keras.layers.Layer):
         if reverse:
             check_sequence(self, "inputs to reverse", inputs.shape, self.dim)
             return keras.KerasTensor((*inputs.shape[:-1], self.vocabulary_size), dtype=self.compute_dtype)
-        if len(inputs.shape) != 2:
-            raise ValueError(f"{describe(self)} takes ids of shape (batch, length), got {tuple(inputs.shape)}.")
+        self._check_rank(inputs)
         return keras.KerasTensor((*inputs.shape, self.dim), dtype=self.compute_dtype)
+
+    def _check_rank(self, ids) -> None:
+        if len(ids.shape) != 2:
+            raise ValueError(f"{describe(self)} takes ids of shape (batch, length), got {tuple(ids.shape)}.")
 
     def get_config(self):
         return {

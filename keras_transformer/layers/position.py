@@ -31,6 +31,7 @@ class _AddedPosition(keras.layers.Layer):
         self.supports_masking = True
 
     def call(self, inputs, positions=None):
+        check_sequence(self, "inputs", inputs.shape)
         return inputs + ops.cast(self.encode(current_positions(self, inputs, positions), inputs), inputs.dtype)
 
     def compute_output_spec(self, inputs, positions=None):
@@ -124,6 +125,7 @@ class LearnedPositionalEncoding(_AddedPosition):
         return ops.take(self.embeddings, positions, axis=0)
 
     def compute_output_spec(self, inputs, positions=None):
+        check_sequence(self, "inputs", inputs.shape)
         length = inputs.shape[1]
         if length is not None and length > self.max_length:
             raise ValueError(f"{describe(self)} holds {self.max_length} positions, got a sequence of {length}.")
@@ -243,7 +245,8 @@ class RelativePosition(AttentionPosition):
     """Add a learned scalar for each head and distance bucket ("T5", https://arxiv.org/abs/1910.10683, section 2.1).
 
     bias[h, t, s] = R[bucket(s - t), h]: see `kt.ops.relative_buckets`. Causal attention uses all buckets for the past.
-    T5 shares one table among all layers of a stack: give them the same object.
+    T5 shares one table among all layers of a stack: give them the same object. `.keras` files keep it shared;
+    `Model.from_config` and `clone_model` give each layer a table of its own (Keras 3.15.1).
 
     Args:
         num_buckets: Rows of the table R.
