@@ -28,12 +28,12 @@ def test_nested_models(roughen, assert_decodes_exactly):
 
     again = [keras.Input((None,), dtype="int32", name=name) for name in ("source", "target")]
     model = roughen(keras.Model(again, inner(again), name="outer"))
-    assert_decodes_exactly(model, SOURCES, inputs=lambda tokens: [SOURCES, tokens], caches=(True, False))
+    assert_decodes_exactly(model, SOURCES, inputs=lambda tokens: [SOURCES, tokens])
 
 
 def test_layer_called_twice(language_model, assert_decodes_exactly):
     shared = kt.DecoderLayer(4, 13, window=3)
-    assert_decodes_exactly(language_model(shared, kt.DecoderLayer(4, 13), shared, encoding=kt.PositionalEncoding()))
+    assert_decodes_exactly(language_model(shared, shared, encoding=kt.PositionalEncoding()))
 
 
 def test_layer_with_memory_called_twice_on_different_memories(roughen, assert_decodes_exactly):
@@ -108,35 +108,25 @@ def test_the_model_is_left_as_it_was(model):
     assert part(tokens).shape == (1, 3, 20)
 
 
-def test_further_training_shows(model, roughen, greedy_oracle):
-    generator = kt.Generator(model, max_length=7, end_token=3)
-    prompts = np.array([[2, 5], [7, 0]])
-    before = generator(prompts)
-    roughen(model, seed=1)
-    after = generator(prompts)
-    expected = greedy_oracle(model, prompts, max_length=7, end_token=3)
-    assert after["tokens"].tolist() == expected["tokens"].tolist() != before["tokens"].tolist()
-    np.testing.assert_allclose(after["scores"], expected["scores"], rtol=1e-4)
-
-
-def test_after_fit(model):
+def test_training_after_the_generator_was_made_shows(model):
     generator = kt.Generator(model, max_length=5, end_token=3)
+    prompt = np.array([[2]])
+    wanted = [[[2, 8, 5, 3, 0]]]
+    assert generator(prompt)["tokens"].tolist() != wanted
     model.compile(keras.optimizers.Adam(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     tokens = np.tile([[2, 8, 5, 3]], (4, 1))
     model.fit(tokens[:, :-1], tokens[:, 1:], epochs=15, verbose=0)
-    assert generator(np.array([[2]]))["tokens"].tolist() == [[[2, 8, 5, 3, 0]]]
+    assert generator(prompt)["tokens"].tolist() == wanted
 
 
-def test_bfloat16(greedy_oracle):
+def test_bfloat16(language_model):
     keras.config.set_dtype_policy("mixed_bfloat16")
-    model = kt.models.transformer(23, 29, num_layers=1, dim=20, num_heads=4, intermediate_dim=13)
-    result = kt.Generator(model, max_length=7, end_token=3, start_token=2)(SOURCES)
-    assert result["tokens"].shape == (3, 1, 7)
+    model = language_model(kt.DecoderLayer(4, 13, position=kt.RotaryPosition(), head_dim=6))
+    result = kt.Generator(model, max_length=7, end_token=3)(np.array([[2, 5], [7, 0], [9, 0]]))
     assert np.isfinite(result["scores"]).all()
     # Of two nearly equal logits either may win; so the tokens are judged by what the full model thinks of them.
-    logits = keras.ops.cast(model([SOURCES, result["tokens"][:, 0]]), "float32")
-    logits = keras.ops.convert_to_numpy(logits)
+    logits = keras.ops.convert_to_numpy(keras.ops.cast(model(result["tokens"][:, 0]), "float32"))
     for row, (tokens, length) in enumerate(zip(result["tokens"][:, 0], result["lengths"][:, 0], strict=True)):
-        for position in range(1, length):
+        for position in range(2, length):
             given = logits[row, position - 1]
-            assert given[tokens[position]] > given[1:].max() - 0.05
+            assert given[tokens[position]] > given[1:].max() - 0.2

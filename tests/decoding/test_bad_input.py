@@ -77,7 +77,7 @@ def decoder_only():
 
 @pytest.fixture(scope="module")
 def encoder_decoder():
-    return kt.Generator(source_model(), max_length=7, end_token=3)
+    return kt.Generator(source_model(), max_length=7, end_token=3, cache=False)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,8 @@ def two_sources():
     y = embedding(inputs[2])
     for source in inputs[:2]:
         y = kt.DecoderLayer(2, 13)(y, embedding(source))
-    return kt.Generator(keras.Model(inputs, embedding(y, reverse=True)), max_length=7, end_token=3, start_token=2)
+    model = keras.Model(inputs, embedding(y, reverse=True))
+    return kt.Generator(model, max_length=7, end_token=3, start_token=2, cache=False)
 
 
 @pytest.mark.parametrize(

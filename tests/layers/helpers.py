@@ -186,7 +186,7 @@ def weight_gradients(layer, call):
             with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
                 return ops.sum(ops.cast(call(), "float32") * cotangent)
 
-        found = jax.grad(loss)([variable.value for variable in variables])
+        found = jax.jit(jax.grad(loss))([variable.value for variable in variables])
     else:
         import tensorflow as tf
 

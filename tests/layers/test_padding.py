@@ -202,32 +202,30 @@ def unmasked(x):
 
 
 @pytest.mark.parametrize("add", DROPPED)
-def test_a_mask_that_a_sum_dropped_is_taken_up_again(add, assert_close):
+def test_a_mask_that_a_sum_dropped_is_taken_up_again_with_one_warning(add, assert_close):
     def body(y, memory):
-        y = DROPPED[add](y, unmasked(y))
         memory = DROPPED[add](memory, unmasked(memory))
+        for name in ("first", "second"):
+            y = kt.MultiHeadCrossAttention(HEADS, HEAD_DIM, name=name)(y, memory)
+        return y
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        check_padding_is_inert(body, assert_close)
+    (message,) = [str(warning.message) for warning in caught if warning.category is UserWarning]
+    assert "MultiHeadCrossAttention 'first'" in message and "padding mask was dropped" in message
+    assert "operation Add 'add" in message
+
+
+def test_dropped_masks_of_inputs_and_memory_are_both_taken_up(assert_close):
+    def body(y, memory):
+        y, memory = y + unmasked(y), memory + unmasked(memory)
         for _ in range(2):
             y = kt.DecoderLayer(HEADS, INNER, head_dim=HEAD_DIM)(y, memory)
         return y
 
     with pytest.warns(UserWarning, match="Add"):
         check_padding_is_inert(body, assert_close)
-
-
-@pytest.mark.parametrize("add", DROPPED)
-def test_a_dropped_mask_is_warned_of_once_with_the_name_of_the_operation(add):
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-
-        def body(y, memory):
-            y = DROPPED[add](y, unmasked(y))
-            for name in ("first", "second"):
-                y = kt.EncoderLayer(HEADS, INNER, head_dim=HEAD_DIM, name=name)(y)
-            return y
-
-        padded_model(body)
-    (message,) = [str(warning.message) for warning in caught]
-    assert "EncoderLayer 'first'" in message and "padding mask was dropped" in message and "Add 'add" in message
 
 
 def test_a_mask_taken_up_again_reaches_the_layers_behind(assert_close):

@@ -6,22 +6,22 @@ import pytest
 
 import keras_transformer as kt
 
-SIZES = {"num_layers": 2, "dim": 20, "num_heads": 2, "intermediate_dim": 13, "dropout": 0.1}
+SIZES = {"num_layers": 1, "dim": 20, "num_heads": 2, "intermediate_dim": 13, "dropout": 0.1}
 MODERN = {"position": kt.RotaryPosition, "normalize_first": True, "norm": "rms", "gated": True, "num_kv_heads": 1}
 SOURCE = np.array([[5, 9, 4, 22, 16], [8, 3, 7, 0, 0]])
 TARGET = np.array([[2, 11, 7, 28], [2, 6, 0, 0]])
 
 
 def transformer(**options):
-    return kt.models.transformer(23, 29, **SIZES, **options)
+    return kt.models.transformer(23, 29, **{**SIZES, **options})
 
 
 def language_model(**options):
-    return kt.models.language_model(29, **SIZES, **options)
+    return kt.models.language_model(29, **{**SIZES, **options})
 
 
 def encoder_classifier(**options):
-    return kt.models.encoder_classifier(29, 3, **SIZES, **options)
+    return kt.models.encoder_classifier(29, 3, **{**SIZES, **options})
 
 
 BUILDERS = {
@@ -52,12 +52,10 @@ def test_inputs_and_output(builder, options):
 def by_hand_transformer():
     source, target = (keras.Input((None,), dtype="int32") for _ in range(2))
     x = kt.PositionalEncoding()(kt.TokenEmbedding(23, 20, scale=True)(source))
-    for _ in range(2):
-        x = kt.EncoderLayer(2, 13)(x)
+    x = kt.EncoderLayer(2, 13)(x)
     embedding = kt.TokenEmbedding(29, 20, scale=True)
     y = kt.PositionalEncoding()(embedding(target))
-    for _ in range(2):
-        y = kt.DecoderLayer(2, 13)(y, x)
+    y = kt.DecoderLayer(2, 13)(y, x)
     return keras.Model([source, target], embedding(y, reverse=True))
 
 
@@ -65,8 +63,7 @@ def by_hand_language_model():
     tokens = keras.Input((None,), dtype="int32")
     embedding = kt.TokenEmbedding(29, 20, scale=True)
     x = kt.PositionalEncoding()(embedding(tokens))
-    for _ in range(2):
-        x = kt.DecoderLayer(2, 13, normalize_first=True)(x)
+    x = kt.DecoderLayer(2, 13, normalize_first=True)(x)
     x = keras.layers.LayerNormalization(epsilon=1e-5)(x)
     return keras.Model(tokens, embedding(x, reverse=True))
 
@@ -74,8 +71,7 @@ def by_hand_language_model():
 def by_hand_encoder_classifier():
     tokens = keras.Input((None,), dtype="int32")
     x = kt.PositionalEncoding()(kt.TokenEmbedding(29, 20, scale=True)(tokens))
-    for _ in range(2):
-        x = kt.EncoderLayer(2, 13)(x)
+    x = kt.EncoderLayer(2, 13)(x)
     return keras.Model(tokens, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling1D()(x)))
 
 
@@ -96,10 +92,16 @@ def test_equals_the_model_composed_by_hand(builder, by_hand, assert_close):
     assert_close(model(input_of(arrays)), expected(input_of(arrays)))
 
 
+def test_number_of_layers():
+    model = transformer(num_layers=3)
+    kinds = [type(layer) for layer in model.layers]
+    assert kinds.count(kt.EncoderLayer) == kinds.count(kt.DecoderLayer) == 3
+
+
 def test_position_made_for_each_layer_or_shared_by_all():
     shared = kt.RelativePosition(8, 16)
-    own = language_model(position=lambda: kt.RelativePosition(8, 16))
-    together = language_model(position=shared)
+    own = language_model(num_layers=2, position=lambda: kt.RelativePosition(8, 16))
+    together = language_model(num_layers=2, position=shared)
     tables = [w for w in own.weights if w.shape == (8, 2)]
     assert len(tables) == 2
     assert [w for w in together.weights if w.shape == (8, 2)] == list(shared.weights)
@@ -116,7 +118,7 @@ def copy_task(rows=64):
 def trained():
     """A small transformer that has learned to copy, and its losses."""
     keras.utils.set_random_seed(1)
-    model = kt.models.transformer(13, 13, num_layers=1, dim=24, num_heads=2, intermediate_dim=48, dropout=0.0)
+    model = kt.models.transformer(13, 13, num_layers=1, dim=24, num_heads=2, intermediate_dim=48, dropout=0.1)
     model.compile(keras.optimizers.Adam(5e-3), kt.training.SequenceCrossentropy())
     source, target = copy_task(256)
     history = model.fit([source, target[:, :-1]], target[:, 1:], batch_size=32, epochs=12, verbose=0)
@@ -126,20 +128,6 @@ def trained():
 def test_trains_with_fit(trained):
     _, losses = trained
     assert losses[-1] < 0.3 * losses[0]
-
-
-def test_fit_with_dropout_changes_every_weight():
-    model = transformer()
-    model.compile("adam", kt.training.SequenceCrossentropy(label_smoothing=0.1))
-    before = model.get_weights()
-    model.fit([SOURCE, TARGET[:, :-1]], TARGET[:, 1:], epochs=1, verbose=0)
-    trainable = [w.path for w in model.trainable_weights]
-    changed = (
-        {w.path for w, old in zip(model.weights, before, strict=True) if not np.array_equal(old, w.numpy())}
-        if keras.backend.backend() != "jax"
-        else None
-    )
-    assert changed is None or set(trainable) <= changed
 
 
 @pytest.mark.parametrize("builder", BUILDERS)
@@ -153,7 +141,7 @@ def test_saved_and_loaded(builder, options, tmp_path, assert_close):
 
 
 def test_relative_position_shared_by_all_layers_is_shared_after_loading(tmp_path):
-    model = language_model(position=kt.RelativePosition(8, 16))
+    model = language_model(num_layers=2, position=kt.RelativePosition(8, 16))
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert loaded.count_params() == model.count_params()
