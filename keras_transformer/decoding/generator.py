@@ -125,34 +125,35 @@ class Generator:
     def _read_inputs(self, inputs, prompts):
         """Sources by slot, and the prompts with their lengths, all checked."""
         graph = self.graph
-        slots = [slot for slot in range(len(graph.input_names)) if slot != graph.target]
-        if not slots and prompts is None:
-            inputs, prompts = (
-                {},
-                inputs.get(graph.input_names[graph.target]) if isinstance(inputs, dict) else inputs,
-            )
-        elif isinstance(inputs, dict):
-            inputs = dict(inputs)
-            prompts = inputs.pop(graph.input_names[graph.target], prompts)
-        else:
-            inputs = list(inputs) if isinstance(inputs, list | tuple) and len(slots) > 1 else [inputs]
-            if len(inputs) != len(slots):
-                raise ValueError(
-                    f"The model takes {len(slots)} sources {[graph.input_names[s] for s in slots]}, got {len(inputs)}."
-                )
-            inputs = {graph.input_names[slot]: x for slot, x in zip(slots, inputs, strict=True)}
-        missing = [graph.input_names[slot] for slot in slots if graph.input_names[slot] not in inputs]
-        if missing or len(inputs) > len(slots):
-            raise ValueError(
-                f"The model takes the sources {[graph.input_names[s] for s in slots]}, got {sorted(inputs)}."
-            )
-        sources = {slot: np.asarray(inputs[graph.input_names[slot]]) for slot in slots}
+        slots = {name: slot for slot, name in enumerate(graph.input_names) if slot != graph.target}
+        named, prompts = self._name_inputs(inputs, prompts, list(slots))
+        if set(named) != set(slots):
+            raise ValueError(f"The model takes the sources {list(slots)}, got {sorted(named)}.")
+        sources = {slots[name]: np.asarray(source) for name, source in named.items()}
         for slot, source in sources.items():
             self._check_source(slot, source)
         batches = {len(source) for source in sources.values()}
         if len(batches) > 1:
             raise ValueError(f"The sources differ in their number of rows: {sorted(batches)}.")
         return sources, self._read_prompts(prompts, batches.pop() if batches else None)
+
+    def _name_inputs(self, inputs, prompts, names: list[str]) -> tuple[dict, object]:
+        """The sources by name, and the prompts, however they were given."""
+        target = self.graph.input_names[self.graph.target]
+        if isinstance(inputs, dict):
+            named = dict(inputs)
+        elif inputs is None:
+            named = {}
+        elif not names:
+            named = {target: inputs}
+        else:
+            sources = list(inputs) if isinstance(inputs, list | tuple) and len(names) > 1 else [inputs]
+            if len(sources) != len(names):
+                raise ValueError(f"The model takes {len(names)} sources {names}, got {len(sources)}.")
+            named = dict(zip(names, sources, strict=True))
+        if target in named and prompts is not None:
+            raise ValueError(f"The prompts were given twice, as '{target}' and as prompts.")
+        return named, named.pop(target, prompts)
 
     def _check_source(self, slot: int, source: np.ndarray) -> None:
         name, expected = self.graph.input_names[slot], self.graph.model.inputs[slot].shape

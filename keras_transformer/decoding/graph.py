@@ -23,46 +23,18 @@ class Instruction(NamedTuple):
     outputs: tuple[int, ...]
 
 
-class Graph:
-    """The calls of a functional model in order, models within the model resolved, in two parts.
+class Program:
+    """The calls of a functional model in order, models within the model resolved.
 
-    `encode` runs, once a sequence, what does not depend on the target input: the encoder. `decode` runs the rest,
-    once a step. What the second part needs of the first is the memory: a flat dict of tensors, padding masks included.
-
-    Args:
-        model: A functional `keras.Model`.
-        target_input: Name of the input that takes the target tokens. Default: the last.
-
-    Raises:
-        ValueError: If the model is not functional, has no such input, does not have exactly one output of shape
-            (batch, length, vocabulary), or its output does not depend on the target input.
+    Tensors are numbered: first the model's inputs, then whatever each instruction puts out.
     """
 
-    def __init__(self, model: keras.Model, target_input: str | None = None):
-        if not is_functional(model):
-            raise ValueError(
-                f"Generator takes a functional model, keras.Model(inputs, outputs), got {type(model).__name__} "
-                f"'{model.name}'. Wrap a subclassed model: keras.Model(inputs, model(inputs))."
-            )
-        names = [x.name for x in model.inputs]
-        if target_input is None:
-            target_input = names[-1]
-        if target_input not in names:
-            raise ValueError(f"The model has no input '{target_input}' for target_input; it has {names}.")
-        shapes = [x.shape for x in model.outputs]
-        if len(shapes) != 1 or len(shapes[0]) != 3 or shapes[0][-1] is None:
-            raise ValueError(
-                f"Generator takes a model with one output of shape (batch, length, vocabulary), got {shapes}."
-            )
+    def __init__(self, model: keras.Model):
         self.model = model
-        self.vocabulary_size = shapes[0][-1]
-        self.input_names = names
-        self.target = names.index(target_input)
+        self.input_names = [x.name for x in model.inputs]
         self.instructions: list[Instruction] = []
-        self._count = len(names)
-        scope = {id(x): i for i, x in enumerate(model.inputs)}
-        (self.output,) = self._trace(model.outputs, scope)
-        self._split()
+        self._count = len(model.inputs)
+        self.outputs = self._trace(model.outputs, {id(x): i for i, x in enumerate(model.inputs)})
 
     def _trace(self, tensors, scope: dict[int, int]) -> list[int]:
         """Append the calls that make `tensors` and are not in `scope` yet, and return the tensors' slots."""
@@ -105,6 +77,56 @@ class Graph:
             )
         scope.update({id(x): slot for x, slot in zip(call.outputs, outputs, strict=True)})
 
+    def vocabulary_limits(self) -> dict[int, tuple[object, int]]:
+        """For each input of token ids, the embedding with the smallest vocabulary that takes it, and its size."""
+        limits = {}
+        for instruction in self.instructions:
+            size = getattr(instruction.operation, "vocabulary_size", getattr(instruction.operation, "input_dim", None))
+            for slot in instruction.inputs:
+                if size is not None and slot < len(self.input_names):
+                    limits[slot] = min(
+                        limits.get(slot, (None, size + 1)), (instruction.operation, size), key=lambda x: x[1]
+                    )
+        return limits
+
+
+class Graph(Program):
+    """A `Program` in two parts: what depends on the target tokens, and what does not.
+
+    `encode` runs, once a sequence, what does not depend on the target input: the encoder. `decode` runs the rest,
+    once a step. What the second part needs of the first is the memory: a flat dict of tensors, padding masks included.
+
+    Args:
+        model: A functional `keras.Model`.
+        target_input: Name of the input that takes the target tokens. Default: the last.
+
+    Raises:
+        ValueError: If the model is not functional, has no such input, does not have exactly one output of shape
+            (batch, length, vocabulary), or its output does not depend on the target input.
+    """
+
+    def __init__(self, model: keras.Model, target_input: str | None = None):
+        if not is_functional(model):
+            raise ValueError(
+                f"Generator takes a functional model, keras.Model(inputs, outputs), got {type(model).__name__} "
+                f"'{getattr(model, 'name', '')}'. Wrap a subclassed model: keras.Model(inputs, model(inputs))."
+            )
+        names = [x.name for x in model.inputs]
+        if target_input is None:
+            target_input = names[-1]
+        if target_input not in names:
+            raise ValueError(f"The model has no input '{target_input}' for target_input; it has {names}.")
+        shapes = [x.shape for x in model.outputs]
+        if len(shapes) != 1 or len(shapes[0]) != 3 or shapes[0][-1] is None:
+            raise ValueError(
+                f"Generator takes a model with one output of shape (batch, length, vocabulary), got {shapes}."
+            )
+        super().__init__(model)
+        self.vocabulary_size = shapes[0][-1]
+        self.target = names.index(target_input)
+        (self.output,) = self.outputs
+        self._split()
+
     def _split(self) -> None:
         dependent = {self.target}
         self.encoder, self.decoder = [], []
@@ -121,18 +143,6 @@ class Graph:
             )
         used = {slot for instruction in self.decoder for slot in instruction.inputs}
         self.boundary = sorted(used - dependent)
-
-    def vocabulary_limits(self) -> dict[int, tuple[object, int]]:
-        """For each input of token ids, the embedding with the smallest vocabulary that takes it, and its size."""
-        limits = {}
-        for instruction in self.instructions:
-            size = getattr(instruction.operation, "vocabulary_size", getattr(instruction.operation, "input_dim", None))
-            for slot in instruction.inputs:
-                if size is not None and slot < len(self.input_names):
-                    limits[slot] = min(
-                        limits.get(slot, (None, size + 1)), (instruction.operation, size), key=lambda x: x[1]
-                    )
-        return limits
 
     def encode(self, sources: dict[int, object]) -> dict[str, object]:
         """Run the part that does not depend on the target.

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_transformer.decoding import Generator
+from keras_transformer.decoding.graph import Program
 from keras_transformer.decoding.verification import sample_sources
 
 
@@ -102,10 +103,12 @@ def sample_inputs(target: Generator | keras.Model, signature: Signature, length:
         prompts = random.integers(1, max(2, limit), (batch, length)).astype("int32")
         prompts[-1, max(1, length - length // 3) :] = 0
         return [prompts]
+    limits = Program(target).vocabulary_limits()
     values = []
-    for _, shape, dtype in signature.inputs:
+    for slot, (_, shape, dtype) in enumerate(signature.inputs):
         shape = (batch, *(length if dim is None else dim for dim in shape[1:]))
-        values.append(
-            random.integers(1, 3, shape).astype(dtype) if "int" in dtype else random.normal(size=shape).astype(dtype)
-        )
+        if "int" in dtype:
+            values.append(random.integers(1, max(2, limits.get(slot, (None, 2))[1]), shape).astype(dtype))
+        else:
+            values.append(random.normal(size=shape).astype(dtype))
     return values

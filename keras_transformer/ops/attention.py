@@ -97,11 +97,10 @@ def attend(query, key, value, *, mask=None, bias=None, scale=None, soft_cap=None
     if bias is not None:
         scores = scores + ops.cast(bias, "float32")
     if mask is not None:
-        allowed = ops.cast(mask, "float32")
-        scores = scores + (1.0 - allowed) * FORBIDDEN
+        scores = scores + (1.0 - ops.cast(mask, "float32")) * FORBIDDEN
     weights = ops.softmax(scores)
     if mask is not None:  # a row without a single allowed key attends to nothing
-        weights = weights * ops.max(allowed, axis=-1, keepdims=True)
+        weights = weights * ops.cast(ops.any(mask, axis=-1, keepdims=True), "float32")
     weights = ops.cast(weights, value.dtype)
 
     dropped = weights

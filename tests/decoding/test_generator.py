@@ -90,11 +90,12 @@ def ended(model, result):
     return generator, generator(PROMPTS)
 
 
-def test_the_end_token_ends_a_row(ended, result):
-    _, stopped = ended
+def test_the_end_token_ends_a_row(ended, result, greedy_oracle):
+    generator, stopped = ended
+    expected = greedy_oracle(generator.model, PROMPTS, max_length=MAX_LENGTH, end_token=generator.end_token)
     assert stopped["lengths"][0, 0] == 6
     assert stopped["tokens"][0, 0].tolist() == [*result["tokens"][0, 0, :6].tolist(), 0, 0, 0]
-    assert stopped["scores"][0, 0] > result["scores"][0, 0]
+    np.testing.assert_allclose(stopped["scores"], expected["scores"], rtol=1e-4)
 
 
 def test_lengths_count_tokens_and_the_rest_is_padding(ended):
