@@ -79,7 +79,10 @@ def make_batches(examples: list[Example], source_tokenizer, target_tokenizer, ba
 
 def train(model: keras.Model, batches, validation, steps: int) -> None:
     """Train with `fit`, four epochs of a quarter of the steps each."""
-    schedule = kt.training.InverseSquareRootSchedule(peak_learning_rate=2e-3, warmup_steps=max(1, steps // 8))
+    warm_up = max(1, steps // 10)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, decay_steps=max(1, steps - warm_up), warmup_target=2e-3, warmup_steps=warm_up
+    )
     model.compile(
         keras.optimizers.Adam(schedule, beta_2=0.98),
         kt.training.SequenceCrossentropy(),
@@ -171,7 +174,7 @@ def run_fresh(program: str, path: Path, inputs) -> dict:
 def main() -> None:
     """Train, evaluate, draw, export, compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=2400, help="training steps")
+    parser.add_argument("--steps", type=int, default=1400, help="training steps")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("."), help="folder for what is written")

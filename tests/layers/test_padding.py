@@ -283,8 +283,14 @@ def packed():
     return segments, memory_segments, [(slice(0, 3), slice(0, 4)), (slice(3, LENGTH), slice(4, KEYS))]
 
 
-@pytest.mark.parametrize("position", POSITIONS)
-@pytest.mark.parametrize("block", [kt.EncoderLayer, kt.DecoderLayer])
+@pytest.mark.parametrize(
+    ("block", "position"),
+    [
+        *((kt.EncoderLayer, position) for position in POSITIONS),
+        (kt.DecoderLayer, "no position"),
+        (kt.DecoderLayer, "rotary"),
+    ],
+)
 def test_packed_segments_equal_rows_of_their_own(block, position, assert_close):
     layer = block(HEADS, INNER, head_dim=HEAD_DIM, window=2, position=POSITIONS[position]())
     segments, memory_segments, parts = packed()
