@@ -174,7 +174,7 @@ def run_fresh(program: str, path: Path, inputs) -> dict:
 def main() -> None:
     """Train, evaluate, draw, export, compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=1400, help="training steps")
+    parser.add_argument("--steps", type=int, default=1600, help="training steps")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("."), help="folder for what is written")
