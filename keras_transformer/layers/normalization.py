@@ -31,8 +31,8 @@ class RMSNormalization(keras.layers.RMSNormalization):
     Example:
 
     >>> import numpy as np, keras_transformer as kt
-    >>> np.array(kt.RMSNormalization(epsilon=0.0)(np.array([[3.0, 4.0]]))).round(3).tolist()  # rms 3.536
-    [[0.8489999771118164, 1.1310000419616699]]
+    >>> np.asarray(kt.RMSNormalization(epsilon=0.0)(np.array([[3.0, 4.0]])), "float64").round(3).tolist()  # rms 3.536
+    [[0.849, 1.131]]
     """
 
     def __init__(self, **kwargs):

@@ -58,8 +58,8 @@ class PositionalEncoding(_AddedPosition):
     Example:
 
     >>> import numpy as np, keras_transformer as kt
-    >>> np.array(kt.PositionalEncoding()(np.zeros((1, 2, 3)))).round(3).tolist()
-    [[[0.0, 1.0, 0.0], [0.8410000205039978, 0.5400000214576721, 0.0020000000949949026]]]
+    >>> np.asarray(kt.PositionalEncoding()(np.zeros((1, 2, 3))), "float64").round(3).tolist()
+    [[[0.0, 1.0, 0.0], [0.841, 0.54, 0.002]]]
     """
 
     def __init__(self, max_wavelength: float = 10000.0, **kwargs):

@@ -29,7 +29,7 @@ def sinusoids(positions, dim: int, max_wavelength: float = 10000.0):
     Example:
 
     >>> import numpy as np
-    >>> np.array(sinusoids([0, 1], 3)).round(3).tolist()
+    >>> np.asarray(sinusoids([0, 1], 3), "float64").round(3).tolist()
     [[0.0, 1.0, 0.0], [0.841, 0.54, 0.002]]
     """
     positions = ops.convert_to_tensor(positions)
@@ -63,7 +63,7 @@ def rotate(x, positions, max_wavelength: float = 10000.0, interleaved: bool = Fa
 
     >>> import numpy as np
     >>> x = np.array([1.0, 0.0]).reshape(1, 1, 1, 2)
-    >>> np.array(rotate(x, np.array([[2]]))).round(3).ravel().tolist()  # cos 2, sin 2
+    >>> np.asarray(rotate(x, np.array([[2]])), "float64").round(3).ravel().tolist()  # cos 2, sin 2
     [-0.416, 0.909]
     """
     x = ops.convert_to_tensor(x)
