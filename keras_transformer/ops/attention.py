@@ -51,7 +51,8 @@ def dot_product_attention(
 
     >>> import numpy as np
     >>> query, key, value = np.zeros((1, 1, 1, 2)), np.ones((1, 3, 1, 2)), np.eye(3, 2)[None, :, None]
-    >>> np.asarray(dot_product_attention(query, key, value), "float64").round(3).tolist()  # equal scores: the mean of the values
+    >>> output = dot_product_attention(query, key, value)  # equal scores: the mean of the values
+    >>> np.asarray(output, "float64").round(3).tolist()
     [[[[0.333, 0.333]]]]
     """
     for name, x in (("query", query), ("key", key), ("value", value)):
