@@ -7,7 +7,7 @@ from keras_transformer.ops.random import dropout
 
 @keras.saving.register_keras_serializable("keras_transformer")
 class Dropout(keras.layers.Dropout):
-    """`keras.layers.Dropout` with the generator of `ops.random`: half the cost on the CPU, the same bits everywhere.
+    """`keras.layers.Dropout` with the generator of `ops.random`: cheaper on the CPU, the same bits everywhere.
 
     Example:
 

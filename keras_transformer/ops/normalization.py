@@ -8,9 +8,8 @@ def layer_normalization(x, scale, offset, epsilon: float):
     """y = (x - mean(x)) / sqrt(var(x) + epsilon) * scale + offset, over the last axis.
 
     ("Layer Normalization", https://arxiv.org/abs/1607.06450.) Computed in float32 at least. The gradient is written
-    out because that of `keras.layers.LayerNormalization`, derived automatically, makes up to three times the passes
-    over memory: on TensorFlow, for (64, 24, 256) on 2 cores, forward and backward take 1.7 ms this way against 2.4.
-    First derivatives only.
+    out because that of `keras.layers.LayerNormalization`, derived automatically, makes more passes over
+    memory (benchmarks/training_choices.py). First derivatives only.
 
     Args:
         x: (..., D), float.

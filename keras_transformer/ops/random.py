@@ -1,7 +1,7 @@
 """Random numbers from a hash of (seed, row, column): cheap, and bit-equal on every backend and runtime.
 
 Integer multiplication that wraps, shifts and exclusive-or are all it takes, so it runs where there are no random
-operations (LiteRT), and on the CPU it costs half of TensorFlow's generator.
+operations (LiteRT), and on the CPU it costs less than TensorFlow's generator (benchmarks/training_choices.py).
 """
 
 import keras

@@ -113,9 +113,9 @@ def _crossentropy(labels, logits, label_smoothing):
     """The formula of `SequenceCrossentropy`, for `labels` (N,) and `logits` (N, V), with its gradient.
 
     The gradient, softmax(z) - (1 - e) onehot(y) - e / V, is written out because automatic
-    differentiation is slow: on TensorFlow, for 64 x 24 tokens and V = 8000 on 2 cores, loss and gradient
-    take 25 ms this way, 49 with the fused sparse_categorical_crossentropy, which has no smoothing, and 85
-    with the formula differentiated automatically, which also needs 340 MB more. First derivatives only.
+    differentiation keeps and passes over several (N, V) tensors, and even the fused
+    sparse_categorical_crossentropy, which has no smoothing, is slower (benchmarks/training_choices.py). First
+    derivatives only.
     """
     vocabulary_size = logits.shape[-1]
 
