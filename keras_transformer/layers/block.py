@@ -4,7 +4,7 @@ from typing import Unpack
 
 import keras
 
-from keras_transformer.layers.attention import AttentionOptions
+from keras_transformer.layers.attention import AttentionOptions, MultiHeadSelfAttention
 from keras_transformer.layers.checks import check_choice, check_positive, check_rate, check_sequence
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.feed_forward import FeedForward
@@ -17,6 +17,8 @@ ATTENTION_OPTIONS = tuple(AttentionOptions.__annotations__)
 
 class TransformerBlock(SequenceLayer):
     """The arguments of `EncoderLayer` and `DecoderLayer`, and the parts they are made of."""
+
+    causal = False
 
     def __init__(
         self,
@@ -61,6 +63,9 @@ class TransformerBlock(SequenceLayer):
             dtype=self.dtype_policy,
             name="feed_forward",
         )
+        self.self_attention = self._attention(
+            MultiHeadSelfAttention, "self_attention", causal=self.causal, **self.attention_options
+        )
 
     def _attention(self, attention_class, name: str, **options):
         """An attention sub-layer with the options that all attention of this block shares."""
@@ -96,10 +101,12 @@ class TransformerBlock(SequenceLayer):
         x = x + dropout(update, training=training)
         return (x if self.normalize_first else norm(x)), extra
 
-    def _build_feed_forward(self, shape) -> None:
-        check_sequence(self, "inputs", shape)
-        self.feed_forward.build(shape)
-        self._build_residual("feed_forward", shape)
+    def build(self, inputs_shape):
+        check_sequence(self, "inputs", inputs_shape)
+        self.self_attention.build(inputs_shape)
+        self._build_residual("self_attention", inputs_shape)
+        self.feed_forward.build(inputs_shape)
+        self._build_residual("feed_forward", inputs_shape)
 
     def get_config(self):
         feed_forward = self.feed_forward.get_config()

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_transformer.layers.attention import MultiHeadCrossAttention, MultiHeadSelfAttention
+from keras_transformer.layers.attention import MultiHeadCrossAttention
 from keras_transformer.layers.block import TransformerBlock
 from keras_transformer.layers.checks import describe
 
@@ -44,17 +44,11 @@ class DecoderLayer(TransformerBlock):
     (2, 3, 8)
     """
 
-    def __init__(self, num_heads: int, intermediate_dim: int, **kwargs):
-        super().__init__(num_heads, intermediate_dim, **kwargs)
-        self.self_attention = self._attention(
-            MultiHeadSelfAttention, "self_attention", causal=True, **self.attention_options
-        )
-        self.cross_attention = None
+    causal = True
+    cross_attention = None  # until the layer is built with a memory
 
     def build(self, inputs_shape, memory_shape=None):
-        self._build_feed_forward(inputs_shape)
-        self.self_attention.build(inputs_shape)
-        self._build_residual("self_attention", inputs_shape)
+        super().build(inputs_shape)
         if memory_shape is not None:
             options = {name: value for name, value in self.attention_options.items() if name not in NOT_FOR_MEMORY}
             self.cross_attention = self._attention(MultiHeadCrossAttention, "cross_attention", **options)

@@ -2,7 +2,6 @@
 
 import keras
 
-from keras_transformer.layers.attention import MultiHeadSelfAttention
 from keras_transformer.layers.block import TransformerBlock
 
 
@@ -43,15 +42,6 @@ class EncoderLayer(TransformerBlock):
     >>> tuple(layer(np.ones((2, 3, 8))).shape)
     (2, 3, 8)
     """
-
-    def __init__(self, num_heads: int, intermediate_dim: int, **kwargs):
-        super().__init__(num_heads, intermediate_dim, **kwargs)
-        self.self_attention = self._attention(MultiHeadSelfAttention, "self_attention", **self.attention_options)
-
-    def build(self, inputs_shape):
-        self._build_feed_forward(inputs_shape)
-        self.self_attention.build(inputs_shape)
-        self._build_residual("self_attention", inputs_shape)
 
     def call(
         self,
