@@ -49,7 +49,7 @@ def keras_feed_forward():
 def with_gradient(function, x):
     """A compiled function that returns the gradient of sum(function(x)^2) with respect to x and the weights."""
 
-    @tf.function
+    @tf.function(autograph=False)
     def step():
         with tf.GradientTape() as tape:
             tape.watch(x)
