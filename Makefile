@@ -29,7 +29,7 @@ $(INSTALLED): setup.cfg pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	@touch $@
 
-quickstart: $(INSTALLED) ## Train, evaluate and export a date translator, on real data (about 8 minutes)
+quickstart: $(INSTALLED) ## Train, evaluate and export a date translator, on real data (minutes)
 	@$(BIN)/python examples/translate_dates.py
 
 test: $(INSTALLED) lint ## Run every check: lint, tests and docstring examples on TensorFlow, then test-jax
@@ -50,8 +50,10 @@ format: $(INSTALLED) ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff check --quiet --fix $(SOURCES)
 	@$(BIN)/ruff format --quiet $(SOURCES)
 
-bench: $(INSTALLED) ## Compare the time and memory of a training step with other libraries, side by side
+bench: $(INSTALLED) ## Run the benchmarks: a training step against other libraries, and what ours is made of
 	@$(BIN)/python benchmarks/train_step.py
+	@$(BIN)/python benchmarks/training_choices.py
+	@$(BIN)/python benchmarks/decoding_choices.py
 
 clean: ## Remove build outputs and caches; .venv stays
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache

@@ -9,7 +9,7 @@
 5. exports it to translator/ (SavedModel: strings in, strings out) and translator.tflite (LiteRT: ids),
 6. runs both exports in fresh processes without this package, and compares with Python.
 
-    python examples/translate_dates.py                about 8 minutes on 2 cores
+    python examples/translate_dates.py                a few minutes on 2 cores
     python examples/translate_dates.py --steps 300    a quick look
 """
 
