@@ -6,12 +6,7 @@ from keras import ops
 
 
 class Strategy:
-    """Chooses each next token.
-
-    `num_beams` is the number N of sequences that are followed for each row.
-    """
-
-    num_beams = 1
+    """Chooses each next token."""
 
     def select(self, log_probabilities):
         """The next token of each row.

@@ -26,7 +26,8 @@ class FeedForward(keras.layers.Layer):
     Input and output shape: (B, T, D), float. The padding mask passes through.
 
     Raises:
-        ValueError: If `intermediate_dim` is not positive, the rate is not in [0, 1), or the activation is unknown.
+        ValueError: If `intermediate_dim` is not positive, the rate is not in [0, 1), the activation is unknown, or the
+            input is not of rank 3.
 
     Example:
 
@@ -79,6 +80,7 @@ class FeedForward(keras.layers.Layer):
         self.outer.build((*inputs_shape[:-1], self.intermediate_dim))
 
     def call(self, inputs, training=None):
+        check_sequence(self, "inputs", inputs.shape)
         hidden = self.inner(inputs)
         if self.gated:
             hidden, gate = keras.ops.split(hidden, 2, axis=-1)
@@ -88,6 +90,7 @@ class FeedForward(keras.layers.Layer):
         return self.outer(self.dropout_layer(hidden, training=training))
 
     def compute_output_shape(self, inputs_shape):
+        check_sequence(self, "inputs", inputs_shape)
         return inputs_shape
 
     def get_config(self):

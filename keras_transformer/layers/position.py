@@ -95,8 +95,8 @@ class LearnedPositionalEncoding(_AddedPosition):
     Example:
 
     >>> import numpy as np, keras_transformer as kt
-    >>> kt.LearnedPositionalEncoding(5)(np.zeros((2, 3, 7))).shape[1:]
-    TensorShape([3, 7])
+    >>> tuple(kt.LearnedPositionalEncoding(5)(np.zeros((2, 3, 7))).shape)
+    (2, 3, 7)
     """
 
     def __init__(self, max_length: int, *, embeddings_initializer="uniform", **kwargs):

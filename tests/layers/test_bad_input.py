@@ -90,8 +90,6 @@ def test_constructors(name, arguments, got, takes):
 @pytest.mark.parametrize("built", [False, True], ids=["", "built"])
 def test_wrong_rank(name, symbolic, built):
     layer, _ = build(name) if built else CATALOGUE[name]()
-    if name == "FeedForward" and built:
-        pytest.skip("position-wise: once built, it takes any rank")
     inputs = keras.Input((DIM,)) if symbolic else FLAT
     refused(lambda: layer(inputs), named(type(layer).__name__), f"{DIM})", "inputs of shape (batch, length, width)")
 
