@@ -8,9 +8,9 @@ tokens; Adam; on the CPU.
 How it is measured. Each engine lives in a fresh process of its own. The processes take turns, one round each,
 and only one works at a time, so a machine that slows down slows all of them. The Keras engines step through
 `model.fit` itself (a tf.data dataset of ready batches in memory; a callback stamps the end of each batch;
-`jit_compile` as Keras leaves it), torch through the loop its users write. The first steps of each round are
-not counted. Peak memory is `ru_maxrss` after the last step less the resident memory of the idle process:
-library imported, model and data built, no step made. The rate of the machine is that of a 2048 x 2048 x 2048
+`jit_compile` as Keras leaves it, or XLA for all with `--jit-compile always`), torch through the loop its users
+write. The first steps of each round are not counted. Peak memory is `ru_maxrss` after the last step less the
+resident memory of the idle process: library imported, model and data built, no step made. The rate of the machine is that of a 2048 x 2048 x 2048
 float32 product in TensorFlow, taken in each round, too; the operations of a step are counted by formula
 (matrix products: forward, and twice that backward). Measure on an idle machine: other work slows engines
 unequally, torch most of all, whose threads wait for one another.
@@ -30,6 +30,7 @@ engines ours, to compare the layers alone. Adam is each library's own with the s
 
     python benchmarks/train_step.py
     python benchmarks/train_step.py --engines keras_transformer keras_hub --peer-loss ours --rounds 2
+    python benchmarks/train_step.py --jit-compile always --output benchmarks/results/train_step_xla.json
 """
 
 import argparse
@@ -182,7 +183,7 @@ def keras_engine(build_model, loss, options):
     tf.config.threading.set_inter_op_parallelism_threads(options.threads)
     keras.utils.set_random_seed(options.seed)
     model = build_model()
-    model.compile(keras.optimizers.Adam(**ADAM), loss())
+    model.compile(keras.optimizers.Adam(**ADAM), loss(), jit_compile=options.jit_compile)
     source, target, labels = make_batches(options.seed)
     batches = tf.data.Dataset.from_tensor_slices(((source, target), labels)).cache().repeat().prefetch(2)
 
@@ -428,6 +429,7 @@ def measure(options) -> dict:
         "seed": options.seed,
         "threads": options.threads,
         "peer_loss": options.peer_loss,
+        "jit_compile": options.jit_compile,
         "rounds": options.rounds,
         "steps_per_round": options.steps,
         "operations_per_step": step_operations(),
@@ -465,6 +467,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=15, help="timed steps in a turn (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all cores")
     parser.add_argument("--peer-loss", choices=["own", "ours"], default="own", help="loss of the other Keras engines")
+    parser.add_argument(
+        "--jit-compile", choices=["auto", "always"], default="auto", help="XLA for the Keras engines; auto is fit's own"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--output", type=Path, default=Path(__file__).parent / "results" / "train_step.json", help="JSON file"
@@ -473,6 +478,7 @@ def main() -> None:
     if min(options.rounds, options.steps, options.threads) < 1 or options.rounds * options.steps < 2:
         parser.error("takes positive --rounds, --steps and --threads, and at least two steps in all.")
 
+    options.jit_compile = True if options.jit_compile == "always" else "auto"
     report = measure(options)
     print(table(report))
     save_results(options.output, "benchmarks/train_step.py", report)
