@@ -10,10 +10,10 @@ and only one works at a time, so a machine that slows down slows all of them. Th
 `model.fit` itself (a tf.data dataset of ready batches in memory; a callback stamps the end of each batch;
 `jit_compile` as Keras leaves it, or XLA for all with `--jit-compile always`), torch through the loop its users
 write. The first steps of each round are not counted. Peak memory is `ru_maxrss` after the last step less the
-resident memory of the idle process: library imported, model and data built, no step made. The rate of the machine is that of a 2048 x 2048 x 2048
-float32 product in TensorFlow, taken in each round, too; the operations of a step are counted by formula
-(matrix products: forward, and twice that backward). Measure on an idle machine: other work slows engines
-unequally, torch most of all, whose threads wait for one another.
+resident memory of the idle process: library imported, model and data built, no step made. The rate of the machine
+is that of a 2048 x 2048 x 2048 float32 product in TensorFlow, taken in each round, too; the operations of a step are
+counted by formula (matrix products: forward, and twice that backward). Measure on an idle machine: other work slows
+engines unequally, torch most of all, whose threads wait for one another.
 
 What is the same, and what is not. All engines have the same parameters, and drop the same things: attention
 weights and the output of each sub-layer, before the residual. Nothing else is dropped, neither embeddings nor
