@@ -1,7 +1,19 @@
 """Transformer layers for Keras 3 that compose, train, generate with a cache, and export."""
 
 from keras_transformer import export, models, ops, text, training
-from keras_transformer.decoding import Generator, Greedy
+from keras_transformer.decoding import (
+    BeamSearch,
+    ContrastiveSearch,
+    ForbiddenTokens,
+    ForcedTokens,
+    Generator,
+    Greedy,
+    MinimumLength,
+    NoRepeatNGram,
+    RepetitionPenalty,
+    Sampling,
+    Speculative,
+)
 from keras_transformer.insight import attention_weights
 from keras_transformer.layers import (
     AlibiPosition,
@@ -20,18 +32,27 @@ from keras_transformer.layers import (
 
 __all__ = [
     "AlibiPosition",
+    "BeamSearch",
+    "ContrastiveSearch",
     "DecoderLayer",
     "EncoderLayer",
     "FeedForward",
+    "ForbiddenTokens",
+    "ForcedTokens",
     "Generator",
     "Greedy",
     "LearnedPositionalEncoding",
+    "MinimumLength",
     "MultiHeadCrossAttention",
     "MultiHeadSelfAttention",
+    "NoRepeatNGram",
     "PositionalEncoding",
     "RMSNormalization",
     "RelativePosition",
+    "RepetitionPenalty",
     "RotaryPosition",
+    "Sampling",
+    "Speculative",
     "TokenEmbedding",
     "attention_weights",
     "export",

@@ -49,7 +49,13 @@ class Decoding:
 
     The token at position p of a row lives in slot p of that row's cache, whatever the row was batched with. A
     prompt that is padded on the right leaves garbage in the slots behind its end; causality hides them, and the
-    row's own later tokens overwrite them. So a position is all that a row needs to know.
+    row's own later tokens overwrite them. So a position is all that a row needs to know. A layer that sees a window
+    only keeps a ring: position p lives in slot p modulo the ring's size.
+
+    Beams are further queries of the same row. The N tokens of a step stand at one position, each in a part of the
+    cache of its own, and `ancestry` tells which beam wrote the token that a beam has at each position. So nothing
+    is reordered when beams branch off, a prompt is kept once, and whatever belongs to the row (a memory, its
+    mask) is shared by its beams without a copy.
 
     `state` (what changes from step to step) and `memory` (what does not) are flat dicts of tensors of rank 4 or
     less: pure inputs and, after the step, outputs. What is not in them yet is created, so the first step of a
@@ -58,34 +64,109 @@ class Decoding:
     Args:
         state: What the previous step left. The dict itself is not changed.
         memory: What the first step of the sequence left. The dict itself is not changed.
-        positions: (B, T), int32. Position of each new token in its row.
-        length: Number of slots L in a cache: the longest sequence that can be decoded.
+        positions: (B, T), int32. Position of each new token in its row; with beams, the same one N times.
+        length: The longest sequence L that can be decoded.
+        lengths: (B,), int32. Where each row ends, if some of the new tokens are padding.
+        beams: Number of beams N.
+        ancestry: (B, N, L), int32. The beam that wrote each position of each beam; None while there is one beam, or
+            while the prompt is read, which belongs to beam 0.
+        lookahead: How many tokens a step may write that are taken back later (speculative decoding).
     """
 
-    def __init__(self, state: dict, memory: dict, positions, length: int):
+    def __init__(
+        self,
+        state: dict,
+        memory: dict,
+        positions,
+        length: int,
+        *,
+        lengths=None,
+        beams: int = 1,
+        ancestry=None,
+        lookahead: int = 0,
+    ):
         self.state = dict(state)
         self.memory = dict(memory)
         self.positions = positions
         self.length = length
+        self.lengths = lengths
+        self.beams = beams
+        self.ancestry = ancestry
+        self.lookahead = lookahead
         self._names = _CallNames()
 
-    def extend(self, layer, key, value):
-        """Add the new tokens' keys and values, (B, G, T, K), to the cache, and return those of all tokens so far.
+    def extend(self, layer, key, value, window: int | None = None):
+        """Add the new tokens' keys and values, (B, G, T, K), to the cache, and return those that they may look at.
+
+        Args:
+            layer: The layer that asks.
+            key, value: Of the new tokens.
+            window: How many positions back a token sees, itself included; None for all.
 
         Returns:
-            Keys and values, (B, G, L, K), and the position of each slot, (1, L).
+            Keys and values (B, G, S, K), the position of each, (1 or B, S), or one after all others for a slot that
+            is empty, and which of them each new token may see, (B, T, S), or None if its position alone decides.
         """
         name = self._names.next(layer)
-        extended = []
-        for part, new in (("key", key), ("value", value)):
-            slot = f"{name}/{part}"
-            cache = self.state.get(slot)
-            if cache is None:
-                batch, heads, _, width = ops.shape(new)
-                cache = ops.zeros((batch, heads, self.length, width), new.dtype)
-            self.state[slot] = write(cache, new, self.positions)
-            extended.append(self.state[slot])
-        return *extended, ops.expand_dims(ops.arange(self.length, dtype="int32"), 0)
+        is_ring = window is not None and window + self.lookahead < self.length
+        size = window + self.lookahead if is_ring else self.length  # C
+        empty = f"{name}/key" not in self.state
+        caches = [self._cache(f"{name}/{part}", new, size, is_ring) for part, new in (("key", key), ("value", value))]
+        slots = self._slots(size, is_ring)
+        written = [write(cache, new, slots) for cache, new in zip(caches, (key, value), strict=True)]
+        self.state.update(zip((f"{name}/key", f"{name}/value"), written, strict=True))
+
+        if empty and key.shape[2] != 1:
+            return key, value, self.positions, None
+        if is_ring and self.ancestry is None and key.shape[2] != 1:
+            # Some of what these tokens see, they overwrite: they look at what was there before, and at themselves.
+            before = self._slot_positions(self.positions[:, :1] - 1, size, is_ring)
+            both = [ops.concatenate([x[:, :, :size], new], axis=2) for x, new in zip(caches, (key, value), strict=True)]
+            return *both, ops.concatenate([before, self.positions], axis=1), None
+        positions = self._slot_positions(self.positions[:, :1], size, is_ring)
+        if self.ancestry is None:
+            if is_ring or self.beams > 1:
+                written = [x[:, :, :size] for x in written]
+            return *written, positions, None
+        if is_ring:
+            written = [x[:, :, : self.beams * size] for x in written]
+        visible = self._visible(positions if is_ring else None)
+        return *written, ops.tile(positions, [1, self.beams]), visible
+
+    def _cache(self, name: str, new, size: int, is_ring: bool):
+        """The cache (B, G, N C, K) as it is, or an empty one. A ring has one more slot, for what is thrown away."""
+        if name in self.state:
+            return self.state[name]
+        batch, heads, _, width = ops.shape(new)
+        return ops.zeros((batch, heads, self.beams * size + is_ring, width), new.dtype)
+
+    def _slots(self, size: int, is_ring: bool):
+        """Where each new token is written, (B, T)."""
+        slots = ops.mod(self.positions, size) if is_ring else self.positions
+        if self.ancestry is not None:
+            return slots + size * ops.arange(self.beams, dtype="int32")
+        if is_ring and self.lengths is not None:
+            ends = ops.expand_dims(self.lengths, 1)
+            kept = ops.logical_and(self.positions < ends, self.positions >= ends - size)
+            return ops.where(kept, slots, self.beams * size)
+        return slots
+
+    def _slot_positions(self, latest, size: int, is_ring: bool):
+        """The position of the token in each slot, (1 or B, C), when `latest` (B, 1) was the last one written. Where
+        there is none, it is one after all others."""
+        slots = ops.expand_dims(ops.arange(size, dtype="int32"), 0)
+        if not is_ring:
+            return slots
+        positions = latest - ops.mod(latest - slots, size)
+        return ops.where(positions < 0, self.length, positions)
+
+    def _visible(self, positions):
+        """Which slots each beam sees, (B, N, N C): at each position, the one of the beam that it descends from."""
+        ancestry = self.ancestry
+        if positions is not None:  # of the slots of a ring, (B, C)
+            index = ops.expand_dims(ops.minimum(positions, self.length - 1), 1) + ops.zeros_like(ancestry[:, :, :1])
+            ancestry = ops.take_along_axis(ancestry, index, axis=2)  # (B, N, C)
+        return ops.concatenate([ancestry == beam for beam in range(self.beams)], axis=2)
 
     def keep(self, layer, project: Callable):
         """What `project()` returns, computed at the first step of a sequence only (keys and values of a memory)."""
@@ -96,35 +177,43 @@ class Decoding:
         return tuple(self.memory[slot] for slot in slots)
 
 
-def write(cache, new, positions):
-    """Write `new` (B, G, T, K) into `cache` (B, G, L, K) at `positions` (B, T) of each row.
+def write(cache, new, slots):
+    """Write `new` (B, G, T, K) into `cache` (B, G, C, K) at `slots` (B, T) of each row.
 
     A scatter: of the ways to write that need no XLA op, it alone costs the same however long the cache is
     (benchmarks/decoding_choices.py), and XLA performs it in place.
     """
-    batch, heads, length, width = ops.shape(new)
+    batch, heads, _, width = ops.shape(new)
     rows = ops.reshape(ops.arange(batch, dtype="int32"), (-1, 1, 1))
     columns = ops.reshape(ops.arange(heads, dtype="int32"), (1, -1, 1))
-    slots = ops.expand_dims(positions, 1)  # (B, 1, T)
+    slots = ops.expand_dims(slots, 1)  # (B, 1, T)
     zero = ops.zeros_like(rows + columns + slots)
     indices = ops.stack([rows + zero, columns + zero, slots + zero], axis=-1)  # (B, G, T, 3)
     return ops.scatter_update(cache, ops.reshape(indices, (-1, 3)), ops.reshape(new, (-1, width)))
 
 
 class Recording:
-    """Keeps the attention weights of every attention layer that runs while it is active."""
+    """Keeps the attention weights of every attention layer that runs while it is active.
+
+    Attributes:
+        scores: (B, H, T, S) by call; `to_memory`: the names of those calls that attend to a memory.
+    """
 
     def __init__(self):
         self.scores = {}
+        self.to_memory = []
         self._names = _CallNames()
 
-    def add(self, layer, scores) -> None:
+    def add(self, layer, scores, to_memory: bool) -> None:
         """Keep the weights (B, H, T, S) of one call of `layer`."""
-        self.scores[self._names.next(layer)] = scores
+        name = self._names.next(layer)
+        self.scores[name] = scores
+        if to_memory:
+            self.to_memory.append(name)
 
 
-def record(layer, scores) -> None:
+def record(layer, scores, *, to_memory: bool = False) -> None:
     """Hand attention weights to the active recording, if there is one."""
     recording = _RECORDING.get()
     if recording is not None:
-        recording.add(layer, scores)
+        recording.add(layer, scores, to_memory)

@@ -16,7 +16,9 @@ def compiled(function: Callable, variables: list) -> Callable:
     if backend == "tensorflow":
         import tensorflow as tf
 
-        return tf.function(function, jit_compile=True, autograph=False)
+        traced = tf.function(function, jit_compile=True, autograph=False)
+        # By way of the concrete function: TensorFlow would warn of too many shapes, which are few (buckets.py).
+        return lambda *args: traced.get_concrete_function(*args)(*args)
     if backend == "jax":
         import jax
 

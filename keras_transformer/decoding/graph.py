@@ -143,6 +143,18 @@ class Graph(Program):
             )
         used = {slot for instruction in self.decoder for slot in instruction.inputs}
         self.boundary = sorted(used - dependent)
+        self.features = self._find_features(dependent)
+
+    def _find_features(self, dependent: set[int]) -> int:
+        """The slot of what the logits are made from: the target-side input of the last operation that has weights."""
+        makers = {slot: instruction for instruction in self.decoder for slot in instruction.outputs}
+        slot = self.output
+        while slot in makers:
+            instruction = makers[slot]
+            slot = next(x for x in instruction.inputs if x in dependent)
+            if getattr(instruction.operation, "weights", None):
+                break
+        return slot
 
     def encode(self, sources: dict[int, object]) -> dict[str, object]:
         """Run the part that does not depend on the target.

@@ -1,38 +1,139 @@
-"""How the next token is chosen, as small objects that a Generator is given."""
+"""How sequences are found, as small objects that a Generator is given: the loop, and one token after another."""
 
 from dataclasses import dataclass
 
 from keras import ops
 
+from keras_transformer.decoding.decoder import Decoder
+
 
 class Strategy:
-    """Chooses each next token."""
+    """Three pure functions of tensors that a loop is made of, and what a Generator has to know besides.
 
-    def select(self, log_probabilities):
+    `begin` makes the carry, a dict of (nested) tensors of fixed shapes, with `tokens`, `lengths` and `finished` (B,)
+    among them, and the memory, which does not change; `advance` takes the carry one step further; `finish` turns it
+    into the answer. The loop runs while a row is not finished. A row that is finished must not change any more, so
+    that no row depends on the others.
+    """
+
+    returns_final_tokens = True  # whether a token once chosen stays, so that it can be streamed
+
+    def check(self, decoder: Decoder) -> None:
+        """Raise ValueError if the strategy does not suit the model."""
+
+    @property
+    def variables(self) -> list:
+        """Variables that the strategy reads besides the model's own."""
+        return []
+
+    def begin(self, decoder: Decoder, sources: dict, prompts, lengths) -> tuple[dict, dict]:
+        """The carry and the memory, from sources by slot, prompts (B, P) and their lengths (B,)."""
+        raise NotImplementedError
+
+    def advance(self, decoder: Decoder, carry: dict, memory: dict) -> dict:
+        """The carry one step later."""
+        raise NotImplementedError
+
+    def finish(self, decoder: Decoder, carry: dict) -> dict:
+        """`tokens` (B, N, L), `lengths` (B, N) and `scores` (B, N)."""
+        return {
+            "tokens": ops.expand_dims(carry["tokens"], 1),
+            "lengths": ops.expand_dims(carry["lengths"], 1),
+            "scores": ops.expand_dims(carry["scores"], 1),
+        }
+
+    def penalize(self, scores, new_tokens, coverage=None):
+        """Summed log-probabilities as the strategy reports them, given the number of new tokens."""
+        return scores
+
+
+def generate(strategy: Strategy, decoder: Decoder, sources: dict, prompts, lengths) -> dict:
+    """The whole loop: what a Generator compiles and `kt.export` writes."""
+    carry, memory = strategy.begin(decoder, sources, prompts, lengths)
+    (carry,) = ops.while_loop(
+        lambda carry: ops.logical_not(ops.all(carry["finished"])),
+        lambda carry: (strategy.advance(decoder, carry, memory),),
+        (carry,),
+        maximum_iterations=decoder.max_length,
+    )
+    return strategy.finish(decoder, carry)
+
+
+class TokenByToken(Strategy):
+    """One sequence a row, one token a step, chosen by `select`."""
+
+    def select(self, log_probabilities, positions):
         """The next token of each row.
 
         Args:
             log_probabilities: (B, V), float32; tokens that must not be chosen have a very low one.
+            positions: (B,), int32. Where the tokens will stand.
 
         Returns:
             (B,), int32.
         """
         raise NotImplementedError
 
+    def begin(self, decoder, sources, prompts, lengths):
+        state, memory, _ = decoder.begin(sources, prompts, lengths)
+        return {**begin_sequences(decoder, prompts, lengths), "state": state}, memory
+
+    def advance(self, decoder, carry, memory):
+        tokens, lengths = carry["tokens"], carry["lengths"]
+        last = ops.expand_dims(lengths - 1, 1)  # (B, 1)
+        logits, _, state, _ = decoder.step(token_at(tokens, last), last, carry["state"], memory)
+        log_probabilities = decoder.log_probabilities(logits[:, 0])  # (B, V)
+        chosen = self.select(decoder.allowed(log_probabilities, tokens, lengths), lengths)
+        gained = ops.take_along_axis(log_probabilities, ops.expand_dims(chosen, 1), axis=1)[:, 0]
+        return {**append(decoder, carry, chosen, gained), "state": state}
+
 
 @dataclass(frozen=True)
-class Greedy(Strategy):
+class Greedy(TokenByToken):
     """The most probable token at each step; the lower id where two are equal.
 
     Example:
 
     >>> import numpy as np
-    >>> np.array(Greedy().select(np.log([[0.2, 0.5, 0.3]]))).tolist()
+    >>> np.array(Greedy().select(np.log([[0.2, 0.5, 0.3]]), positions=np.array([1]))).tolist()
     [1]
     """
 
-    def select(self, log_probabilities):
+    def select(self, log_probabilities, positions):
         return argmax(log_probabilities)
+
+
+def begin_sequences(decoder: Decoder, prompts, lengths) -> dict:
+    """Tokens (B, L), lengths (B,), scores (B,) and whether each row is finished (B,), before the first step."""
+    return {
+        "tokens": decoder.pad(prompts),
+        "lengths": lengths,
+        "scores": ops.zeros_like(lengths, "float32"),
+        "finished": lengths >= decoder.max_length,
+    }
+
+
+def append(decoder: Decoder, carry: dict, chosen, gained) -> dict:
+    """Tokens, lengths, scores and finished with one more token (B,) of log-probability `gained` (B,), where a row is
+    not finished."""
+    tokens, lengths, finished = carry["tokens"], carry["lengths"], carry["finished"]
+    slots = ops.expand_dims(ops.arange(decoder.max_length, dtype="int32"), 0)  # (1, L)
+    here = ops.logical_and(slots == ops.expand_dims(lengths, 1), ops.expand_dims(ops.logical_not(finished), 1))
+    longer = ops.where(finished, lengths, lengths + 1)
+    ended = ops.logical_or(chosen == decoder.end_token, longer >= decoder.max_length)
+    return {
+        "tokens": ops.where(here, ops.expand_dims(chosen, 1), tokens),
+        "lengths": longer,
+        "scores": ops.where(finished, carry["scores"], carry["scores"] + gained),
+        "finished": ops.logical_or(finished, ended),
+    }
+
+
+def token_at(tokens, positions):
+    """The tokens (..., T) at `positions` (..., T) of sequences (..., L)."""
+    slots = ops.arange(tokens.shape[-1], dtype="int32")
+    here = slots == ops.expand_dims(positions, -1)  # (..., T, L)
+    return ops.sum(ops.where(here, ops.expand_dims(tokens, -2), 0), axis=-1)
 
 
 def argmax(x):

@@ -47,7 +47,8 @@ def verify_cached(graph: Graph, max_length: int) -> None:
         state, parts = {}, []
         for start, end in zip(starts, [*starts[1:], length], strict=True):
             positions = ops.convert_to_tensor(np.tile(np.arange(start, end, dtype="int32"), (BATCH, 1)))
-            with active(Decoding(state, memory, positions, max_length)) as context:
+            ends = ops.full((BATCH,), end, dtype="int32")
+            with active(Decoding(state, memory, positions, max_length, lengths=ends)) as context:
                 parts.append(graph.decode(ops.convert_to_tensor(tokens[:, start:end]), memory))
             state, memory = context.state, context.memory
         return full, parts
@@ -98,6 +99,29 @@ def verify_causal(graph: Graph, max_length: int) -> None:
             f"The model '{graph.model.name}' is not causal: its logits depend on later tokens, so no text can be "
             "generated from it. Use DecoderLayer or MultiHeadSelfAttention(..., causal=True) on the target side."
         )
+
+
+def padding_is_ignored(graph: Graph) -> set[int]:
+    """The sources of ids, by slot, that give the same logits when they are padded with 0 on the right."""
+    sources = sample_sources(graph)
+    slots = [
+        slot
+        for slot, x in sources.items()
+        if graph.model.inputs[slot].shape[1:] == (None,) and "int" in keras.backend.standardize_dtype(x.dtype)
+    ]
+    if not slots:
+        return set()
+    tokens = ops.convert_to_tensor(_sample_tokens(graph, 3))
+
+    def run_both():
+        padded = {slot: ops.pad(x, [[0, 0], [0, 3]]) if slot in slots else x for slot, x in sources.items()}
+        return [graph.decode(tokens, graph.encode(x))[graph.output] for x in (sources, padded)]
+
+    try:
+        before, after = evaluate(run_both, graph.model.variables)
+    except (ValueError, TypeError, RuntimeError, ArithmeticError):  # sources that must be of one length
+        return set()
+    return set(slots) if _equal(before, [after]) else set()
 
 
 def _check_numbers(graph: Graph, logits) -> None:

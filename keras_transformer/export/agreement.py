@@ -41,7 +41,7 @@ def _margin(generator: Generator, inputs, ours, theirs, position: int) -> float:
     memory = graph.encode({slot: ops.convert_to_tensor(x) for slot, x in zip(slots, inputs, strict=False)})
     prefix = ops.convert_to_tensor(ours[None, :position])
     logits = graph.decode(prefix, memory)[graph.output][:, -1]
-    log_probabilities = ops.convert_to_numpy(generator.log_probabilities(logits))[0]
+    log_probabilities = ops.convert_to_numpy(generator.decoder.log_probabilities(logits))[0]
     return abs(float(log_probabilities[ours[position]] - log_probabilities[theirs[position]]))
 
 

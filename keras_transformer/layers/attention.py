@@ -47,6 +47,8 @@ class AttentionOptions(TypedDict, total=False):
 class _MultiHeadAttention(SequenceLayer):
     """What self- and cross-attention share: head sizes, the output projection, and the attention itself."""
 
+    _attends_to_memory = False
+
     def __init__(
         self,
         num_heads: int,
@@ -136,7 +138,7 @@ class _MultiHeadAttention(SequenceLayer):
             dropout=self.dropout if training else 0.0,
             seed=self.seed_generator,
         )
-        record(self, weights)
+        record(self, weights, to_memory=self._attends_to_memory)
         output = ops.swapaxes(output, 1, 2)
         output = ops.reshape(output, (-1, ops.shape(output)[1], self.num_heads * value.shape[-1]))  # (B, T, H K)
         return self.output_projection(output), weights
@@ -265,7 +267,7 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
         context = decoding()
         if context is not None:
             self._check_decodable(segment_ids, attention_mask)
-            key, value, key_positions = context.extend(self, key, value)
+            key, value, key_positions, attention_mask = context.extend(self, key, value, self.window)
             padding = None  # what a row has not reached yet lies after all its positions
 
         allowed = combine_masks(
@@ -334,6 +336,8 @@ class MultiHeadCrossAttention(_MultiHeadAttention):
     >>> tuple(layer(np.ones((2, 3, 8)), np.ones((2, 5, 6))).shape)
     (2, 3, 8)
     """
+
+    _attends_to_memory = True
 
     def build(self, inputs_shape, memory_shape):
         check_sequence(self, "inputs", inputs_shape)

@@ -47,6 +47,29 @@ def random_bits(seed, rows, columns: int):
     return ops.bitwise_xor(bits, ops.right_shift(bits, 13)) * _MIX[3]
 
 
+def uniforms(seed, rows, step):
+    """Uniformly distributed numbers in [0, 1), a function of (seed, row, step) and nothing else.
+
+    Args:
+        seed: Integer or int32 scalar.
+        rows, step: int32 tensors that broadcast against each other.
+
+    Returns:
+        float32, multiples of 2^-24, exact on every backend.
+
+    Example:
+
+    >>> import numpy as np
+    >>> np.array(uniforms(7, np.arange(3, dtype="int32"), np.int32(5))).round(2).tolist()
+    [0.93, 0.71, 0.55]
+    """
+    seed = ops.cast(ops.convert_to_tensor(seed, "int32"), "int32")
+    bits = _mix(ops.cast(step, "int32") + _mix(seed + _COLUMN_OFFSET))
+    bits = ops.bitwise_xor(bits, _mix(ops.cast(rows, "int32") + _mix(seed))) * _MIX[2]
+    bits = _mix(ops.bitwise_xor(bits, ops.right_shift(bits, 13)) * _MIX[3])
+    return (ops.cast(ops.right_shift(bits, 8), "float32") + 2.0**23) * 2.0**-24
+
+
 def dropout(x, rate: float, seed):
     """Set each element to 0 with probability `rate` and divide the others by 1 - rate.
 

@@ -124,8 +124,8 @@ def test_an_empty_prompt_becomes_the_start_token(ended):
 def test_the_loop_ends_with_the_last_row(ended, monkeypatch):
     generator, stopped = ended
     steps = []
-    step = generator.step
-    monkeypatch.setattr(generator, "step", lambda *args: steps.append(1) or step(*args))
+    step = generator.decoder.step
+    monkeypatch.setattr(generator.decoder, "step", lambda *args: steps.append(1) or step(*args))
     prompt, length = keras.ops.convert_to_tensor(PROMPTS[:1], "int32"), keras.ops.convert_to_tensor([4], "int32")
     generator.generate({}, prompt, length)
     assert len(steps) == stopped["lengths"][0, 0] - 4
@@ -159,4 +159,4 @@ def test_max_length_of_one(model):
 @pytest.mark.parametrize("scores, chosen", [([0.1, 0.3, 0.6], 2), ([0.4, 0.4, 0.2], 0), ([0.2, 0.4, 0.4], 1)])
 def test_greedy_takes_the_most_probable_and_the_lower_of_two(scores, chosen):
     logs = np.log([scores, [0.5, 0.2, 0.3]]).astype("float32")
-    assert keras.ops.convert_to_numpy(kt.Greedy().select(logs)).tolist() == [chosen, 0]
+    assert keras.ops.convert_to_numpy(kt.Greedy().select(logs, np.array([1, 1]))).tolist() == [chosen, 0]

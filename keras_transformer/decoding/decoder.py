@@ -1,0 +1,237 @@
+"""The step of decoding as pure functions of tensors, which every strategy and every export is built from.
+
+begin: sources, prompts  ->  state, memory
+step:  new tokens, state, memory  ->  logits, state
+"""
+
+from functools import cached_property
+from typing import NamedTuple
+
+from keras import ops
+
+from keras_transformer.context import Decoding, Recording, active
+from keras_transformer.decoding.graph import Graph
+from keras_transformer.decoding.verification import BATCH, sample_sources
+from keras_transformer.ops.attention import FORBIDDEN
+
+BLOCK = 512  # tokens of a prompt that are read in one pass
+
+
+class Begun(NamedTuple):
+    """What is known once the prompts have been read, but for their last tokens."""
+
+    state: dict
+    memory: dict
+    features: object  # (B, P - 1, D), only where asked for
+
+
+class Stepped(NamedTuple):
+    """What a step gives for each of its tokens."""
+
+    logits: object  # (B, T, V)
+    features: object  # (B, T, D): what the logits are made from
+    state: dict
+    attention: object  # (B, T, S), to the memory, the mean over layers and heads; None without a memory
+
+
+class Decoder:
+    """Runs the target side of a model on new tokens only, or, without a cache, on all tokens at each step.
+
+    A step takes T tokens a row: T successive tokens of one sequence, or one token of each of N beams. Either way
+    it is given (B, T) tokens at (B, T) positions, so the code that calls it does not care how they are computed.
+
+    Args:
+        graph: The model, split.
+        max_length: Longest sequence L.
+        end_token: Id after which a sequence ends.
+        from_logits: Whether the model gives logits; if not, probabilities.
+        cache: Whether to keep keys and values.
+        processors: Functions that change log-probabilities, see `kt.decoding.processors`.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        max_length: int,
+        *,
+        end_token: int,
+        from_logits: bool = True,
+        cache: bool = True,
+        processors=(),
+    ):
+        self.graph = graph
+        self.max_length = max_length
+        self.end_token = end_token
+        self.from_logits = from_logits
+        self.cache = cache
+        self.processors = tuple(processors)
+        self.vocabulary_size = graph.vocabulary_size
+
+    def begin(self, sources: dict, prompts, lengths, *, beams: int = 1, lookahead: int = 0, features: bool = False):
+        """Encode the sources, and read the prompts but for their last tokens, which the first step reads.
+
+        The logits of this pass are not used, and every compiler leaves them out.
+
+        Args:
+            sources: A tensor for each source, by its place among the model's inputs.
+            prompts: (B, P), int32, padded on the right.
+            lengths: (B,), int32. Tokens in each prompt, at least one.
+            beams: How many beams the steps will have.
+            lookahead: How many tokens of a step may be taken back.
+            features: Whether to return what the logits of the prompts would be made from.
+        """
+        memory = self.graph.encode(sources)
+        if not self.cache:
+            return self._begin_uncached(prompts, memory, beams, features)
+        length = ops.shape(prompts)[1]
+        length = max(length - 1, 1) if isinstance(length, int) else ops.maximum(length - 1, 1)
+
+        def read(start, stop, state, memory):
+            tokens = prompts[:, start:stop] if isinstance(start, int) else _columns(prompts, start, stop - start)
+            positions = ops.zeros_like(tokens) + (start + ops.arange(tokens.shape[1] or stop, dtype="int32"))
+            ends = ops.minimum(lengths, stop)
+            context = Decoding(
+                state, memory, positions, self.max_length, lengths=ends, beams=beams, lookahead=lookahead
+            )
+            with active(context):
+                values = self.graph.decode(tokens, memory)
+            return context.state, context.memory, values[self.graph.features]
+
+        if not isinstance(length, int) or length <= BLOCK or features:
+            return Begun(*read(0, length, {}, memory))
+        state, memory, _ = read(0, BLOCK, {}, memory)
+        names = sorted(state)
+
+        def read_block(start, *values):
+            state, *_ = read(start, start + BLOCK, dict(zip(names, values, strict=True)), memory)
+            return start + BLOCK, *(state[name] for name in names)
+
+        blocks = length // BLOCK
+        if blocks > 1:
+            _, *values = ops.while_loop(
+                lambda start, *values: start < blocks * BLOCK,
+                read_block,
+                (ops.convert_to_tensor(BLOCK, "int32"), *(state[name] for name in names)),
+            )
+            state = dict(zip(names, values, strict=True))
+        if length % BLOCK:
+            state, *_ = read(blocks * BLOCK, length, state, memory)
+        return Begun(state, memory, None)
+
+    def step(
+        self, tokens, positions, state: dict, memory: dict, *, beams: int = 1, ancestry=None, lookahead: int = 0
+    ) -> Stepped:
+        """Logits behind the new `tokens` (B, T) at `positions` (B, T), and the new state.
+
+        With `beams`, T = N, and `ancestry` (B, N, L) tells which beam wrote the token at each position of each.
+        """
+        if not self.cache:
+            return self._step_uncached(tokens, positions, state, memory, beams, ancestry)
+        context = Decoding(
+            state, memory, positions, self.max_length, beams=beams, ancestry=ancestry, lookahead=lookahead
+        )
+        with active(context), active(Recording()) as recording:
+            values = self.graph.decode(tokens, memory)
+        logits, features = values[self.graph.output], values[self.graph.features]
+        return Stepped(logits, features, context.state, attention_to_memory(recording))
+
+    def attention(self, tokens, memory: dict):
+        """Attention (B, T, S) of `tokens` (B, T) to the memory; None if there is no or more than one memory."""
+        with active(Recording()) as recording:
+            self.graph.decode(tokens, memory)
+        return attention_to_memory(recording)
+
+    @cached_property
+    def attends_to_one_memory(self) -> bool:
+        """Whether the model has cross-attention, and all of it to one source."""
+        names = [name for slot, name in enumerate(self.graph.input_names) if slot != self.graph.target]
+        sources = sample_sources(self.graph, {name: 5 + place for place, name in enumerate(names)})
+        return self.attention(ops.ones((BATCH, 1), "int32"), self.graph.encode(sources)) is not None
+
+    def pad(self, prompts):
+        """Prompts (B, P), padded with 0 to (B, L)."""
+        padded = ops.pad(prompts, [[0, 0], [0, self.max_length - ops.shape(prompts)[1]]])
+        return ops.reshape(padded, (-1, self.max_length))
+
+    def log_probabilities(self, logits):
+        """Log-probabilities, float32, of what the model gives."""
+        logits = ops.cast(logits, "float32")
+        if self.from_logits:
+            return ops.log_softmax(logits)
+        return ops.log(ops.maximum(logits, 1e-37))
+
+    def allowed(self, log_probabilities, histories, lengths):
+        """Log-probabilities to choose by: changed by the processors, and padding made impossible.
+
+        Args:
+            log_probabilities: (..., V), float32.
+            histories: (..., L), int32. The tokens so far.
+            lengths: (...), int32. How many they are.
+        """
+        size = self.vocabulary_size
+        if self.processors:
+            shape = ops.shape(log_probabilities)
+            log_probabilities = ops.reshape(log_probabilities, (-1, size))
+            histories, lengths = ops.reshape(histories, (-1, self.max_length)), ops.reshape(lengths, (-1,))
+            for processor in self.processors:
+                log_probabilities = processor(log_probabilities, histories, lengths)
+            log_probabilities = ops.reshape(log_probabilities, shape)
+        is_padding = ops.arange(size, dtype="int32") == 0
+        return ops.where(is_padding, ops.cast(FORBIDDEN, "float32"), log_probabilities)
+
+    # Without a cache the state is the tokens themselves, one row of L for each beam.
+
+    def _begin_uncached(self, prompts, memory: dict, beams: int, features: bool) -> Begun:
+        batch, length = ops.shape(prompts)[0], ops.shape(prompts)[1]
+        tokens = ops.expand_dims(self.pad(prompts), 1)  # (B, 1, L)
+        unused = ops.zeros((batch, beams - 1, self.max_length), "int32")
+        values = self.graph.decode(tokens[:, 0], memory) if features else {}
+        known = values[self.graph.features][:, : length - 1] if features else None
+        return Begun({"tokens": ops.concatenate([tokens, unused], axis=1)}, memory, known)
+
+    def _step_uncached(self, tokens, positions, state: dict, memory: dict, beams: int, ancestry) -> Stepped:
+        batch, count = ops.shape(tokens)[0], tokens.shape[1]
+        slots = ops.expand_dims(ops.arange(self.max_length, dtype="int32"), 0)  # (1, L)
+        written = state["tokens"]  # (B, N, L)
+        if ancestry is None:
+            for new in range(count):
+                here = ops.expand_dims(slots == positions[:, new : new + 1], 1)
+                written = ops.where(here, ops.expand_dims(tokens[:, new : new + 1], 1), written)
+            histories = written[:, 0]  # (B, L)
+        else:
+            here = slots == ops.expand_dims(positions, 2)  # (B, N, L)
+            written = ops.where(here, ops.expand_dims(tokens, 2), written)
+            histories = ops.reshape(ops.take_along_axis(written, ancestry, axis=1), (-1, self.max_length))  # (B N, L)
+            memory = {name: ops.repeat(value, beams, axis=0) for name, value in memory.items()}
+            positions = ops.reshape(positions, (-1, 1))
+        with active(Recording()) as recording:
+            values = self.graph.decode(histories, memory)
+        index = ops.expand_dims(positions, 2)
+
+        def here(x):
+            """Of (B or B N, L, X), what stands at the new tokens, (B, T, X)."""
+            return None if x is None else ops.reshape(
+                ops.take_along_axis(x, index, axis=1), (batch, count, ops.shape(x)[-1])
+            )  # fmt: skip
+
+        logits, features = here(values[self.graph.output]), here(values[self.graph.features])
+        return Stepped(logits, features, {"tokens": written}, here(attention_to_memory(recording)))
+
+
+def attention_to_memory(recording: Recording):
+    """The mean (B, T, S) over all cross-attention layers and heads of a run; None if there are none."""
+    weights = [ops.mean(ops.cast(recording.scores[name], "float32"), axis=1) for name in recording.to_memory]
+    return sum(weights) / len(weights) if weights and len({x.shape[-1] for x in weights}) == 1 else None
+
+
+def _columns(x, start, count: int):
+    """`x[:, start : start + count]` for a `start` that is a tensor."""
+    return ops.take(x, start + ops.arange(count, dtype="int32"), axis=1)
+
+
+def gather_rows(x, index):
+    """Of each row, the entries (B, M, ...) of `x` (B, N, ...) that `index` (B, M) names."""
+    batch, count = ops.shape(x)[0], ops.shape(x)[1]
+    flat = ops.reshape(x, (-1, *x.shape[2:]))
+    rows = ops.expand_dims(ops.arange(batch, dtype="int32") * count, 1)
+    return ops.take(flat, rows + index, axis=0)

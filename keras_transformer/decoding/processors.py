@@ -1,0 +1,182 @@
+"""What changes the log-probabilities before a token is chosen; composes with every strategy.
+
+A processor is a function of tensors,
+
+    processor(log_probabilities (R, V), tokens (R, L), lengths (R,)) -> log-probabilities (R, V)
+
+for R sequences, of which `lengths` tokens each are there, prompt and all. It may have a method `check(decoder)` that
+raises a ValueError if it does not suit the model. Scores that a Generator reports are the model's own.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from keras import ops
+
+from keras_transformer.decoding.strategies import token_at
+from keras_transformer.ops.attention import FORBIDDEN
+
+
+@dataclass(frozen=True)
+class RepetitionPenalty:
+    """Makes tokens that the sequence has already less probable: log p(v) times `penalty` ("CTRL", section 4.1).
+
+    The paper divides logits, which depends on their zero point; log-probabilities are never above 0.
+
+    Args:
+        penalty: Above 1 discourages repetition, below 1 encourages it.
+
+    Raises:
+        ValueError: If `penalty` is not positive.
+    """
+
+    penalty: float = 1.2
+
+    def __post_init__(self):
+        if not self.penalty > 0:
+            raise ValueError(f"RepetitionPenalty takes a positive penalty, got {self.penalty!r}.")
+
+    def __call__(self, log_probabilities, tokens, lengths):
+        seen = _mark(tokens, log_probabilities.shape[-1])
+        return ops.where(seen, log_probabilities * self.penalty, log_probabilities)
+
+
+@dataclass(frozen=True)
+class NoRepeatNGram:
+    """Forbids the token that would complete an n-gram which the sequence has already (https://arxiv.org/abs/1705.04304,
+    section 2.5).
+
+    Args:
+        size: n; 1 forbids every repetition.
+
+    Raises:
+        ValueError: If `size` is not a positive integer.
+    """
+
+    size: int = 3
+
+    def __post_init__(self):
+        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
+            raise ValueError(f"NoRepeatNGram takes a positive integer as size, got {self.size!r}.")
+
+    def __call__(self, log_probabilities, tokens, lengths):
+        width = tokens.shape[-1]
+        lengths = ops.expand_dims(lengths, 1)
+        before = self.size - 1
+        ends = ops.arange(width, dtype="int32")  # where an n-gram ends
+        repeated = ops.logical_and(ends >= before, ends < lengths)  # (R, L)
+        recent = token_at(tokens, ops.maximum(lengths - before + ops.arange(before, dtype="int32"), 0))  # (R, n - 1)
+        for place in range(before):
+            shifted = ops.pad(tokens[:, : width - before + place], [[0, 0], [before - place, 0]])
+            repeated = ops.logical_and(repeated, shifted == recent[:, place : place + 1])
+        repeated = ops.logical_and(repeated, lengths >= before)
+        forbidden = _mark(ops.where(repeated, tokens, 0), log_probabilities.shape[-1])
+        return _forbid(log_probabilities, forbidden)
+
+
+@dataclass(frozen=True)
+class MinimumLength:
+    """Forbids the end token while a sequence, prompt and end token included, would be shorter than `length`.
+
+    Args:
+        length: Counted as `max_length` is.
+        end_token: The id that is forbidden until then.
+
+    Raises:
+        ValueError: If `length` is not a positive integer, or above the generator's `max_length`.
+    """
+
+    length: int
+    end_token: int
+
+    def __post_init__(self):
+        if isinstance(self.length, bool) or not isinstance(self.length, int) or self.length < 1:
+            raise ValueError(f"MinimumLength takes a positive integer as length, got {self.length!r}.")
+
+    def check(self, decoder) -> None:
+        if self.length > decoder.max_length:
+            raise ValueError(
+                f"MinimumLength asks for {self.length} tokens, the generator's max_length is {decoder.max_length}."
+            )
+        _check_tokens(self, [self.end_token], decoder)
+
+    def __call__(self, log_probabilities, tokens, lengths):
+        is_end = ops.arange(log_probabilities.shape[-1], dtype="int32") == self.end_token
+        too_short = ops.expand_dims(lengths + 1 < self.length, 1)
+        return _forbid(log_probabilities, ops.logical_and(is_end, too_short))
+
+
+class ForbiddenTokens:
+    """Forbids tokens altogether.
+
+    Args:
+        tokens: Their ids.
+
+    Raises:
+        ValueError: If an id is not in the model's vocabulary, or none is left.
+    """
+
+    def __init__(self, tokens: Sequence[int]):
+        self.tokens = tuple(int(token) for token in tokens)
+
+    def check(self, decoder) -> None:
+        _check_tokens(self, self.tokens, decoder)
+        if len(set(self.tokens) | {0}) >= decoder.vocabulary_size:
+            raise ValueError(f"ForbiddenTokens forbids all {decoder.vocabulary_size} tokens of the model.")
+
+    def __call__(self, log_probabilities, tokens, lengths):
+        forbidden = np.isin(np.arange(log_probabilities.shape[-1]), self.tokens)
+        return _forbid(log_probabilities, ops.convert_to_tensor(forbidden))
+
+
+class ForcedTokens:
+    """Forces the tokens at given positions, a language code after the start token, say.
+
+    Args:
+        tokens: Ids by position, counted from 0, the prompt included.
+
+    Raises:
+        ValueError: If an id is not in the model's vocabulary, or a position is not below `max_length`.
+    """
+
+    def __init__(self, tokens: Mapping[int, int]):
+        self.tokens = {int(position): int(token) for position, token in tokens.items()}
+
+    def check(self, decoder) -> None:
+        _check_tokens(self, self.tokens.values(), decoder)
+        for position in self.tokens:
+            if not 0 < position < decoder.max_length:
+                raise ValueError(
+                    f"ForcedTokens takes positions from 1 to {decoder.max_length - 1}, below the generator's "
+                    f"max_length, got {position}."
+                )
+
+    def __call__(self, log_probabilities, tokens, lengths):
+        ids = ops.arange(log_probabilities.shape[-1], dtype="int32")
+        for position, token in self.tokens.items():
+            others = ops.logical_and(ops.expand_dims(lengths == position, 1), ids != token)
+            log_probabilities = _forbid(log_probabilities, others)
+        return log_probabilities
+
+
+def _check_tokens(processor, tokens, decoder) -> None:
+    for token in tokens:
+        if not 0 < token < decoder.vocabulary_size:
+            raise ValueError(
+                f"{type(processor).__name__} takes ids from 1 to {decoder.vocabulary_size - 1}, the model's "
+                f"vocabulary, got {token}."
+            )
+
+
+def _mark(tokens, size: int):
+    """Which ids occur in each row of `tokens` (R, L), (R, V), padding aside."""
+    rows = ops.expand_dims(ops.arange(ops.shape(tokens)[0], dtype="int32"), 1) + ops.zeros_like(tokens)
+    indices = ops.reshape(ops.stack([rows, tokens], axis=-1), (-1, 2))
+    marks = ops.zeros((ops.shape(tokens)[0], size), "int32")
+    marks = ops.scatter_update(marks, indices, ops.ones_like(indices[:, 0]))
+    return ops.logical_and(marks > 0, ops.arange(size, dtype="int32") > 0)
+
+
+def _forbid(log_probabilities, condition):
+    return ops.where(condition, ops.cast(FORBIDDEN, log_probabilities.dtype), log_probabilities)
