@@ -108,7 +108,7 @@ class BeamSearch(Strategy):
             "is_nan": ops.zeros_like(lengths, "bool"),
         }
         if self.coverage_penalty:
-            carry["coverage"] = ops.repeat(ops.zeros_like(decoder.attention(prompts[:, :1], memory)), beams, axis=1)
+            carry["coverage"] = ops.repeat(decoder.no_attention(prompts, memory), beams, axis=1)
         return carry, memory
 
     def advance(self, decoder, carry, memory):

@@ -135,18 +135,20 @@ class Decoder:
         logits, features = values[self.graph.output], values[self.graph.features]
         return Stepped(logits, features, context.state, attention_to_memory(recording))
 
-    def attention(self, tokens, memory: dict):
-        """Attention (B, T, S) of `tokens` (B, T) to the memory; None if there is no or more than one memory."""
+    def no_attention(self, prompts, memory: dict):
+        """Zeros in the shape (B, 1, S) of the attention to the memory; None if there is no or more than one memory."""
+        tokens = ops.concatenate([prompts[:, :1]] * 2, axis=1)  # Keras warns of a softmax over one token
         with active(Recording()) as recording:
             self.graph.decode(tokens, memory)
-        return attention_to_memory(recording)
+        attention = attention_to_memory(recording)
+        return None if attention is None else ops.zeros_like(attention[:, :1])
 
     @cached_property
     def attends_to_one_memory(self) -> bool:
         """Whether the model has cross-attention, and all of it to one source."""
         names = [name for slot, name in enumerate(self.graph.input_names) if slot != self.graph.target]
         sources = sample_sources(self.graph, {name: 5 + place for place, name in enumerate(names)})
-        return self.attention(ops.ones((BATCH, 1), "int32"), self.graph.encode(sources)) is not None
+        return self.no_attention(ops.ones((BATCH, 1), "int32"), self.graph.encode(sources)) is not None
 
     def pad(self, prompts):
         """Prompts (B, P), padded with 0 to (B, L)."""
@@ -231,7 +233,7 @@ def _columns(x, start, count: int):
 
 def gather_rows(x, index):
     """Of each row, the entries (B, M, ...) of `x` (B, N, ...) that `index` (B, M) names."""
-    batch, count = ops.shape(x)[0], ops.shape(x)[1]
-    flat = ops.reshape(x, (-1, *x.shape[2:]))
+    batch, count, *rest = ops.shape(x)
+    flat = ops.reshape(x, (-1, *rest))
     rows = ops.expand_dims(ops.arange(batch, dtype="int32") * count, 1)
     return ops.take(flat, rows + index, axis=0)

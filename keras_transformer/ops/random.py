@@ -15,9 +15,14 @@ _COLUMN_OFFSET = np.int32(0x3C6EF372)
 
 def _mix(x):
     """A bijection of int32 in which each bit of the input changes each bit of the output with probability near 1/2."""
-    x = ops.bitwise_xor(x, ops.right_shift(x, 16)) * _MIX[0]
-    x = ops.bitwise_xor(x, ops.right_shift(x, 15)) * _MIX[1]
-    return ops.bitwise_xor(x, ops.right_shift(x, 16))
+    x = ops.bitwise_xor(x, _shift(x, 16)) * _MIX[0]
+    x = ops.bitwise_xor(x, _shift(x, 15)) * _MIX[1]
+    return ops.bitwise_xor(x, _shift(x, 16))
+
+
+def _shift(x, bits: int):
+    """`x` shifted right, zeros moving in: Keras' own shift of a negative number moves ones in."""
+    return ops.bitwise_and(ops.right_shift(x, bits), np.int32(2 ** (32 - bits) - 1))
 
 
 def random_bits(seed, rows, columns: int):
@@ -60,13 +65,13 @@ def uniforms(seed, rows, step):
     Example:
 
     >>> import numpy as np
-    >>> np.array(uniforms(7, np.arange(3, dtype="int32"), np.int32(5))).round(2).tolist()
-    [0.93, 0.71, 0.55]
+    >>> np.array(uniforms(7, np.arange(3, dtype="int32"), np.int32(5)), "float64").round(2).tolist()
+    [0.45, 0.21, 0.28]
     """
     seed = ops.cast(ops.convert_to_tensor(seed, "int32"), "int32")
     bits = _mix(ops.cast(step, "int32") + _mix(seed + _COLUMN_OFFSET))
     bits = ops.bitwise_xor(bits, _mix(ops.cast(rows, "int32") + _mix(seed))) * _MIX[2]
-    bits = _mix(ops.bitwise_xor(bits, ops.right_shift(bits, 13)) * _MIX[3])
+    bits = _mix(ops.bitwise_xor(bits, _shift(bits, 13)) * _MIX[3])
     return (ops.cast(ops.right_shift(bits, 8), "float32") + 2.0**23) * 2.0**-24
 
 

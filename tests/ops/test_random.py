@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from keras import ops
 
+from keras_transformer.decoding.compiling import compiled
 from keras_transformer.ops import dropout, random_bits
+from keras_transformer.ops.random import uniforms
 
 ROWS, COLUMNS = 1511, 257
 
@@ -14,16 +16,18 @@ def bits(seed, rows=ROWS, columns=COLUMNS):
     return ops.convert_to_numpy(random_bits(seed, rows, columns)).astype("int64")
 
 
+def mix(x):
+    """Of an unsigned 32-bit number."""
+    x = (x ^ x >> 16) * 0x7FEB352D & 0xFFFFFFFF
+    x = (x ^ x >> 15) * 0x846CA68B & 0xFFFFFFFF
+    return x ^ x >> 16
+
+
 def reference(seed, rows, columns):
     """The same hash in Python integers."""
 
     def shift(x, by):  # of a signed 32-bit number
         return (x - 2**32 if x >= 2**31 else x) >> by & 0xFFFFFFFF
-
-    def mix(x):
-        x = (x ^ shift(x, 16)) * 0x7FEB352D & 0xFFFFFFFF
-        x = (x ^ shift(x, 15)) * 0x846CA68B & 0xFFFFFFFF
-        return x ^ shift(x, 16)
 
     def value(row, column):
         x = mix(row + mix(seed[0]) & 0xFFFFFFFF) ^ mix(column + mix(seed[1] + 0x3C6EF372 & 0xFFFFFFFF) & 0xFFFFFFFF)
@@ -81,3 +85,95 @@ def test_dropout_of_any_rank_and_type():
     dropped = dropout(x, 0.5, seed=23)
     assert tuple(dropped.shape) == (2, 3, 5, 7)
     assert set(np.unique(ops.convert_to_numpy(ops.cast(dropped, "float32")))) == {0.0, 4.0}
+
+
+# Uniform numbers, for sampling.
+
+STEPS = 257
+
+
+def numbers(seed, rows=ROWS, steps=STEPS):
+    """(rows, steps), float64."""
+    rows, steps = np.arange(rows, dtype="int32")[:, None], np.arange(steps, dtype="int32")[None]
+    return ops.convert_to_numpy(uniforms(seed, rows, steps)).astype("float64")
+
+
+def uniform_reference(seed, row, step):
+    """The same hash in Python integers; its upper 24 bits, those of a signed number, from -2^23 on."""
+    x = mix(step + mix(seed + 0x3C6EF372 & 0xFFFFFFFF) & 0xFFFFFFFF) ^ mix(row + mix(seed & 0xFFFFFFFF) & 0xFFFFFFFF)
+    x = x * 0x2C1B3C6D & 0xFFFFFFFF
+    x = mix((x ^ x >> 13) * 0x297A2D39 & 0xFFFFFFFF)
+    return ((x >> 8) ^ 2**23) / 2**24
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**31 - 1, -5])
+def test_uniforms_are_those_of_the_hash_on_every_backend(seed):
+    expected = [[uniform_reference(seed, row, step) for step in range(11)] for row in range(7)]
+    np.testing.assert_array_equal(numbers(seed, 7, 11), expected)
+
+
+def test_uniforms_are_the_same_when_they_are_compiled():
+    rows, step = np.arange(ROWS, dtype="int32"), np.int32(5)
+    function = compiled(lambda rows, step: uniforms(7, rows, step), [])
+    values = function(ops.convert_to_tensor(rows), ops.convert_to_tensor(step))
+    np.testing.assert_array_equal(ops.convert_to_numpy(values), numbers(7)[:, 5])
+
+
+def test_uniforms_are_float32_in_the_half_open_unit_interval_and_fill_it():
+    assert keras.backend.standardize_dtype(uniforms(7, np.arange(3, dtype="int32"), 5).dtype) == "float32"
+    values = numbers(29)
+    assert 0 <= values.min() < 1e-4
+    assert 1 - 1e-4 < values.max() < 1
+    np.testing.assert_array_equal(values * 2**24, np.round(values * 2**24))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7, 1337])
+def test_uniforms_have_the_mean_and_the_variance(seed):
+    values = numbers(seed)
+    assert abs(values.mean() - 1 / 2) < 5 * np.sqrt(1 / 12 / values.size)
+    assert abs(((values - 1 / 2) ** 2).mean() - 1 / 12) < 5 * np.sqrt(1 / 180 / values.size)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7, 1337])
+def test_uniforms_are_uniform_by_chi_square(seed):
+    assert_even(np.floor(numbers(seed) * 64).astype(int), 64)
+
+
+def test_uniforms_of_one_step_or_of_one_row_are_uniform_by_chi_square():
+    cells = np.floor(numbers(31, 1024, 1024) * 32).astype(int)
+    for place in range(0, 1024, 41):
+        assert_even(cells[:, place], 32)
+        assert_even(cells[place], 32)
+
+
+@pytest.mark.parametrize("shift", [(1, 0), (0, 1), (1, 1), (2, 0), (0, 2), (0, 16), (64, 0)])
+def test_neighbouring_uniforms_are_not_correlated(shift):
+    values = (numbers(37) - 1 / 2) * np.sqrt(12)  # mean 0, variance 1
+    down, right = shift
+    product = values[down:, right:] * values[: ROWS - down, : STEPS - right]
+    assert abs(product.sum()) < 5 * np.sqrt(product.size)
+
+
+@pytest.mark.parametrize("other", [1, 2, 3, 2**16])
+def test_uniforms_of_other_seeds_are_not_correlated(other):
+    product = (numbers(0) - 1 / 2) * (numbers(other) - 1 / 2) * 12
+    assert abs(product.sum()) < 5 * np.sqrt(product.size)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_pairs_of_neighbouring_uniforms_fill_the_square_evenly(axis):
+    cells = np.floor(numbers(41, 1024, 256) * 16).astype(int)
+    first, second = np.moveaxis(cells, axis, 0)[0::2], np.moveaxis(cells, axis, 0)[1::2]
+    assert_even(16 * first + second, 256)
+
+
+def test_pairs_of_two_seeds_fill_the_square_evenly():
+    first, second = (np.floor(numbers(seed) * 16).astype(int) for seed in (5, 6))
+    assert_even(16 * first + second, 256)
+
+
+def assert_even(cells, count):
+    """Pearson's chi-square, five standard deviations to either side: not too uneven, and not too even."""
+    expected = cells.size / count
+    statistic = ((np.bincount(cells.ravel(), minlength=count) - expected) ** 2 / expected).sum()
+    assert abs(statistic - (count - 1)) < 5 * np.sqrt(2 * (count - 1))
