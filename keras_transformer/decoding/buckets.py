@@ -24,30 +24,30 @@ def bucket(size: int, smallest: int = 1) -> int:
     return power * 3 // 4 if power >= 4 and size <= power * 3 // 4 else power
 
 
-def pad_request(request: Request, max_length: int, padded_sources: set[int]) -> Request:
-    """The request in a shape from the list: more rows (copies of the last), longer prompts, and longer sources where
-    `padded_sources` says that padding does not change what the model gives."""
+def pad_request(request: Request, max_length: int) -> Request:
+    """The request with more rows (copies of the last) and longer prompts, in a shape from the list."""
     batch, length = request.prompts.shape
     rows = bucket(batch) - batch if batch else 0
-    sources = {}
-    for slot, source in request.sources.items():
-        width = bucket(source.shape[1], 8) - source.shape[1] if slot in padded_sources else 0
-        sources[slot] = np.pad(source, ((0, 0), (0, width))) if width else source
     prompts = np.pad(request.prompts, ((0, 0), (0, min(bucket(length), max_length) - length)))
-    padded = Request(sources, prompts, request.lengths)
-    if not rows:
-        return padded
-    sources, prompts, lengths = padded
     return Request(
-        {slot: repeat_last(source, rows) for slot, source in sources.items()},
+        {slot: repeat_last(source, rows) for slot, source in request.sources.items()},
         repeat_last(prompts, rows),
-        repeat_last(lengths, rows),
+        repeat_last(request.lengths, rows),
     )
+
+
+def pad_sources(sources: dict[int, np.ndarray], paddable: set[int]) -> dict[int, np.ndarray]:
+    """The sources with those of token ids that are `paddable` padded with 0 to a length from the list."""
+    padded = dict(sources)
+    for slot in paddable:
+        width = bucket(sources[slot].shape[1], 8) - sources[slot].shape[1]
+        padded[slot] = np.pad(sources[slot], ((0, 0), (0, width)))
+    return padded
 
 
 def repeat_last(x: np.ndarray, times: int) -> np.ndarray:
     """`x` with its last row `times` times more."""
-    return np.concatenate([x, np.repeat(x[-1:], times, axis=0)])
+    return x if not times else np.concatenate([x, np.repeat(x[-1:], times, axis=0)])
 
 
 class CompileLog:

@@ -86,10 +86,11 @@ class Decoder:
         length = ops.shape(prompts)[1]
         length = max(length - 1, 1) if isinstance(length, int) else ops.maximum(length - 1, 1)
 
-        def read(start, stop, state, memory):
-            tokens = prompts[:, start:stop] if isinstance(start, int) else _columns(prompts, start, stop - start)
-            positions = ops.zeros_like(tokens) + (start + ops.arange(tokens.shape[1] or stop, dtype="int32"))
-            ends = ops.minimum(lengths, stop)
+        def read(start, count, state, memory):
+            columns = start + ops.arange(count, dtype="int32")
+            tokens = ops.take(prompts, columns, axis=1)
+            positions = ops.zeros_like(tokens) + columns
+            ends = ops.minimum(lengths, start + count)
             context = Decoding(
                 state, memory, positions, self.max_length, lengths=ends, beams=beams, lookahead=lookahead
             )
@@ -103,7 +104,7 @@ class Decoder:
         names = sorted(state)
 
         def read_block(start, *values):
-            state, *_ = read(start, start + BLOCK, dict(zip(names, values, strict=True)), memory)
+            state, *_ = read(start, BLOCK, dict(zip(names, values, strict=True)), memory)
             return start + BLOCK, *(state[name] for name in names)
 
         blocks = length // BLOCK
@@ -115,7 +116,7 @@ class Decoder:
             )
             state = dict(zip(names, values, strict=True))
         if length % BLOCK:
-            state, *_ = read(blocks * BLOCK, length, state, memory)
+            state, *_ = read(blocks * BLOCK, length % BLOCK, state, memory)
         return Begun(state, memory, None)
 
     def step(
@@ -224,11 +225,6 @@ def attention_to_memory(recording: Recording):
     """The mean (B, T, S) over all cross-attention layers and heads of a run; None if there are none."""
     weights = [ops.mean(ops.cast(recording.scores[name], "float32"), axis=1) for name in recording.to_memory]
     return sum(weights) / len(weights) if weights and len({x.shape[-1] for x in weights}) == 1 else None
-
-
-def _columns(x, start, count: int):
-    """`x[:, start : start + count]` for a `start` that is a tensor."""
-    return ops.take(x, start + ops.arange(count, dtype="int32"), axis=1)
 
 
 def gather_rows(x, index):

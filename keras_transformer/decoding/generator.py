@@ -7,14 +7,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_transformer.decoding.buckets import CompileLog, bucket, pad_request
+from keras_transformer.decoding.buckets import CompileLog, bucket, pad_request, pad_sources
 from keras_transformer.decoding.compiling import compiled
 from keras_transformer.decoding.decoder import Decoder
 from keras_transformer.decoding.graph import Graph
 from keras_transformer.decoding.inputs import InputReader, Request
 from keras_transformer.decoding.scoring import score_sequences
 from keras_transformer.decoding.strategies import Greedy, Strategy, generate
-from keras_transformer.decoding.verification import padding_is_ignored, verify_cached, verify_causal
+from keras_transformer.decoding.verification import padding_is_ignored, takes_sources, verify_cached, verify_causal
 
 
 class Generator:
@@ -91,6 +91,7 @@ class Generator:
         self.strategy.check(self.decoder)
         for processor in self.processors:
             getattr(processor, "check", lambda decoder: None)(self.decoder)
+        self._sources_taken = {}  # by shapes
         self._reader = InputReader(self.graph, max_length, start_token)
         if cache:
             verify_cached(self.graph, max_length)
@@ -195,19 +196,15 @@ class Generator:
         Raises:
             ValueError: If a shape or an id does not fit, or the model gives NaN.
         """
-        sources, tokens = self._reader.read_sequences(inputs, tokens)
-        shape = tokens.shape[:-1]
-        tokens = tokens.reshape(len(tokens), -1, tokens.shape[-1])
-        prompt_lengths = np.asarray(prompt_lengths, "int32")
-        if prompt_lengths.ndim == 1:
-            prompt_lengths = prompt_lengths[:, None]
-        prompt_lengths = np.broadcast_to(prompt_lengths, tokens.shape[:2])
-        width = bucket(tokens.shape[2])
-        if self.max_length >= tokens.shape[2]:
-            width = min(width, self.max_length)
-        tokens = np.pad(tokens, ((0, 0), (0, 0), (0, width - tokens.shape[2])))
-        sources = {slot: ops.convert_to_tensor(x) for slot, x in sources.items()}
+        sources, tokens, prompt_lengths, shape = self._reader.read_sequences(inputs, tokens, prompt_lengths)
+        batch, beams, length = tokens.shape
+        if not batch * beams:
+            return np.zeros(shape, "float32")
+        if length <= self.max_length:
+            tokens = np.pad(tokens, ((0, 0), (0, 0), (0, min(bucket(length), self.max_length) - length)))
+        sources = self._pad_sources(sources)
         self._log["scoring"].note(tokens=tokens.shape, **{f"source_{slot}": x.shape for slot, x in sources.items()})
+        sources = {slot: ops.convert_to_tensor(x) for slot, x in sources.items()}
         scores = ops.convert_to_numpy(self._compiled_score(sources, tokens, prompt_lengths))
         self._check_numbers(scores)
         return scores.reshape(shape)
@@ -215,7 +212,18 @@ class Generator:
     def _read(self, inputs, prompts) -> tuple[int, Request]:
         """The number of rows asked for, and the request in a shape from the list."""
         request = self._reader.read(inputs, prompts)
-        return len(request.prompts), pad_request(request, self.max_length, self._padded_sources)
+        request = request._replace(sources=self._pad_sources(request.sources))
+        return len(request.prompts), pad_request(request, self.max_length)
+
+    def _pad_sources(self, sources: dict) -> dict:
+        """The sources, padded where that changes nothing and the encoder takes sequences so long."""
+        padded = pad_sources(sources, self._paddable_sources) if sources else sources
+        shapes = tuple((slot, x.shape[1:]) for slot, x in padded.items())
+        if all(x.shape == sources[slot].shape for slot, x in padded.items()):
+            return sources
+        if shapes not in self._sources_taken:
+            self._sources_taken[shapes] = takes_sources(self.graph, padded)
+        return padded if self._sources_taken[shapes] else sources
 
     def _check_numbers(self, scores: np.ndarray) -> None:
         if np.isnan(scores).any():
@@ -223,7 +231,7 @@ class Generator:
             raise ValueError(f"The model '{self.model.name}' gives NaN logits for the rows {rows.tolist()}.")
 
     @cached_property
-    def _padded_sources(self) -> set[int]:
+    def _paddable_sources(self) -> set[int]:
         """The sources, by slot, that may be padded with 0 without any effect."""
         return padding_is_ignored(self.graph)
 

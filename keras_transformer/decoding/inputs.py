@@ -39,8 +39,8 @@ class InputReader:
         batch = len(next(iter(sources.values()))) if sources else None
         return Request(sources, *self._read_prompts(prompts, batch))
 
-    def read_sequences(self, inputs, tokens) -> tuple[dict[int, np.ndarray], np.ndarray]:
-        """Sources, and whole sequences (B, N, T) to judge."""
+    def read_sequences(self, inputs, tokens, prompt_lengths):
+        """Sources, whole sequences (B, N, T) to judge, their prompts' lengths (B, N), and the shape of the answer."""
         slots = {name: slot for slot, name in enumerate(self.graph.input_names) if slot != self.graph.target}
         named, tokens = self._name(inputs, tokens, list(slots))
         if tokens is None:
@@ -49,13 +49,31 @@ class InputReader:
         tokens = np.asarray(tokens)
         if tokens.ndim not in (2, 3) or not np.issubdtype(tokens.dtype, np.integer):
             raise ValueError(
-                f"score takes sequences of shape (batch, length) or (batch, beams, length), integers padded on the "
+                "score takes sequences of shape (batch, length) or (batch, beams, length), integers padded on the "
                 f"right with 0, got shape {tokens.shape} of {tokens.dtype}."
             )
         if sources and len(next(iter(sources.values()))) != len(tokens):
             raise ValueError(f"There are {len(tokens)} sequences for {len(next(iter(sources.values())))} sources.")
         self._check_ids(self.graph.target, "The sequence", tokens)
-        return sources, tokens.astype("int32")
+        if _has_inner_padding(tokens):
+            raise ValueError("score takes sequences that are padded on the right only; there is a 0 before a token.")
+        shape = tokens.shape[:-1]
+        prompt_lengths = np.asarray(prompt_lengths)
+        if not np.issubdtype(prompt_lengths.dtype, np.integer) or prompt_lengths.shape not in ((), shape[:1], shape):
+            raise ValueError(
+                f"score takes as prompt_lengths an integer or integers of shape {shape[:1]} or {shape}, got shape "
+                f"{prompt_lengths.shape} of {prompt_lengths.dtype}."
+            )
+        if prompt_lengths.size and prompt_lengths.min() < 1:
+            raise ValueError(
+                f"score takes prompt_lengths of at least 1, got {prompt_lengths.min()}: the first token has nothing "
+                "before it to be judged by."
+            )
+        tokens = tokens[:, None] if tokens.ndim == 2 else tokens
+        if prompt_lengths.ndim == 1:
+            prompt_lengths = prompt_lengths[:, None]
+        prompt_lengths = np.broadcast_to(prompt_lengths, tokens.shape[:2])
+        return sources, tokens.astype("int32"), prompt_lengths.astype("int32"), shape
 
     def _name(self, inputs, prompts, names: list[str]) -> tuple[dict, object]:
         """The sources by name, and the prompts."""
@@ -126,7 +144,7 @@ class InputReader:
             prompts = np.pad(prompts, ((0, 0), (0, int(prompts.shape[1] == 0))))
             prompts[lengths == 0, 0] = self.start_token
             lengths = np.maximum(lengths, 1)
-        if ((prompts != 0).argmin(axis=1)[lengths < prompts.shape[1]] != lengths[lengths < prompts.shape[1]]).any():
+        if _has_inner_padding(prompts):
             raise ValueError("Generator takes prompts that are padded on the right only; there is a 0 before a token.")
         prompts = prompts[:, : lengths.max(initial=1)]
         if prompts.shape[1] > self.max_length:
@@ -135,3 +153,8 @@ class InputReader:
             )
         self._check_ids(self.graph.target, "The prompt", prompts)
         return prompts.astype("int32"), lengths.astype("int32")
+
+
+def _has_inner_padding(tokens: np.ndarray) -> bool:
+    """Whether a token follows a 0 somewhere in sequences (..., T)."""
+    return bool(((tokens[..., :-1] == 0) & (tokens[..., 1:] != 0)).any())

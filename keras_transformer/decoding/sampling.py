@@ -51,12 +51,13 @@ class Sampling(TokenByToken):
     seed: int = 0
 
     def __post_init__(self):
-        if not self.temperature > 0:
+        if not 0 < self.temperature < float("inf"):
             raise ValueError(
-                f"Sampling takes a positive temperature, got {self.temperature!r}. For the most probable token, "
-                "use Greedy()."
+                f"Sampling takes a positive, finite temperature, got {self.temperature!r}. For the most probable "
+                "token, use Greedy()."
             )
-        if self.top_k is not None and (isinstance(self.top_k, bool) or int(self.top_k) != self.top_k or self.top_k < 1):
+        is_integer = isinstance(self.top_k, int) and not isinstance(self.top_k, bool)
+        if self.top_k is not None and not (is_integer and self.top_k > 0):
             raise ValueError(f"Sampling takes a positive integer as top_k, or None, got {self.top_k!r}.")
         for name in ("top_p", "min_p"):
             value = getattr(self, name)
@@ -116,7 +117,7 @@ def draw(weights, uniform):
     target = ops.expand_dims(uniform, 1) * ops.sum(sums, axis=-1, keepdims=True)  # (B, 1)
     block, rest = _locate(sums, target)
     inside = ops.take_along_axis(weights, ops.reshape(block, (-1, 1, 1)), axis=1)[:, 0]  # (B, WIDTH)
-    token, _ = _locate(inside, rest)
+    token, _ = _locate(inside, ops.maximum(rest, 0.0))  # rounding may put it below
     return block * WIDTH + token
 
 

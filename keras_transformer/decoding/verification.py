@@ -124,6 +124,16 @@ def padding_is_ignored(graph: Graph) -> set[int]:
     return set(slots) if _equal(before, [after]) else set()
 
 
+def takes_sources(graph: Graph, sources: dict) -> bool:
+    """Whether the model encodes sources of these shapes: a table of positions may be too short for them."""
+    rows = {slot: ops.convert_to_tensor(x[:1]) for slot, x in sources.items()}
+    try:
+        evaluate(lambda: graph.encode(rows), graph.model.variables)
+    except (ValueError, TypeError, RuntimeError, ArithmeticError):
+        return False
+    return True
+
+
 def _check_numbers(graph: Graph, logits) -> None:
     if not np.isfinite(ops.convert_to_numpy(ops.cast(logits, "float32"))).all():
         raise ValueError(f"The model '{graph.model.name}' gives NaN or infinite logits. Are its weights finite?")
