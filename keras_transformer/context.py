@@ -166,7 +166,9 @@ class Decoding:
         if positions is not None:  # of the slots of a ring, (B, C)
             index = ops.expand_dims(ops.minimum(positions, self.length - 1), 1) + ops.zeros_like(ancestry[:, :, :1])
             ancestry = ops.take_along_axis(ancestry, index, axis=2)  # (B, N, C)
-        return ops.concatenate([ancestry == beam for beam in range(self.beams)], axis=2)
+        beam = ops.reshape(ops.arange(self.beams, dtype="int32"), (1, 1, -1, 1))
+        visible = ops.expand_dims(ancestry, 2) == beam  # (B, N, N, C)
+        return ops.reshape(visible, (-1, self.beams, self.beams * visible.shape[3]))
 
     def keep(self, layer, project: Callable):
         """What `project()` returns, computed at the first step of a sequence only (keys and values of a memory)."""

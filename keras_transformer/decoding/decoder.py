@@ -164,7 +164,8 @@ class Decoder:
         return ops.log(ops.maximum(logits, 1e-37))
 
     def allowed(self, log_probabilities, histories, lengths):
-        """Log-probabilities to choose by: changed by the processors, and padding made impossible.
+        """Log-probabilities to choose by: changed by the processors, and padding made impossible. Where that forbids
+        every token, the end token is allowed.
 
         Args:
             log_probabilities: (..., V), float32.
@@ -172,15 +173,18 @@ class Decoder:
             lengths: (...), int32. How many they are.
         """
         size = self.vocabulary_size
+        ids = ops.arange(size, dtype="int32")
+        forbidden = ops.cast(FORBIDDEN, "float32")
         if self.processors:
             shape = ops.shape(log_probabilities)
             log_probabilities = ops.reshape(log_probabilities, (-1, size))
             histories, lengths = ops.reshape(histories, (-1, self.max_length)), ops.reshape(lengths, (-1,))
             for processor in self.processors:
                 log_probabilities = processor(log_probabilities, histories, lengths)
-            log_probabilities = ops.reshape(log_probabilities, shape)
-        is_padding = ops.arange(size, dtype="int32") == 0
-        return ops.where(is_padding, ops.cast(FORBIDDEN, "float32"), log_probabilities)
+            log_probabilities = ops.where(ids == 0, forbidden, ops.reshape(log_probabilities, shape))
+            stuck = ops.max(log_probabilities, axis=-1, keepdims=True) <= forbidden / 2
+            log_probabilities = ops.where(ops.logical_and(stuck, ids == self.end_token), 0.0, log_probabilities)
+        return ops.where(ids == 0, forbidden, log_probabilities)
 
     # Without a cache the state is the tokens themselves, one row of L for each beam.
 

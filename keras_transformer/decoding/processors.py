@@ -5,7 +5,8 @@ A processor is a function of tensors,
     processor(log_probabilities (R, V), tokens (R, L), lengths (R,)) -> log-probabilities (R, V)
 
 for R sequences, of which `lengths` tokens each are there, prompt and all. It may have a method `check(decoder)` that
-raises a ValueError if it does not suit the model. Scores that a Generator reports are the model's own.
+raises a ValueError if it does not suit the model. Scores that a Generator reports are the model's own. Where processors
+forbid every token, the sequence ends.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,7 @@ class RepetitionPenalty:
 
     def __call__(self, log_probabilities, tokens, lengths):
         seen = _mark(tokens, log_probabilities.shape[-1])
+        seen = ops.logical_and(seen, log_probabilities > FORBIDDEN / 2)  # what is forbidden stays so
         return ops.where(seen, log_probabilities * self.penalty, log_probabilities)
 
 
@@ -62,6 +64,8 @@ class NoRepeatNGram:
 
     def __call__(self, log_probabilities, tokens, lengths):
         width = tokens.shape[-1]
+        if self.size > width:
+            return log_probabilities
         lengths = ops.expand_dims(lengths, 1)
         before = self.size - 1
         ends = ops.arange(width, dtype="int32")  # where an n-gram ends
