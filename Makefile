@@ -50,10 +50,12 @@ format: $(INSTALLED) ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff check --quiet --fix $(SOURCES)
 	@$(BIN)/ruff format --quiet $(SOURCES)
 
-bench: $(INSTALLED) ## Run the benchmarks: a training step against other libraries, and what ours is made of
+bench: $(INSTALLED) ## Run the benchmarks: training and generation against other libraries, and what ours is made of
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
 	@$(BIN)/python benchmarks/train_step.py
 	@$(BIN)/python benchmarks/training_choices.py
 	@$(BIN)/python benchmarks/decoding_choices.py
+	@$(BIN)/python benchmarks/decode.py
 
 clean: ## Remove build outputs and caches; .venv stays
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache
