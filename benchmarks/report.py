@@ -7,7 +7,17 @@ import platform
 import sys
 from pathlib import Path
 
-PACKAGES = ("keras-transformer", "keras", "tensorflow", "jax", "keras-hub", "torch", "ctranslate2", "transformers", "numpy")
+PACKAGES = (
+    "keras-transformer",
+    "keras",
+    "tensorflow",
+    "jax",
+    "keras-hub",
+    "torch",
+    "ctranslate2",
+    "transformers",
+    "numpy",
+)
 
 
 def describe_machine() -> dict:
