@@ -236,4 +236,4 @@ def gather_rows(x, index):
     batch, count, *rest = ops.shape(x)
     flat = ops.reshape(x, (-1, *rest))
     rows = ops.expand_dims(ops.arange(batch, dtype="int32") * count, 1)
-    return ops.take(flat, rows + index, axis=0)
+    return ops.reshape(ops.take(flat, rows + index, axis=0), (batch, ops.shape(index)[1], *rest))

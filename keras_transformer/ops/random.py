@@ -21,8 +21,11 @@ def _mix(x):
 
 
 def _shift(x, bits: int):
-    """`x` shifted right, zeros moving in: Keras' own shift of a negative number moves ones in."""
-    return ops.bitwise_and(ops.right_shift(x, bits), np.int32(2 ** (32 - bits) - 1))
+    """`x` shifted right, zeros moving in: Keras' own shift of a negative number moves ones in.
+
+    Written without `ops.bitwise_and`, which LiteRT does not have.
+    """
+    return ops.right_shift(x, bits) - ops.right_shift(x, 31) * np.int32(2 ** (32 - bits))
 
 
 def random_bits(seed, rows, columns: int):
