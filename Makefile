@@ -8,9 +8,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := $(wildcard keras_transformer tests examples benchmarks)
 
-# Workers share the cores, so each process keeps to one thread. On JAX the tests are mostly compilation, which costs a
-# third less without optimization.
-XLA := --xla_cpu_multi_thread_eigen=false
+# Workers share the cores, so each process keeps to one thread. The tests of decoding are mostly compilation, which costs
+# a third less without optimization; the benchmarks and the quickstart run optimized, and compare tokens, too.
+XLA := --xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0
 TEST_ENV := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 TF_CPP_MIN_LOG_LEVEL=2 \
 	XLA_FLAGS="$(XLA)"
 WORKERS ?= 2
@@ -37,9 +37,9 @@ test: $(INSTALLED) lint ## Run every check: lint, tests and docstring examples o
 	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS)
 	@$(MAKE) --no-print-directory test-jax
 
-test-jax: $(INSTALLED) ## Run the tests that must pass on the JAX backend too
+test-jax: $(INSTALLED) ## Run the tests that must pass on the JAX backend too (ALL=1: those that compile for long, too)
 	@echo "Tests on JAX"
-	@KERAS_BACKEND=jax $(TEST_ENV) XLA_FLAGS="$(XLA) --xla_backend_optimization_level=0" $(BIN)/python -m pytest -q -n $(WORKERS) $(JAX_TESTS)
+	@KERAS_BACKEND=jax $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) $(JAX_TESTS)
 
 lint: $(INSTALLED) ## Check style and formatting with ruff
 	@$(BIN)/ruff check --quiet $(SOURCES)

@@ -14,13 +14,15 @@ REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 
 def pytest_collection_modifyitems(items):
-    """Skip the tests marked `tensorflow` when Keras runs on another backend."""
+    """Skip on other backends the tests marked `tensorflow` and, unless ALL=1, those marked `long`."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         return
     for item in items:
         if item.get_closest_marker("tensorflow"):
             item.add_marker(pytest.mark.skip(reason=f"needs TensorFlow, the backend is {backend}"))
+        elif item.get_closest_marker("long") and not os.environ.get("ALL"):
+            item.add_marker(pytest.mark.skip(reason=f"takes long to compile on {backend}; ALL=1 runs it"))
 
 
 @pytest.fixture(autouse=True)

@@ -213,6 +213,7 @@ def exhaustive_case(language_model, new_tokens, *processors, length_penalty, **o
     return model, generator, search, likely
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "new_tokens, length_penalty, end_bias, cache", [(5, 0.6, 0.0, False), (4, 0, 0.0, True), (4, 1.3, 4.0, True)]
 )
@@ -506,6 +507,7 @@ def best_covered(model, row, prompt, *, length_penalty, coverage_penalty, num_re
     return sorted(ranked, reverse=True)[:num_return]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cache", [True, False])
 def test_coverage_penalty_ranks_all_sequences_as_the_formula_does(cache, covered, generators, roughen):
     model, initial = covered

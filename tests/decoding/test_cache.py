@@ -80,6 +80,7 @@ def test_a_window_as_long_as_the_sequence_is_no_ring(window, language_model):
     assert {x.shape[2] for x in state.values()} == {MAX_LENGTH}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "kind, window",
     [
@@ -101,6 +102,7 @@ def test_a_ring_gives_what_the_whole_sequence_gives(kind, window, language_model
     assert_same(generate(model), expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cache", [True, False])
 def test_layers_of_different_windows_and_grouped_queries(cache, language_model, greedy_oracle):
     model = language_model(block(window=5, num_kv_heads=2), block(), block(window=2, num_kv_heads=1), block(window=1))
@@ -121,6 +123,7 @@ STRATEGIES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name, window", [("beams", 1), ("beams", 3), ("contrastive", 2), ("sampling", 4)])
 def test_a_ring_with_every_strategy(name, window, language_model):
     model = language_model(block(window=window), block(window=window + 1, num_kv_heads=2))
@@ -128,6 +131,7 @@ def test_a_ring_with_every_strategy(name, window, language_model):
     assert_same(generate(model, **options), generate(model, cache=False, **options))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [1, 4])
 def test_a_ring_with_tokens_that_are_taken_back(count, language_model, greedy_oracle):
     model, draft = language_model(block(window=2)), language_model(block(window=3))
@@ -162,6 +166,7 @@ def test_blocks_leave_the_state_that_one_pass_leaves(beams, layered, monkeypatch
             np.testing.assert_allclose(blocks[name][:, :, :used], x[:, :, :used], atol=1e-4, err_msg=str(length))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("length", [4, 5, 8, 11])
 def test_prompts_in_blocks_are_continued_as_the_whole_model_does(length, layered, monkeypatch, greedy_oracle):
     monkeypatch.setattr(decoder_module, "BLOCK", 3)
@@ -175,6 +180,7 @@ def test_prompts_in_blocks_are_continued_as_the_whole_model_does(length, layered
     assert_same(generator(prompts), expected)
 
 
+@pytest.mark.long
 def test_prompts_in_blocks_with_beams(layered, monkeypatch):
     prompts = np.random.default_rng(2).integers(1, 29, (2, 11))
     prompts[1, 4:] = 0
@@ -208,6 +214,7 @@ def plain(language_model):
     return language_model(block())
 
 
+@pytest.mark.long
 def test_few_shapes_are_compiled_and_each_is_logged(plain, caplog, monkeypatch):
     generator = kt.Generator(plain, max_length=9, end_token=END)
     traced, whole = [], generator.generate
@@ -225,6 +232,7 @@ def test_few_shapes_are_compiled_and_each_is_logged(plain, caplog, monkeypatch):
     assert "(8, 8)" in compilations[1].getMessage()
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow  # where it can run in Python, arrays of any shape without compilation
 def test_the_number_of_shapes_grows_with_the_logarithm_of_the_sizes(plain, caplog, monkeypatch):
     generator = uncompiled(kt.Generator(plain, max_length=17, end_token=END))
@@ -243,6 +251,7 @@ def test_the_number_of_shapes_grows_with_the_logarithm_of_the_sizes(plain, caplo
     assert len(caplog.records) == 9 + 10 - 1  # 1, 2, 3, 4, 6, 8, 12, 16, 17 tokens and 1, 2, 3, ..., 24, 32 rows
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["greedy", *STRATEGIES])
 def test_rows_give_the_same_alone_as_padded_to_a_bucket(name, plain):
     strategy = STRATEGIES.get(name, kt.Greedy())
@@ -297,6 +306,7 @@ def test_sources_of_features_are_not_padded(roughen, caplog, greedy_oracle):
     assert_sources_are_given_as((3, 7, 5), model, sounds, caplog, greedy_oracle)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("length", [13, 17])
 def test_sources_as_long_as_the_models_table_of_positions(length, roughen, greedy_oracle):
     def encode(source):
@@ -312,6 +322,7 @@ def test_sources_as_long_as_the_models_table_of_positions(length, roughen, greed
 # Rows that are finished
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow  # where the loop can be run in Python, step by step
 @pytest.mark.parametrize("name", ["greedy", *STRATEGIES, "speculative"])
 def test_a_finished_row_does_not_change_while_others_run(name, language_model):

@@ -87,6 +87,7 @@ def test_tokens_are_those_of_the_formula(top_k, penalty, model):
     assert_same(search(model, top_k, penalty)(PROMPTS), oracle(model, PROMPTS, top_k, penalty))
 
 
+@pytest.mark.long
 def test_it_is_neither_greedy_nor_blind_to_probability(model, expected, greedy_oracle):
     greedy = greedy_oracle(model, PROMPTS, max_length=MAX_LENGTH, end_token=END, inputs=lambda tokens: tokens)
     results = (greedy, expected, oracle(model, PROMPTS, 4, 1.0))
@@ -94,6 +95,7 @@ def test_it_is_neither_greedy_nor_blind_to_probability(model, expected, greedy_o
     assert len(texts) == 3
 
 
+@pytest.mark.long
 def test_without_a_cache(model, expected):
     assert_same(search(model, 4, 0.6, cache=False)(PROMPTS), expected)
 
@@ -106,6 +108,7 @@ def test_compiled_and_the_rows_do_not_depend_on_each_other(model, expected):
     assert alone["tokens"][0].tolist() == result["tokens"][1].tolist()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cache", [True, False])
 @pytest.mark.parametrize("top_k", [1, 5])
 def test_a_penalty_of_zero_is_greedy_search(top_k, cache, model, greedy_oracle):
@@ -113,6 +116,7 @@ def test_a_penalty_of_zero_is_greedy_search(top_k, cache, model, greedy_oracle):
     assert_same(search(model, top_k, 0, cache=cache)(PROMPTS), expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("prompts", [[[5]], [[2, 5, 4, 7, 1, 1, 8, 6, 6, 5], [7, 0, 0, 0, 0, 0, 0, 0, 0, 0]]])
 @pytest.mark.parametrize("cache", [True, False])
 def test_prompts_of_one_token_and_of_all_but_one(cache, prompts, model):
@@ -133,6 +137,7 @@ def test_the_end_token_ends_a_row(model, expected):
     assert result["lengths"].min() < MAX_LENGTH
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("window", [1, 2, 3, 5])
 def test_windows_shorter_and_longer_than_the_prompts(window, language_model):
     model = language_model(block(window=window, num_kv_heads=2))
@@ -141,6 +146,7 @@ def test_windows_shorter_and_longer_than_the_prompts(window, language_model):
     assert_same(search(model, 4, 0.6, max_length=13)(prompts), expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cache", [True, False])
 @pytest.mark.parametrize("normalize_first", [True, False])
 def test_encoder_decoder_with_padded_sources(normalize_first, cache, roughen):
@@ -153,6 +159,7 @@ def test_encoder_decoder_with_padded_sources(normalize_first, cache, roughen):
     assert_same(search(model, 4, 0.6, cache=cache)(SOURCES, PROMPTS), expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("forbidden", [(), (5, 8, 26)])
 def test_what_must_not_be_chosen_is_not_although_it_is_among_the_candidates(forbidden, model):
     processors = [kt.ForbiddenTokens(forbidden)] if forbidden else []

@@ -262,6 +262,7 @@ def results(model, draft):
 STRATEGIES = ["greedy", "sampling", "beam search", "contrastive search", "speculative", "speculative sampling"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_strategy_keeps_to_all_of_them(name, results):
     _, result = results(name)
@@ -278,6 +279,7 @@ def test_every_strategy_keeps_to_all_of_them(name, results):
                 assert tuple(sequence[end - 1 : end + 1]) not in earlier, "a pair stands twice"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_scores_stay_the_models_own(name, results):
     generator, result = results(name)

@@ -68,11 +68,13 @@ def test_plain_greedy_search_is_the_oracle(model, expected, greedy_oracle):
     assert len(np.unique(expected["tokens"])) > 4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_greedy_output_is_the_models_own(count, model, draft, expected):
     assert_same(speculative(model, draft, count)(PROMPTS), expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count, kind", [(1, "itself"), (3, "itself"), (2, "contrary")])
 def test_a_draft_that_is_always_or_never_right(count, kind, model, contrary, expected):
     draft = {"itself": model, "contrary": contrary}[kind]
@@ -84,10 +86,12 @@ def test_compiled(model, draft, expected):
     assert_same(generator(PROMPTS), expected)
 
 
+@pytest.mark.long
 def test_without_a_cache(model, draft, expected):
     assert_same(speculative(model, draft, 2, cache=False)(PROMPTS), expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("prompts", [[[5]], [[2, 5, 4, 7, 1, 1, 8, 6, 6, 5], [7, 0, 0, 0, 0, 0, 0, 0, 0, 0]]])
 def test_prompts_of_one_token_and_of_all_but_one(prompts, model, draft, greedy_oracle):
     expected = greedy_oracle(model, prompts, max_length=MAX_LENGTH, end_token=END, inputs=ids)
@@ -101,6 +105,7 @@ def test_prompts_that_leave_nothing_to_generate(model, draft):
     assert result["scores"].tolist() == [[0]]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [2, 3])
 def test_the_end_token_ends_a_row_wherever_it_falls_among_the_accepted_ones(count, model, draft, expected):
     for place in (5, 6, 7):
@@ -109,6 +114,7 @@ def test_the_end_token_ends_a_row_wherever_it_falls_among_the_accepted_ones(coun
         assert_same(speculative(model, draft, count, end_token=end)(PROMPTS), plain)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "count, windows", [(1, (3, 2)), (2, (3, 2)), (5, (3, 2)), (1, (1, 1)), (3, (2, 5)), (2, (4, None)), (2, (None, 3))]
 )
@@ -125,6 +131,7 @@ def transformer(roughen, seed, **options):
     return roughen(model, seed)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cache", [True, False])
 def test_encoder_decoder_with_padded_sources(cache, roughen, greedy_oracle):
     model, draft = transformer(roughen, 0), transformer(roughen, 1, normalize_first=True)
@@ -134,6 +141,7 @@ def test_encoder_decoder_with_padded_sources(cache, roughen, greedy_oracle):
     assert_same(speculative(model, draft, 3, cache=cache)(SOURCES, PROMPTS), expected)
 
 
+@pytest.mark.long
 def test_processors_see_what_they_see_without_a_draft(model, draft):
     processors = [
         kt.NoRepeatNGram(2),
@@ -159,6 +167,7 @@ def steps_of(generator, monkeypatch):
     return len(steps)
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow  # where the loop can be run in Python, step by step
 @pytest.mark.parametrize("count, steps", [(1, 4), (2, 3), (3, 2), (6, 1)])
 def test_a_draft_that_is_right_saves_steps(count, steps, model, expected, monkeypatch):
@@ -166,6 +175,7 @@ def test_a_draft_that_is_right_saves_steps(count, steps, model, expected, monkey
     assert steps_of(speculative(model, model, count), monkeypatch) == steps
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow
 def test_a_draft_that_is_wrong_costs_no_more_steps_than_there_are_tokens(model, contrary, monkeypatch):
     assert steps_of(speculative(model, contrary, 3), monkeypatch) == 7
@@ -232,6 +242,7 @@ def assert_distributed(result, expected, rows):
     assert statistic < limit, f"chi-square {statistic:.0f}, of which {limit:.0f} is tolerable"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "count, options",
     [
@@ -253,6 +264,7 @@ def test_sampled_sequences_have_the_distribution_of_the_model(count, options, ti
     assert_distributed(generator(np.tile([prompt], (ROWS, 1))), expected, ROWS)
 
 
+@pytest.mark.long
 def test_sampled_sequences_of_a_model_that_is_its_own_draft(tiny):
     model, _ = tiny
     expected = distribution_of_sequences(model, [2], 4)
@@ -260,6 +272,7 @@ def test_sampled_sequences_of_a_model_that_is_its_own_draft(tiny):
     assert_distributed(generator(np.full((ROWS, 1), 2)), expected, ROWS)
 
 
+@pytest.mark.long
 def test_sampled_sequences_without_a_cache(tiny):
     model, draft = tiny
     expected = distribution_of_sequences(model, [2], 4)

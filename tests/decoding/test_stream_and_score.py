@@ -75,6 +75,7 @@ def test_stream_yields_the_new_tokens_of_a_call_and_stops(name, generators):
         assert ((streamed != 0) == (np.arange(len(parts)) < new[:, None])).all()
 
 
+@pytest.mark.long
 def test_stream_of_an_encoder_decoder_with_a_row_that_ends_first(roughen):
     model = roughen(kt.models.transformer(23, 29, num_layers=1, dim=20, num_heads=5, intermediate_dim=13))
     first = uncompiled(kt.Generator(model, max_length=MAX_LENGTH, end_token=END, start_token=2))(SOURCES)
@@ -223,6 +224,7 @@ def test_score_of_what_was_generated_is_its_score(name, generators):
     np.testing.assert_allclose(scores, result["scores"], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("coverage_penalty", [0.0, 0.3])
 def test_score_of_beams_of_an_encoder_decoder(coverage_penalty, roughen):
     model = roughen(kt.models.transformer(23, 29, num_layers=1, dim=20, num_heads=5, intermediate_dim=13))
