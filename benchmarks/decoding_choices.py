@@ -1,4 +1,4 @@
-"""Which operations the decoding step is made of, and why: cache write, cache layout, argmax.
+"""Which operations the decoding step is made of, and why: cache write, cache layout, argmax, sampling.
 
 One step function has to serve XLA, a SavedModel without XLA ops and LiteRT builtins. Each candidate runs inside a loop
 of 32 decoding steps of six attention layers (8 heads of 64), compiled with XLA and as a plain graph, on the CPU:
@@ -6,7 +6,9 @@ of 32 decoding steps of six attention layers (8 heads of 64), compiled with XLA 
 - write: `scatter` (`ops.scatter_update`), `where` (`ops.where(arange == position, new, cache)`), `slice`
   (`ops.slice_update`, which emits an XLA op and so cannot be in a SavedModel for stock TensorFlow Serving);
 - layout: heads first (B, H, L, K), or time first (B, L, H, K);
-- argmax over 32,000 logits: max, comparison and min; `ops.top_k(x, 1)`; `ops.argmax` (not a LiteRT builtin).
+- argmax over 32,000 logits: max, comparison and min; `ops.top_k(x, 1)`; `ops.argmax` (not a LiteRT builtin);
+- the nucleus of top-p 0.9 among 32,000 probabilities: thirty halvings, or a sort;
+- a draw from 32,000 weights: in two levels, or a cumulative sum over all.
 
     python benchmarks/decoding_choices.py
 """
@@ -26,6 +28,7 @@ import tensorflow as tf
 from keras import ops
 from report import save_results
 
+from keras_transformer.decoding.sampling import draw, nucleus_threshold
 from keras_transformer.decoding.strategies import argmax
 
 LAYERS, HEADS, WIDTH, STEPS = 6, 8, 64, 32
@@ -97,6 +100,27 @@ ARGMAX = {
 }
 
 
+def sorted_threshold(weights):
+    """What `nucleus_threshold` finds, from sorted probabilities."""
+    descending = -ops.sort(-weights, axis=-1)
+    count = ops.sum(ops.cast(ops.cumsum(descending, axis=-1) < 0.9, "int32"), axis=-1, keepdims=True)
+    return ops.take_along_axis(descending, count, axis=-1)
+
+
+def draw_at_once(weights):
+    """What `draw` finds, from a cumulative sum over the whole vocabulary."""
+    cumulative = ops.cumsum(weights, axis=-1)
+    return ops.sum(ops.cast(cumulative <= 0.5 * cumulative[:, -1:], "int32"), axis=-1)
+
+
+SAMPLING = {
+    "nucleus by halving": lambda x: nucleus_threshold(ops.softmax(x), 0.9),
+    "nucleus by sorting": lambda x: sorted_threshold(ops.softmax(x)),
+    "draw in two levels": lambda x: draw(ops.softmax(x), ops.full((x.shape[0],), 0.5)),
+    "draw at once": lambda x: draw_at_once(ops.softmax(x)),
+}
+
+
 def milliseconds(function, argument, jit_compile: bool, repeats: int, steps: int = 1) -> float:
     """Median time of a call, per step."""
     compiled = tf.function(function, jit_compile=jit_compile)
@@ -135,6 +159,10 @@ def main() -> None:
         for name, function in ARGMAX.items():
             xla, graph = (milliseconds(function, logits, jit, 10 * options.repeats) for jit in (True, False))
             rows.append({"batch": batch, "vocabulary": VOCABULARY, "argmax": name, "xla": xla, "graph": graph})
+            print(f"{f'{batch} x {VOCABULARY}, {name}':34}{xla:10.3f}{graph:10.3f}", flush=True)
+        for name, function in SAMPLING.items():
+            xla, graph = (milliseconds(function, logits, jit, options.repeats) for jit in (True, False))
+            rows.append({"batch": batch, "vocabulary": VOCABULARY, "sampling": name, "xla": xla, "graph": graph})
             print(f"{f'{batch} x {VOCABULARY}, {name}':34}{xla:10.3f}{graph:10.3f}", flush=True)
     save_results(options.output, "benchmarks/decoding_choices.py", {"seed": 0, "milliseconds": rows})
 

@@ -140,6 +140,8 @@ class Generator:
                 inside; an id is out of its vocabulary; an input is missing; or the model gives NaN.
         """
         batch, request = self._read(inputs, prompts)
+        if not batch:
+            return self._nothing()
         self._log["generation"].note(**_shapes(request))
         outputs = self._compiled(*_tensors(request))
         outputs = {name: ops.convert_to_numpy(x)[:batch] for name, x in outputs.items()}
@@ -208,6 +210,15 @@ class Generator:
         scores = ops.convert_to_numpy(self._compiled_score(sources, tokens, prompt_lengths))
         self._check_numbers(scores)
         return scores.reshape(shape)
+
+    def _nothing(self) -> dict[str, np.ndarray]:
+        """The answer to a call without rows."""
+        shape = (0, self.strategy.num_return)
+        return {
+            "tokens": np.zeros((*shape, self.max_length), "int32"),
+            "lengths": np.zeros(shape, "int32"),
+            "scores": np.zeros(shape, "float32"),
+        }
 
     def _read(self, inputs, prompts) -> tuple[int, Request]:
         """The number of rows asked for, and the request in a shape from the list."""

@@ -76,7 +76,7 @@ class Sampling(TokenByToken):
             scores = _forbid(scores, scores < ops.top_k(scores, self.top_k)[0][..., -1:])
         weights = ops.softmax(scores)
         if self.top_p is not None and self.top_p < 1:
-            weights = ops.where(weights >= _nucleus_threshold(weights, self.top_p), weights, 0.0)
+            weights = ops.where(weights >= nucleus_threshold(weights, self.top_p), weights, 0.0)
         if self.min_p is not None:
             weights = ops.where(weights >= self.min_p * ops.max(weights, axis=-1, keepdims=True), weights, 0.0)
         return weights
@@ -86,7 +86,7 @@ def _forbid(scores, condition):
     return ops.where(condition, ops.cast(FORBIDDEN, scores.dtype), scores)
 
 
-def _nucleus_threshold(weights, top_p: float):
+def nucleus_threshold(weights, top_p: float):
     """The largest t, (..., 1), for which the probabilities of at least t make up `top_p`.
 
     By bisection, to 2^-30 of the largest probability: thirty sums cost a tenth of sorting 32,000 tokens

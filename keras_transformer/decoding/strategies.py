@@ -17,6 +17,7 @@ class Strategy:
     """
 
     returns_final_tokens = True  # whether a token once chosen stays, so that it can be streamed
+    num_return = 1  # sequences for each row
 
     def check(self, decoder: Decoder) -> None:
         """Raise ValueError if the strategy does not suit the model."""

@@ -236,6 +236,7 @@ def test_finds_the_best_of_all_sequences_over_six_tokens(
     assert len(lengths) >= 3, "the models say too little to tell right from wrong"
 
 
+@pytest.mark.long
 def test_finds_the_best_of_all_sequences_of_a_minimum_length(language_model, roughen):
     minimum = kt.MinimumLength(5, END)
     model, generator, search, likely = exhaustive_case(language_model, 4, minimum, length_penalty=0.6, cache=False)
@@ -315,6 +316,7 @@ DECODERS = {
 PROMPTS = np.array([[2, 5, 4, 7, 7, 9], [7, 0, 0, 0, 0, 0], [9, 2, 8, 0, 0, 0]])  # up to longer than the windows
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", DECODERS)
 def test_decoder_of_every_kind(kind, language_model, roughen):
     model = DECODERS[kind](language_model)
@@ -326,6 +328,7 @@ def test_decoder_of_every_kind(kind, language_model, roughen):
         assert_found(generator(PROMPTS), oracle_of(strategy, model, PROMPTS))
 
 
+@pytest.mark.long
 def test_two_sources_with_the_target_between_them(roughen):
     text = keras.Input((None,), dtype="int32", name="text")
     target = keras.Input((None,), dtype="int32", name="target")
@@ -354,6 +357,7 @@ LONG = [0, 0.02, 0.4, 0.5, 0.04, 0.04], [0, 0.001, 0.996, 0.001, 0.001, 0.001], 
 SHORT = [0, 0.02, 0.5, 0.4, 0.04, 0.04], [0, 0.001, 0.001, 0.996, 0.001, 0.001], [1, 2, END] + [0] * 8
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "length_penalty, after_1, after_2, expected",
     [pytest.param(1.0, *LONG, id="length rewarded"), pytest.param(-1.0, *SHORT, id="length punished")],
@@ -371,6 +375,7 @@ def test_goes_on_while_a_longer_sequence_may_overtake(length_penalty, after_1, a
     assert result["tokens"][0, 0].tolist() == expected
 
 
+@pytest.mark.long
 def test_processors_decide_the_order_and_the_scores_stay_the_models_own(encoder_decoder, generators, roughen):
     model, initial = encoder_decoder
     strategy = kt.BeamSearch(3, length_penalty=0.7, num_return=3)
@@ -393,6 +398,7 @@ def test_processors_decide_the_order_and_the_scores_stay_the_models_own(encoder_
 # 3. What holds of every search
 
 
+@pytest.mark.long
 def test_one_beam_is_greedy_search_unless_an_end_is_passed_by(encoder_decoder, generators, roughen):
     """The one beam goes on with what greedy search takes. A sequence that might have ended on the way is in the pool,
     though, and is returned where it is the more probable one."""
@@ -412,6 +418,7 @@ def test_one_beam_is_greedy_search_unless_an_end_is_passed_by(encoder_decoder, g
     assert 9 <= equal, "most should be the same"
 
 
+@pytest.mark.long
 def test_one_beam_is_greedy_search_where_no_end_can_be_passed_by(encoder_decoder, generators, roughen):
     model, initial = encoder_decoder
     beam, greedy = (shared(generators, model, strategy) for strategy in (kt.BeamSearch(1), kt.Greedy()))
@@ -554,6 +561,7 @@ def test_empty_sequences_where_fewer_are_possible_than_asked_for(language_model)
     assert (result["scores"][:, 1:] == NOTHING).all()
 
 
+@pytest.mark.long
 def test_all_possible_sequences_and_then_empty_ones(language_model):
     model = language_model(kt.DecoderLayer(2, 13), vocabulary=6)
     strategy = kt.BeamSearch(5, num_return=5, early_stopping=True)

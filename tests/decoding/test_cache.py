@@ -61,6 +61,7 @@ def state_of(model, prompts=PROMPTS, **options):
     return {name: keras.ops.convert_to_numpy(x) for name, x in state.items()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("window", [1, 3, 5, 16])
 @pytest.mark.parametrize("options", [{}, {"beams": 3}, {"lookahead": 2}])
 def test_a_layer_with_a_window_keeps_that_many_tokens(window, options, language_model):
@@ -147,6 +148,7 @@ def layered(request, language_model):
     return language_model(block(window=request.param, num_kv_heads=2), block(window=request.param))
 
 
+@pytest.mark.long
 @pytest.mark.tensorflow  # where it can run in Python, prompts of any length without compilation
 @pytest.mark.parametrize("beams", [1, 2])
 def test_blocks_leave_the_state_that_one_pass_leaves(beams, layered, monkeypatch):
@@ -287,6 +289,7 @@ def assert_sources_are_given_as(shape, model, sources, caplog, greedy_oracle):
     assert_same(result, expected)
 
 
+@pytest.mark.long
 def test_sources_whose_padding_is_masked_are_padded(roughen, caplog, greedy_oracle):
     model = encoder_decoder(roughen, lambda source: kt.EncoderLayer(4, 13)(kt.TokenEmbedding(23, 20)(source)))
     assert_sources_are_given_as((3, 8), model, SOURCES, caplog, greedy_oracle)
@@ -299,6 +302,7 @@ def test_sources_whose_padding_would_count_are_not_padded(roughen, caplog, greed
     assert_sources_are_given_as((3, 7), encoder_decoder(roughen, average), SOURCES, caplog, greedy_oracle)
 
 
+@pytest.mark.long
 def test_sources_of_features_are_not_padded(roughen, caplog, greedy_oracle):
     sound = keras.Input((None, 5), name="sound")
     model = encoder_decoder(roughen, lambda x: kt.EncoderLayer(2, 13)(keras.layers.Dense(14)(x)), sound)

@@ -82,6 +82,7 @@ def assert_same(actual, expected):
     np.testing.assert_allclose(actual["scores"], expected["scores"], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("top_k, penalty", [(2, 0.6), (4, 0.3), (7, 0.9)])
 def test_tokens_are_those_of_the_formula(top_k, penalty, model):
     assert_same(search(model, top_k, penalty)(PROMPTS), oracle(model, PROMPTS, top_k, penalty))

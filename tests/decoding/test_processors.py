@@ -288,6 +288,7 @@ def test_scores_stay_the_models_own(name, results):
     np.testing.assert_allclose(scores, result["scores"], rtol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["greedy", "speculative"])
 def test_greedy_search_and_its_speculative_form_equal_the_plain_loop(name, results, model):
     _, result = results(name)

@@ -89,6 +89,7 @@ def test_frequencies_over_the_positions_of_the_rows():
     assert_frequencies(np.bincount(drawn, minlength=29), exact(row[0]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
 @pytest.mark.parametrize("name", OPTIONS)
 def test_exactly_the_tokens_of_the_filters_are_kept(name, vocabulary):
@@ -99,6 +100,7 @@ def test_exactly_the_tokens_of_the_filters_are_kept(name, vocabulary):
     np.testing.assert_allclose(weights / weights.sum(axis=-1, keepdims=True), expected, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "options, kept",
     [
@@ -144,6 +146,7 @@ def draw_with_numpy(weights, numbers):
     return keras.ops.convert_to_numpy(draw(*map(keras.ops.convert_to_tensor, (weights, numbers))))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("vocabulary", [5, 128, 129, 256, 301, 1009])
 def test_a_number_names_the_token_where_the_cumulative_sum_passes_it(vocabulary):
     random = np.random.default_rng(3)
@@ -158,6 +161,7 @@ def test_a_number_names_the_token_where_the_cumulative_sum_passes_it(vocabulary)
     np.testing.assert_array_equal(draw_with_numpy(weights, numbers)[clear], expected[clear])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("vocabulary", [29, 301, 1009])
 def test_a_token_of_no_weight_is_never_drawn_wherever_the_number_falls(vocabulary):
     random = np.random.default_rng(4)
@@ -304,6 +308,7 @@ def here():
     return names
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_every_backend_draws_the_same_tokens(backend, here, fresh_process):
     if backend == keras.backend.backend():

@@ -58,6 +58,7 @@ def uncompiled(generator):
 # stream
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["greedy", "sampling", "contrastive", "speculative", "speculative sampling"])
 def test_stream_yields_the_new_tokens_of_a_call_and_stops(name, generators):
     generator, expected = generators(name)
@@ -216,6 +217,7 @@ def test_no_sequences(greedy):
     assert greedy.score(np.zeros((0, 2, 4), "int32")).shape == (0, 2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["greedy", "sampling", "contrastive", "speculative", "speculative sampling", "beams"])
 def test_score_of_what_was_generated_is_its_score(name, generators):
     generator, result = generators(name)
