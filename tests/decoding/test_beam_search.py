@@ -248,6 +248,7 @@ def test_finds_the_best_of_all_sequences_of_a_minimum_length(language_model, rou
     assert_found(generator(prompts), expected)
 
 
+@pytest.mark.long
 def test_as_many_beams_as_tokens(language_model, roughen):
     """Six beams hold all beginnings of one token, so with room for two it is the exhaustive search, too."""
     model = language_model(kt.DecoderLayer(2, 13), encoding=kt.PositionalEncoding(), vocabulary=6)

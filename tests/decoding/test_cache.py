@@ -75,6 +75,7 @@ def test_a_layer_with_a_window_keeps_that_many_tokens(window, options, language_
         assert slots == {(3, 2, beams * MAX_LENGTH, 6), whole}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("window", [17, 18, 1000])
 def test_a_window_as_long_as_the_sequence_is_no_ring(window, language_model):
     state = state_of(language_model(block(window=window)))
@@ -295,6 +296,7 @@ def test_sources_whose_padding_is_masked_are_padded(roughen, caplog, greedy_orac
     assert_sources_are_given_as((3, 8), model, SOURCES, caplog, greedy_oracle)
 
 
+@pytest.mark.long
 def test_sources_whose_padding_would_count_are_not_padded(roughen, caplog, greedy_oracle):
     def average(source):
         return keras.layers.GlobalAveragePooling1D(keepdims=True)(keras.layers.Embedding(23, 20)(source))

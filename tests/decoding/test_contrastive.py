@@ -124,6 +124,7 @@ def test_prompts_of_one_token_and_of_all_but_one(cache, prompts, model):
     assert_same(search(model, 4, 0.6, cache=cache)(np.array(prompts)), oracle(model, np.array(prompts), 4, 0.6))
 
 
+@pytest.mark.long
 def test_prompts_that_leave_nothing_to_generate(model):
     full = np.array([[2, 5, 4, 7, 1, 1, 8, 3, 6, 6, 6]])
     result = search(model, 4, 0.6)(full)
@@ -131,6 +132,7 @@ def test_prompts_that_leave_nothing_to_generate(model):
     assert result["scores"].tolist() == [[0]]
 
 
+@pytest.mark.long
 def test_the_end_token_ends_a_row(model, expected):
     end = int(expected["tokens"][0, 0, 6])
     result = search(model, 4, 0.6, end_token=end)(PROMPTS)

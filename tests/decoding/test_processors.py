@@ -216,6 +216,7 @@ def assert_greedy(model, processors, changes):
     return tokens
 
 
+@pytest.mark.long
 def test_processors_act_in_the_order_given(model):
     """A user's function that looks at what is still allowed sees what came before it."""
 

@@ -82,6 +82,7 @@ def test_frequencies_are_those_of_the_exact_distribution(name, vocabulary):
     assert_frequencies(np.bincount(drawn, minlength=vocabulary), exact(row[0], **OPTIONS[name]))
 
 
+@pytest.mark.long
 def test_frequencies_over_the_positions_of_the_rows():
     row = distributions(1, 29)
     positions = np.arange(DRAWS, dtype="int32") // 10
@@ -129,6 +130,7 @@ def test_tokens_as_probable_as_the_last_one_kept_are_kept_too(options, kept):
     assert np.flatnonzero(weights[0]).tolist() == kept
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}, {"temperature": 1e-4}])
 def test_extreme_settings_are_greedy(options):
     rows = distributions(211, 301, seed=2)
@@ -255,6 +257,7 @@ def test_rows_with_the_same_prompt_get_different_tokens(result):
     assert result["tokens"][0].tolist() != result["tokens"][3].tolist()
 
 
+@pytest.mark.long
 def test_without_a_cache_the_tokens_are_the_same(generator, result):
     strategy = generator.strategy
     options = {"max_length": MAX_LENGTH, "end_token": END, "strategy": strategy, "cache": False}
@@ -262,6 +265,7 @@ def test_without_a_cache_the_tokens_are_the_same(generator, result):
     assert other["tokens"].tolist() == result["tokens"].tolist()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("rows", [1, 2, 4])
 def test_a_row_does_not_depend_on_how_many_come_after_it(rows, model, generator, result):
     other = uncompiled(kt.Generator(model, max_length=MAX_LENGTH, end_token=END, strategy=generator.strategy))
@@ -269,6 +273,7 @@ def test_a_row_does_not_depend_on_how_many_come_after_it(rows, model, generator,
         np.testing.assert_allclose(x, result[name][:rows], rtol=1e-4)
 
 
+@pytest.mark.long
 def test_the_filters_see_what_the_processors_leave(model):
     strategy = kt.Sampling(temperature=2.0, top_k=2)
     forbidden = tuple(range(1, 25))

@@ -98,6 +98,7 @@ def test_prompts_of_one_token_and_of_all_but_one(prompts, model, draft, greedy_o
     assert_same(speculative(model, draft, 3)(np.array(prompts)), expected)
 
 
+@pytest.mark.long
 def test_prompts_that_leave_nothing_to_generate(model, draft):
     full = np.array([[2, 5, 4, 7, 1, 1, 8, 3, 6, 6, 6]])
     result = speculative(model, draft, 3)(full)

@@ -206,6 +206,7 @@ def test_needless_padding_and_other_rows_change_nothing(greedy, sequences):
     np.testing.assert_allclose(greedy.score(sequences[2:3, :1, :5])[0, 0], expected[2, 0], rtol=1e-4)
 
 
+@pytest.mark.long
 def test_sequences_of_one_token_and_longer_than_max_length(model, greedy):
     assert greedy.score([[5], [7]]).tolist() == [0, 0]
     long = np.random.default_rng(1).integers(1, 29, (2, MAX_LENGTH + 2))
@@ -242,6 +243,7 @@ def test_score_of_beams_of_an_encoder_decoder(coverage_penalty, roughen):
         np.testing.assert_allclose(scores, sums.reshape(3, 4) / ((5 + new) / 6) ** 0.6, rtol=1e-4)
 
 
+@pytest.mark.long
 def test_score_of_a_model_that_gives_probabilities(model, sequences):
     soft = keras.Model(model.input, keras.layers.Activation("softmax")(model.output))
     generator = kt.Generator(soft, max_length=MAX_LENGTH, end_token=END, from_logits=False)
@@ -249,6 +251,7 @@ def test_score_of_a_model_that_gives_probabilities(model, sequences):
     np.testing.assert_allclose(generator.score(sequences[:, 0], prompt_lengths=2), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.long
 def test_as_many_tokens_as_the_models_table_of_positions_holds(roughen):
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     x = kt.LearnedPositionalEncoding(13)(kt.TokenEmbedding(29, 20)(tokens))
