@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from keras import ops
 
-from keras_transformer.decoding.strategies import token_at
+from keras_transformer.decoding.strategies import forbid, token_at
 from keras_transformer.ops.attention import FORBIDDEN
 
 
@@ -76,7 +76,7 @@ class NoRepeatNGram:
             repeated = ops.logical_and(repeated, shifted == recent[:, place : place + 1])
         repeated = ops.logical_and(repeated, lengths >= before)
         forbidden = _mark(ops.where(repeated, tokens, 0), log_probabilities.shape[-1])
-        return _forbid(log_probabilities, forbidden)
+        return forbid(log_probabilities, forbidden)
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class MinimumLength:
     def __call__(self, log_probabilities, tokens, lengths):
         is_end = ops.arange(log_probabilities.shape[-1], dtype="int32") == self.end_token
         too_short = ops.expand_dims(lengths + 1 < self.length, 1)
-        return _forbid(log_probabilities, ops.logical_and(is_end, too_short))
+        return forbid(log_probabilities, ops.logical_and(is_end, too_short))
 
 
 class ForbiddenTokens:
@@ -131,7 +131,7 @@ class ForbiddenTokens:
 
     def __call__(self, log_probabilities, tokens, lengths):
         forbidden = np.isin(np.arange(log_probabilities.shape[-1]), self.tokens)
-        return _forbid(log_probabilities, ops.convert_to_tensor(forbidden))
+        return forbid(log_probabilities, ops.convert_to_tensor(forbidden))
 
 
 class ForcedTokens:
@@ -160,7 +160,7 @@ class ForcedTokens:
         ids = ops.arange(log_probabilities.shape[-1], dtype="int32")
         for position, token in self.tokens.items():
             others = ops.logical_and(ops.expand_dims(lengths == position, 1), ids != token)
-            log_probabilities = _forbid(log_probabilities, others)
+            log_probabilities = forbid(log_probabilities, others)
         return log_probabilities
 
 
@@ -180,7 +180,3 @@ def _mark(tokens, size: int):
     marks = ops.zeros((ops.shape(tokens)[0], size), "int32")
     marks = ops.scatter_update(marks, indices, ops.ones_like(indices[:, 0]))
     return ops.logical_and(marks > 0, ops.arange(size, dtype="int32") > 0)
-
-
-def _forbid(log_probabilities, condition):
-    return ops.where(condition, ops.cast(FORBIDDEN, log_probabilities.dtype), log_probabilities)

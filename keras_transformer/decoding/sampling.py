@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from keras import ops
 
-from keras_transformer.decoding.strategies import TokenByToken
-from keras_transformer.ops.attention import FORBIDDEN
+from keras_transformer.decoding.strategies import TokenByToken, forbid
 from keras_transformer.ops.random import uniforms
 
 WIDTH = 128  # tokens in a block of the two-level search
@@ -73,17 +72,13 @@ class Sampling(TokenByToken):
         scores = log_probabilities / self.temperature
         size = scores.shape[-1]
         if self.top_k is not None and self.top_k < size:
-            scores = _forbid(scores, scores < ops.top_k(scores, self.top_k)[0][..., -1:])
+            scores = forbid(scores, scores < ops.top_k(scores, self.top_k)[0][..., -1:])
         weights = ops.softmax(scores)
         if self.top_p is not None and self.top_p < 1:
             weights = ops.where(weights >= nucleus_threshold(weights, self.top_p), weights, 0.0)
         if self.min_p is not None:
             weights = ops.where(weights >= self.min_p * ops.max(weights, axis=-1, keepdims=True), weights, 0.0)
         return weights
-
-
-def _forbid(scores, condition):
-    return ops.where(condition, ops.cast(FORBIDDEN, scores.dtype), scores)
 
 
 def nucleus_threshold(weights, top_p: float):

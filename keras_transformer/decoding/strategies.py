@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from keras import ops
 
 from keras_transformer.decoding.decoder import Decoder
+from keras_transformer.ops.attention import FORBIDDEN
 
 
 class Strategy:
@@ -135,6 +136,11 @@ def token_at(tokens, positions):
     slots = ops.arange(tokens.shape[-1], dtype="int32")
     here = slots == ops.expand_dims(positions, -1)  # (..., T, L)
     return ops.sum(ops.where(here, ops.expand_dims(tokens, -2), 0), axis=-1)
+
+
+def forbid(scores, condition):
+    """`scores` where `condition` is False, and one that is never chosen where it is True."""
+    return ops.where(condition, ops.cast(FORBIDDEN, scores.dtype), scores)
 
 
 def argmax(x):
