@@ -10,6 +10,9 @@ import keras
 import numpy as np
 import pytest
 
+from keras_transformer.decoding import generator
+from keras_transformer.decoding.compiling import compiled
+
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -23,6 +26,23 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=f"needs TensorFlow, the backend is {backend}"))
         elif item.get_closest_marker("long") and not os.environ.get("ALL"):
             item.add_marker(pytest.mark.skip(reason=f"takes long to compile on {backend}; ALL=1 runs it"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def graphs_instead_of_xla():
+    """On TensorFlow generators run as graphs, which takes half the time: all that XLA compiles is compiled on JAX, and
+    on TensorFlow, too, by the tests marked `xla`."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(generator, "compiled", lambda function, variables, _: compiled(function, variables, False))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(autouse=True)
+def xla(request, monkeypatch):
+    """XLA for the tests marked `xla`."""
+    if request.node.get_closest_marker("xla"):
+        monkeypatch.setattr(generator, "compiled", compiled)
 
 
 @pytest.fixture(autouse=True)

@@ -5,18 +5,19 @@ from collections.abc import Callable
 import keras
 
 
-def compiled(function: Callable, variables: list) -> Callable:
+def compiled(function: Callable, variables: list, jit_compile: bool = True) -> Callable:
     """Compile `function` with XLA on TensorFlow and JAX; on PyTorch, run it eagerly without gradients.
 
     Args:
         function: Takes and returns (nested) tensors. May read `variables`; changes nothing.
         variables: The Keras variables that it reads. JAX gets them as arguments, or it would bake them in.
+        jit_compile: Whether TensorFlow uses XLA; if not, it runs the function as a graph of its own operations.
     """
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
 
-        traced = tf.function(function, jit_compile=True, autograph=False)
+        traced = tf.function(function, jit_compile=jit_compile, autograph=False)
         # By way of the concrete function: TensorFlow would warn of too many shapes, which are few (buckets.py).
         return lambda *args: traced.get_concrete_function(*args)(*args)
     if backend == "jax":

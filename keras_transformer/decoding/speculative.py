@@ -38,7 +38,7 @@ class Speculative(Strategy):
     >>> large = kt.models.language_model(11, num_layers=2, dim=16, num_heads=2, intermediate_dim=32)
     >>> small = kt.models.language_model(11, num_layers=1, dim=8, num_heads=2, intermediate_dim=16)
     >>> plain = kt.Generator(large, max_length=9, end_token=3)
-    >>> fast = kt.Generator(large, max_length=9, end_token=3, strategy=kt.Speculative(small, 3))
+    >>> fast = kt.Generator(large, max_length=9, end_token=3, strategy=kt.Speculative(small, 2))
     >>> prompts = np.array([[2, 5, 4], [2, 9, 0]])
     >>> bool((plain(prompts)["tokens"] == fast(prompts)["tokens"]).all())
     True

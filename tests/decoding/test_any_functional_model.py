@@ -119,6 +119,7 @@ def test_training_after_the_generator_was_made_shows(model):
     assert generator(prompt)["tokens"].tolist() == wanted
 
 
+@pytest.mark.xla
 def test_bfloat16(language_model):
     keras.config.set_dtype_policy("mixed_bfloat16")
     model = language_model(kt.DecoderLayer(4, 13, position=kt.RotaryPosition(), head_dim=6))

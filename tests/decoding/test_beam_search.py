@@ -282,6 +282,7 @@ def oracle_of(strategy, model, prompts, **options):
     return [beam_oracle(model, real(prompt), row=row, **search, **options) for row, prompt in enumerate(prompts)]
 
 
+@pytest.mark.xla
 @pytest.mark.parametrize("strategy, cache", SEARCHES)
 def test_encoder_decoder_with_padded_sources_and_forced_prefixes(strategy, cache, encoder_decoder, generators, roughen):
     model, initial = encoder_decoder

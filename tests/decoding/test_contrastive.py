@@ -101,6 +101,7 @@ def test_without_a_cache(model, expected):
     assert_same(search(model, 4, 0.6, cache=False)(PROMPTS), expected)
 
 
+@pytest.mark.xla
 def test_compiled_and_the_rows_do_not_depend_on_each_other(model, expected):
     generator = kt.Generator(model, max_length=MAX_LENGTH, end_token=END, strategy=kt.ContrastiveSearch(4, 0.6))
     result = generator(PROMPTS)

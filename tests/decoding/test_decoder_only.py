@@ -51,6 +51,7 @@ def test_option(kind, language_model, assert_decodes_exactly):
     assert_decodes_exactly(model)
 
 
+@pytest.mark.xla
 def test_everything_modern_at_once(language_model, assert_decodes_exactly):
     def modern(**options):
         return block(

@@ -38,6 +38,7 @@ def test_kinds_with_forced_prefixes_and_padded_sources(kind, roughen, assert_dec
     assert_decodes_exactly(model, SOURCES, PREFIXES, inputs=lambda tokens: [SOURCES, tokens])
 
 
+@pytest.mark.xla
 def test_from_the_start_token(roughen, assert_decodes_exactly):
     model = transformer(roughen, seed=16)
     assert_decodes_exactly(

@@ -131,6 +131,21 @@ def test_the_loop_ends_with_the_last_row(ended, monkeypatch):
     assert len(steps) == stopped["lengths"][0, 0] - 4
 
 
+@pytest.mark.xla
+@pytest.mark.tensorflow
+def test_xla_only_where_it_is_asked_for(model, monkeypatch):
+    import tensorflow as tf
+
+    asked, function = [], tf.function
+    monkeypatch.setattr(
+        tf, "function", lambda *args, **kwargs: asked.append(kwargs["jit_compile"]) or function(*args, **kwargs)
+    )
+    generators = [kt.Generator(model, max_length=7, end_token=END, jit_compile=jit) for jit in (True, False)]
+    compiled, graph = (generator(PROMPTS) for generator in generators)
+    assert asked == [True, False]
+    assert compiled["tokens"].tolist() == graph["tokens"].tolist()
+
+
 def test_padding_is_never_generated_but_keeps_its_probability(language_model, greedy_oracle):
     model = language_model(kt.DecoderLayer(4, 13, position=kt.AlibiPosition()))
     bias = model.get_layer("logits").bias

@@ -81,6 +81,7 @@ def test_a_draft_that_is_always_or_never_right(count, kind, model, contrary, exp
     assert_same(speculative(model, draft, count)(PROMPTS), expected)
 
 
+@pytest.mark.xla
 def test_compiled(model, draft, expected):
     generator = kt.Generator(model, max_length=MAX_LENGTH, end_token=END, strategy=kt.Speculative(draft, 3))
     assert_same(generator(PROMPTS), expected)
@@ -281,6 +282,7 @@ def test_sampled_sequences_without_a_cache(tiny):
     assert_distributed(generator(np.full((ROWS, 1), 2)), expected, ROWS)
 
 
+@pytest.mark.xla
 def test_sampled_tokens_compiled_with_their_scores_and_the_same_twice(model, draft):
     strategy = kt.Speculative(draft, 2, strategy=kt.Sampling(temperature=1.3, seed=23))
     generator = kt.Generator(model, max_length=MAX_LENGTH, end_token=END, strategy=strategy)

@@ -77,6 +77,7 @@ def test_stream_yields_the_new_tokens_of_a_call_and_stops(name, generators):
 
 
 @pytest.mark.long
+@pytest.mark.xla
 def test_stream_of_an_encoder_decoder_with_a_row_that_ends_first(roughen):
     model = roughen(kt.models.transformer(23, 29, num_layers=1, dim=20, num_heads=5, intermediate_dim=13))
     first = uncompiled(kt.Generator(model, max_length=MAX_LENGTH, end_token=END, start_token=2))(SOURCES)
