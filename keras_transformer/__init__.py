@@ -29,6 +29,7 @@ from keras_transformer.layers import (
     RotaryPosition,
     TokenEmbedding,
 )
+from keras_transformer.version import __version__
 
 __all__ = [
     "AlibiPosition",
@@ -54,6 +55,7 @@ __all__ = [
     "Sampling",
     "Speculative",
     "TokenEmbedding",
+    "__version__",
     "attention_weights",
     "export",
     "models",

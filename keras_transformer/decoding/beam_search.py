@@ -84,9 +84,9 @@ class BeamSearch(Strategy):
                 f"'{decoder.graph.model.name}' has no cross-attention, or to several sources. Set it to 0."
             )
 
-    def begin(self, decoder, sources, prompts, lengths):
+    def begin(self, decoder, memory, prompts, lengths):
         beams, length = self.num_beams, decoder.max_length
-        state, memory, _ = decoder.begin(sources, prompts, lengths, beams=beams)
+        state, memory, _ = decoder.begin(memory, prompts, lengths, beams=beams)
         tokens = decoder.pad(prompts)
         per_beam = ops.expand_dims(ops.zeros_like(lengths, "float32"), 1) + ops.zeros((1, beams))  # (B, N)
         first = ops.expand_dims(ops.arange(beams, dtype="int32") == 0, 0)

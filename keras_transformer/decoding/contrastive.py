@@ -53,8 +53,8 @@ class ContrastiveSearch(Strategy):
                 "model's vocabulary. Take fewer."
             )
 
-    def begin(self, decoder, sources, prompts, lengths):
-        state, memory, features = decoder.begin(sources, prompts, lengths, beams=self.top_k, features=True)
+    def begin(self, decoder, memory, prompts, lengths):
+        state, memory, features = decoder.begin(memory, prompts, lengths, beams=self.top_k, features=True)
         sequences = begin_sequences(decoder, prompts, lengths)
         last = ops.expand_dims(lengths - 1, 1)  # (B, 1)
         current = token_at(sequences["tokens"], last)

@@ -1,7 +1,8 @@
 """The step of decoding as pure functions of tensors, which every strategy and every export is built from.
 
-begin: sources, prompts  ->  state, memory
-step:  new tokens, state, memory  ->  logits, state
+encode: sources  ->  memory
+begin:  memory, prompts  ->  state, memory
+step:   new tokens, state, memory  ->  logits, state
 """
 
 from functools import cached_property
@@ -67,20 +68,23 @@ class Decoder:
         self.processors = tuple(processors)
         self.vocabulary_size = graph.vocabulary_size
 
-    def begin(self, sources: dict, prompts, lengths, *, beams: int = 1, lookahead: int = 0, features: bool = False):
-        """Encode the sources, and read the prompts but for their last tokens, which the first step reads.
+    def encode(self, sources: dict) -> dict:
+        """The memory: what the target side needs of the sources, tensors by slot."""
+        return self.graph.encode(sources)
+
+    def begin(self, memory: dict, prompts, lengths, *, beams: int = 1, lookahead: int = 0, features: bool = False):
+        """Read the prompts but for their last tokens, which the first step reads.
 
         The logits of this pass are not used, and every compiler leaves them out.
 
         Args:
-            sources: A tensor for each source, by its place among the model's inputs.
+            memory: What `encode` gave. What is projected of it is added, for the steps to find.
             prompts: (B, P), int32, padded on the right.
             lengths: (B,), int32. Tokens in each prompt, at least one.
             beams: How many beams the steps will have.
             lookahead: How many tokens of a step may be taken back.
             features: Whether to return what the logits of the prompts would be made from.
         """
-        memory = self.graph.encode(sources)
         if not self.cache:
             return self._begin_uncached(prompts, memory, beams, features)
         length = ops.shape(prompts)[1]

@@ -256,29 +256,34 @@ class Generator:
 
     # Pure functions of tensors: compiled here, exported by `kt.export`
 
-    def generate(self, sources: dict, prompts, lengths) -> dict:
+    def generate(self, sources: dict, prompts, lengths, seed=None) -> dict:
         """Generate from tensors: the whole loop, as `__call__` compiles it and `kt.export` writes it.
 
         Args:
             sources: A tensor for each source, by its place among the model's inputs.
             prompts: (B, P), int32, padded on the right; P at most `max_length`.
             lengths: (B,), int32. Tokens in each prompt, at least one.
+            seed: int32 scalar. Of the random numbers, in place of the strategy's own.
 
         Returns:
             What `__call__` returns, as tensors.
         """
-        return generate(self.strategy, self.decoder, sources, prompts, lengths)
+        strategy = self.strategy if seed is None else self.strategy.with_seed(seed)
+        return generate(strategy, self.decoder, sources, prompts, lengths)
 
     def _compile(self, function: Callable) -> Callable:
         return compiled(function, [*self.model.variables, *self.strategy.variables], self.jit_compile)
 
     @cached_property
     def _compiled(self) -> Callable:
-        return self._compile(self.generate)
+        return self._compile(lambda *request: self.generate(*request))
 
     @cached_property
     def _compiled_begin(self) -> Callable:
-        return self._compile(lambda *request: self.strategy.begin(self.decoder, *request))
+        def begin(sources, prompts, lengths):
+            return self.strategy.begin(self.decoder, self.strategy.encode(self.decoder, sources), prompts, lengths)
+
+        return self._compile(begin)
 
     @cached_property
     def _compiled_advance(self) -> Callable:

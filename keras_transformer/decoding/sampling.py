@@ -1,6 +1,6 @@
 """Sampling: the next token drawn from the model's distribution, or from the likely part of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keras import ops
 
@@ -62,6 +62,11 @@ class Sampling(TokenByToken):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
                 raise ValueError(f"Sampling takes a {name} in (0, 1], or None, got {value!r}.")
+
+    is_random = True
+
+    def with_seed(self, seed):
+        return replace(self, seed=seed)
 
     def select(self, log_probabilities, positions):
         rows = ops.arange(ops.shape(log_probabilities)[0], dtype="int32")

@@ -1,5 +1,7 @@
 """Speculative decoding: a small model runs ahead, the large one checks several of its tokens in one step."""
 
+import copy
+
 import keras
 from keras import ops
 
@@ -81,10 +83,27 @@ class Speculative(Strategy):
             processors=decoder.processors,
         )
 
-    def begin(self, decoder, sources, prompts, lengths):
+    @property
+    def is_random(self):
+        return self.strategy.is_random
+
+    @property
+    def seed(self):
+        """Of the random numbers of its strategy."""
+        return self.strategy.seed
+
+    def with_seed(self, seed):
+        other = copy.copy(self)
+        other.strategy = self.strategy.with_seed(seed)
+        return other
+
+    def encode(self, decoder, sources):
+        return {"model": decoder.encode(sources), "draft": self._drafters[id(decoder)].encode(sources)}
+
+    def begin(self, decoder, memory, prompts, lengths):
         ahead = self.num_draft_tokens
-        begun = decoder.begin(sources, prompts, lengths, lookahead=ahead)
-        drafted = self._drafters[id(decoder)].begin(sources, prompts, lengths, lookahead=ahead)
+        begun = decoder.begin(memory["model"], prompts, lengths, lookahead=ahead)
+        drafted = self._drafters[id(decoder)].begin(memory["draft"], prompts, lengths, lookahead=ahead)
         sequences = begin_sequences(decoder, prompts, lengths)
         memory = {"model": begun.memory, "draft": drafted.memory}
         return {**sequences, "state": begun.state, "draft": drafted.state}, memory
@@ -166,7 +185,7 @@ class Speculative(Strategy):
 
     def _uniforms(self, stream: int, positions):
         rows = ops.arange(ops.shape(positions)[0], dtype="int32")
-        return uniforms((self.strategy.seed ^ stream) & 0x7FFFFFFF, rows, positions)
+        return uniforms(ops.bitwise_xor(ops.cast(self.strategy.seed, "int32"), stream), rows, positions)
 
 
 def _normalize(weights):

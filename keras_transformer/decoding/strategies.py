@@ -11,12 +11,13 @@ from keras_transformer.ops.attention import FORBIDDEN
 class Strategy:
     """Three pure functions of tensors that a loop is made of, and what a Generator has to know besides.
 
-    `begin` makes the carry, a dict of (nested) tensors of fixed shapes, with `tokens`, `lengths` and `finished` (B,)
-    among them, and the memory, which does not change; `advance` takes the carry one step further; `finish` turns it
+    `encode` makes the memory from the sources; `begin` makes the carry, a dict of (nested) tensors of fixed shapes, with `tokens`, `lengths` and `finished` (B,)
+    among them, and completes the memory, which does not change any more; `advance` takes the carry one step further; `finish` turns it
     into the answer. The loop runs while a row is not finished. A row that is finished must not change any more, so
     that no row depends on the others.
     """
 
+    is_random = False  # whether it draws random numbers, and so takes a seed
     returns_final_tokens = True  # whether a token once chosen stays, so that it can be streamed
     num_return = 1  # sequences for each row
 
@@ -28,8 +29,16 @@ class Strategy:
         """Variables that the strategy reads besides the model's own."""
         return []
 
-    def begin(self, decoder: Decoder, sources: dict, prompts, lengths) -> tuple[dict, dict]:
-        """The carry and the memory, from sources by slot, prompts (B, P) and their lengths (B,)."""
+    def with_seed(self, seed) -> "Strategy":
+        """The same strategy with other random numbers; itself, if it needs none."""
+        return self
+
+    def encode(self, decoder: Decoder, sources: dict) -> dict:
+        """The memory, from sources by slot."""
+        return decoder.encode(sources)
+
+    def begin(self, decoder: Decoder, memory: dict, prompts, lengths) -> tuple[dict, dict]:
+        """The carry and the whole memory, from `encode`'s memory, prompts (B, P) and their lengths (B,)."""
         raise NotImplementedError
 
     def advance(self, decoder: Decoder, carry: dict, memory: dict) -> dict:
@@ -51,7 +60,7 @@ class Strategy:
 
 def generate(strategy: Strategy, decoder: Decoder, sources: dict, prompts, lengths) -> dict:
     """The whole loop: what a Generator compiles and `kt.export` writes."""
-    carry, memory = strategy.begin(decoder, sources, prompts, lengths)
+    carry, memory = strategy.begin(decoder, strategy.encode(decoder, sources), prompts, lengths)
     (carry,) = ops.while_loop(
         lambda carry: ops.logical_not(ops.all(carry["finished"])),
         lambda carry: (strategy.advance(decoder, carry, memory),),
@@ -76,8 +85,8 @@ class TokenByToken(Strategy):
         """
         raise NotImplementedError
 
-    def begin(self, decoder, sources, prompts, lengths):
-        state, memory, _ = decoder.begin(sources, prompts, lengths)
+    def begin(self, decoder, memory, prompts, lengths):
+        state, memory, _ = decoder.begin(memory, prompts, lengths)
         return {**begin_sequences(decoder, prompts, lengths), "state": state}, memory
 
     def advance(self, decoder, carry, memory):

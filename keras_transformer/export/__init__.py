@@ -2,6 +2,8 @@
 
 from keras_transformer.export.agreement import ExportMismatchError
 from keras_transformer.export.litert import litert
+from keras_transformer.export.report import ExportReport
 from keras_transformer.export.saved_model import saved_model
+from keras_transformer_runtime import load
 
-__all__ = ["ExportMismatchError", "litert", "saved_model"]
+__all__ = ["ExportMismatchError", "ExportReport", "litert", "load", "saved_model"]

@@ -13,17 +13,31 @@ class ExportMismatchError(ValueError):
     """An export was written, tried, and found to differ from Python."""
 
 
-def check_generated(generator: Generator, inputs: list[np.ndarray], exported: dict, what: str) -> None:
-    """Raise ExportMismatchError unless `exported` holds the tokens that Python generates from `inputs`.
+def python_answers(generator: Generator, inputs: list[np.ndarray]) -> dict:
+    """What Python generates from the inputs of an exported signature."""
+    return generator(inputs if len(inputs) > 1 else inputs[0])
 
-    Where two tokens are equally probable to the precision of float32, runtimes may break the tie differently; such
-    a row counts as equal up to there.
+
+def agreement(expected: dict, exported: dict) -> float:
+    """Share of the sequences (B, N, L) that are equal, token for token."""
+    return float((expected["tokens"] == exported["tokens"]).all(axis=-1).mean())
+
+
+def check_generated(
+    generator: Generator, inputs: list[np.ndarray], expected: dict, exported: dict, what: str
+) -> None:
+    """Raise ExportMismatchError unless `exported` holds the tokens `expected` that Python generates from `inputs`.
+
+    Where two tokens, or two sequences of a beam search, are equally probable to the precision of float32, runtimes
+    may break the tie differently; such a row counts as equal up to there.
     """
-    expected = generator(inputs if len(inputs) > 1 else inputs[0])
     if np.array_equal(expected["tokens"], exported["tokens"]):
         return
     for row, beam in np.argwhere((expected["tokens"] != exported["tokens"]).any(axis=-1)):
         ours, theirs = expected["tokens"][row, beam], exported["tokens"][row, beam]
+        scores = expected["scores"][row, beam], exported["scores"][row, beam]
+        if not generator.strategy.returns_final_tokens and np.isclose(*scores, rtol=TIE, atol=TIE):
+            continue  # two whole sequences are equally probable
         position = int(np.flatnonzero(ours != theirs)[0])
         margin = _margin(generator, [x[row : row + 1] for x in inputs], ours, theirs, position)
         if margin > TIE:

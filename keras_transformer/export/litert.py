@@ -2,20 +2,32 @@
 
 import os
 import tempfile
+import time
+import zipfile
+from collections import Counter
 from pathlib import Path
 
 import keras
 import numpy as np
 
 from keras_transformer.decoding import Generator
-from keras_transformer.export.agreement import check_generated, check_outputs
+from keras_transformer.export.agreement import agreement, check_generated, check_outputs, python_answers
 from keras_transformer.export.files import replacing
+from keras_transformer.export.metadata import metadata_files
+from keras_transformer.export.quantization import check_quantize, set_converter, to_int4
+from keras_transformer.export.report import ExportReport, size_of, specification
 from keras_transformer.export.signatures import (
-    ids_signature,
+    Signature,
+    as_inputs,
+    generate_signature,
     model_signature,
+    own_seed,
     require_tensorflow,
     sample_inputs,
+    step_signatures,
 )
+
+LAYOUTS = ("generate", "step")
 
 
 def litert(
@@ -24,71 +36,148 @@ def litert(
     *,
     source_length: int | None = None,
     batch_size: int = 1,
+    layout: str = "generate",
+    quantize: str | None = None,
+    source_tokenizer=None,
+    target_tokenizer=None,
+    samples=None,
     overwrite: bool = False,
     verify: bool = True,
-) -> None:
+    verbose: bool = True,
+) -> ExportReport:
     """Write a .tflite file of builtin ops only, with static shapes.
 
-    Of a generator, the signature `generate` holds the whole loop: ids in (the sources by name, or the prompts of a
-    decoder-only model under its input's name, padded on the right with 0), `tokens`, `lengths` and `scores` out. A
-    plain model has the signature `serving_default`.
+    With `layout="generate"` the signature `generate` holds the whole loop: ids in (the sources by name, or the prompts
+    of a decoder-only model under its input's name, padded on the right with 0), `tokens`, `lengths` and `scores` out.
+    A strategy that draws takes a scalar `seed`, too.
+
+    With `layout="step"` the loop is the caller's, who can show each token as it comes: `encode` makes the memory of
+    the sources, `prefill_N` reads a prompt of up to N tokens (`prompts`, `prompt_lengths`) and makes the carry,
+    `decode` takes the carry and the memory one token further, until all are `finished`, and `finish` gives `tokens`,
+    `lengths` and `scores`. The signatures share their weights.
+
+    A plain model has the signature `serving_default`.
+
+    A description, tokenizers included, is appended to the file as a zip archive, as TF Lite Metadata does: `unzip`
+    shows it, `kt.export.load` uses it, and interpreters do not see it.
 
     Args:
         generator_or_model: What to export.
         path: File to write.
         source_length: Length that every input of unknown length gets.
         batch_size: Number of rows.
+        layout: `"generate"` or `"step"`.
+        quantize: Of the weights: None keeps float32; `"float16"`; `"int8"` and `"int4"`, per channel and in blocks,
+            activations staying float32. Quantized answers may differ; the report tells how many of the samples do.
+        source_tokenizer, target_tokenizer: Tokenizers to describe in the file, for `kt.export.load`.
+        samples: What to compare with Python besides random ids: strings if there is a source tokenizer, else ids, as a
+            generator takes them.
         overwrite: Whether a file that is there may be replaced. It is, only once the new one is complete.
         verify: Whether to run what was written with the `ai-edge-litert` package and compare it with Python.
+        verbose: Whether to print the report.
+
+    Returns:
+        A report: size, signatures, operators, milliseconds a call, share of equal sequences.
 
     Raises:
         ValueError: If the backend is not TensorFlow, the path exists or cannot be written, `source_length` is
-            missing, or the model needs an op that LiteRT does not have.
-        ExportMismatchError: If the file does not give what Python gives; nothing is written then.
+            missing, an argument is not one of those named, or the model needs an op that LiteRT does not have.
+        ExportMismatchError: If the file, not quantized, does not give what Python gives; nothing is written then.
     """
     require_tensorflow("A LiteRT file")
-    if isinstance(generator_or_model, Generator):
-        model, signature, name = generator_or_model.model, ids_signature(generator_or_model), "generate"
+    check_quantize(quantize)
+    is_generator = isinstance(generator_or_model, Generator)
+    if layout not in LAYOUTS or (layout == "step" and not is_generator):
+        raise ValueError(f"litert takes layout='generate', or 'step' for a Generator, got {layout!r}.")
+    model = generator_or_model.model if is_generator else generator_or_model
+    whole = generate_signature(generator_or_model) if is_generator else model_signature(generator_or_model)
+    whole = _with_static_shapes(generator_or_model, whole, source_length, batch_size)
+    if layout == "step":
+        lengths = _prefill_lengths(generator_or_model, source_length)
+        signatures = step_signatures(generator_or_model, source_length, batch_size, lengths)
     else:
-        model, signature, name = generator_or_model, model_signature(generator_or_model), "serving_default"
+        signatures = {"generate" if is_generator else "serving_default": whole}
+
+    with replacing(path, overwrite=overwrite) as new:
+        content = _convert(model, signatures, quantize)
+        new.write_bytes(to_int4(content) if quantize == "int4" else content)
+        operators = _operators(new)
+        facts = {
+            "layout": layout if is_generator else "model",
+            "quantize": quantize,
+            "batch_size": batch_size,
+            "source_length": source_length,
+            "signatures": {name: [x._asdict() for x in signature.inputs] for name, signature in signatures.items()},
+        }
+        with zipfile.ZipFile(new, "a") as archive:
+            for name, part in metadata_files(generator_or_model, source_tokenizer, target_tokenizer, **facts).items():
+                archive.writestr(name, part)
+        milliseconds, agreed = {}, None
+        if verify:
+            batches = _batches(generator_or_model, whole, source_length or 1, batch_size, source_tokenizer, samples)
+            milliseconds, agreed = _verify(generator_or_model, new, whole, batches, exact=quantize is None)
+        report = ExportReport(
+            path=Path(path),
+            size=size_of(new),
+            signatures={
+                name: {key: specification(shape, dtype) for key, shape, dtype in signature.inputs}
+                for name, signature in signatures.items()
+            },
+            operators=dict(operators),
+            milliseconds=milliseconds,
+            agreement=agreed,
+        )
+    if verbose:
+        print(report)
+    return report
+
+
+def _with_static_shapes(target, signature: Signature, source_length: int | None, batch_size: int) -> Signature:
     if source_length is None and any(dim is None for x in signature.inputs for dim in x.shape[1:]):
         raise ValueError(
             f"A LiteRT file has static shapes: give source_length, the length of the inputs "
             f"{[x.name for x in signature.inputs]}; shorter ones are padded on the right with 0."
         )
-    if isinstance(generator_or_model, Generator) and len(model.inputs) == 1:
-        if source_length > generator_or_model.max_length:
-            raise ValueError(
-                f"source_length is the length of the prompts here, {source_length}; the generator's max_length, "
-                f"{generator_or_model.max_length}, counts them, too."
-            )
-    inputs = [
-        x._replace(shape=(batch_size, *(source_length if dim is None else dim for dim in x.shape[1:])))
-        for x in signature.inputs
-    ]
-    with replacing(path, overwrite=overwrite) as new:
-        new.write_bytes(_convert(model, signature.function, inputs, name))
-        if verify:
-            values = sample_inputs(generator_or_model, signature, source_length or 1, batch_size)
-            exported = _run(new, name, {x.name: value for x, value in zip(inputs, values, strict=True)})
-            if isinstance(generator_or_model, Generator):
-                check_generated(generator_or_model, values, exported, "LiteRT file")
-            else:
-                check_outputs(model, signature.function(*values), exported, "LiteRT file")
+    if isinstance(target, Generator) and len(target.model.inputs) == 1 and source_length > target.max_length:
+        raise ValueError(
+            f"source_length is the length of the prompts here, {source_length}; the generator's max_length, "
+            f"{target.max_length}, counts them, too."
+        )
+    return signature._replace(
+        inputs=[
+            x._replace(shape=(batch_size, *(source_length if dim is None else dim for dim in x.shape[1:])))
+            if x.shape
+            else x
+            for x in signature.inputs
+        ]
+    )
 
 
-def _convert(model, function, inputs, name: str) -> bytes:
-    """The flatbuffer of one signature. By way of a SavedModel: from concrete functions, a Keras 3 model would lose
+def _prefill_lengths(generator: Generator, source_length: int | None) -> list[int]:
+    """Powers of four from 8 on, up to the longest prompt there may be."""
+    decoder_only = len(generator.model.inputs) == 1
+    longest = source_length if decoder_only else generator.max_length
+    lengths = [8]
+    while lengths[-1] < longest:
+        lengths.append(lengths[-1] * 4)
+    return sorted({min(length, longest) for length in lengths})
+
+
+def _convert(model, signatures: dict[str, Signature], quantize: str | None) -> bytes:
+    """The flatbuffer of some signatures. By way of a SavedModel: from concrete functions, a Keras 3 model would lose
     its weights (tensorflow 2.21)."""
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory() as folder:
         archive = keras.export.ExportArchive()
         archive.track(model)
-        archive.add_endpoint(name, function, [tf.TensorSpec(shape, dtype, name=key) for key, shape, dtype in inputs])
+        for name, signature in signatures.items():
+            specifications = [tf.TensorSpec(shape, dtype, name=key) for key, shape, dtype in signature.inputs]
+            archive.add_endpoint(name, signature.function, specifications)
         archive.write_out(folder, verbose=False)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[name])
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(signatures))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        set_converter(converter, quantize)
         try:
             return converter.convert()
         except Exception as error:  # the converter's own error type is not public
@@ -103,7 +192,58 @@ def _first_lines(error: Exception, count: int = 6) -> str:
     return "\n".join(lines[:count])
 
 
-def _run(path: Path, name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _operators(path: Path) -> Counter:
+    """How often each builtin operator occurs in the file."""
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    names = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
+    model = schema.Model.GetRootAs(path.read_bytes())
+    codes = [model.OperatorCodes(place) for place in range(model.OperatorCodesLength())]
+    codes = [names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())] for code in codes]
+    graphs = [model.Subgraphs(place) for place in range(model.SubgraphsLength())]
+    return Counter(codes[graph.Operators(i).OpcodeIndex()] for graph in graphs for i in range(graph.OperatorsLength()))
+
+
+def _batches(target, whole: Signature, length: int, batch_size: int, source_tokenizer, samples) -> list[list]:
+    """Inputs to try: random ones, and the samples, cut into batches and padded to the shapes of the file."""
+    batches = [sample_inputs(target, whole, length, batch_size)]
+    if samples is None:
+        return batches
+    if source_tokenizer is not None:
+        samples = np.asarray(source_tokenizer(list(samples)))
+    arrays = as_inputs(samples, whole)
+    for start in range(0, len(arrays[0]), batch_size):
+        batch = []
+        for array, (name, shape, _) in zip(arrays, whole.inputs, strict=False):
+            rows = array[start : start + batch_size]
+            if any(given > room for given, room in zip(rows.shape[1:], shape[1:], strict=True)):
+                raise ValueError(f"The samples of '{name}' have shape {rows.shape[1:]}; the file takes {shape[1:]}.")
+            rows = np.concatenate([rows, np.repeat(rows[:1], batch_size - len(rows), axis=0)])
+            batch.append(np.pad(rows, [(0, room - given) for given, room in zip(rows.shape, shape, strict=True)]))
+        batches.append(batch)
+    return batches
+
+
+def _verify(target, path: Path, whole: Signature, batches: list, *, exact: bool) -> tuple[dict[str, float], float]:
+    """Run what was written on each batch, and compare with Python: milliseconds by signature, share of equal rows."""
+    run = _runner(path)
+    agreed, milliseconds = [], {}
+    for values in batches:
+        inputs = dict(zip((x.name for x in whole.inputs), [*values, *own_seed(target)], strict=True))
+        milliseconds.clear()  # of the last batch, when everything is warm
+        exported = run(inputs, milliseconds)
+        if isinstance(target, Generator):
+            expected = python_answers(target, values)
+            if exact:
+                check_generated(target, values, expected, exported, "LiteRT file")
+            agreed.append(agreement(expected, exported))
+        elif exact:
+            check_outputs(target, whole.function(*values), exported, "LiteRT file")
+    return milliseconds, float(np.mean(agreed)) if agreed else 1.0
+
+
+def _runner(path: Path):
+    """A function of the inputs of the whole to its outputs, which notes the milliseconds of each signature."""
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
@@ -111,4 +251,7 @@ def _run(path: Path, name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.n
             "To verify a LiteRT file, install ai-edge-litert (pip install keras-transformer[litert]), or export with "
             "verify=False."
         ) from error
-    return Interpreter(model_path=str(path)).get_signature_runner(name)(**inputs)
+    from keras_transformer_runtime import litert
+
+    program = litert.Program(Interpreter(model_path=str(path)), litert.read_metadata(path)[0])
+    return lambda inputs, milliseconds: program.run(inputs, milliseconds)

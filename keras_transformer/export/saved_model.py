@@ -1,20 +1,31 @@
 """Export to SavedModel: tokenizer, generation loop and all, for TensorFlow Serving as it comes."""
 
 import os
+import time
+from collections import Counter
+from pathlib import Path
 
 import keras
 import numpy as np
 
 from keras_transformer.decoding import Generator
-from keras_transformer.export.agreement import check_generated, check_outputs
+from keras_transformer.export.agreement import check_generated, check_outputs, python_answers
 from keras_transformer.export.files import replacing
+from keras_transformer.export.metadata import metadata_files
+from keras_transformer.export.report import ExportReport, size_of, specification
 from keras_transformer.export.signatures import (
     Signature,
-    ids_signature,
+    as_inputs,
+    encode_signature,
+    generate_signature,
     model_signature,
+    own_seed,
     require_tensorflow,
     sample_inputs,
+    score_signature,
 )
+
+EXTRA = "assets.extra"  # where TensorFlow leaves room for files of one's own
 
 
 def saved_model(
@@ -23,39 +34,58 @@ def saved_model(
     *,
     source_tokenizer=None,
     target_tokenizer=None,
+    xla: bool = False,
+    samples=None,
     overwrite: bool = False,
     verify: bool = True,
-) -> None:
+    verbose: bool = True,
+) -> ExportReport:
     """Write a SavedModel that answers without Keras and without this package.
 
-    Of a generator, the signature `generate` takes ids (the sources by name, or the prompts of a decoder-only model
-    under its input's name) and returns `tokens` (B, N, L), `lengths` (B, N) and `scores` (B, N). `serving_default`
-    takes strings, (B,), named `text`, if there is a source tokenizer, and returns `texts` (B, N), too, if there is
-    a target tokenizer. A plain model has `serving_default` only. No signature contains an XLA op, which stock
-    TensorFlow Serving refuses on CPUs.
+    Signatures of a generator:
+
+    - `generate`: ids (the sources by name, or the prompts of a decoder-only model under its input's name) to `tokens`
+      (B, N, L), `lengths` (B, N) and `scores` (B, N); N sequences a row, best first. A strategy that draws takes a
+      scalar `seed`, too.
+    - `serving_default`: the same with strings, (B,), named `text`, in place of the ids if there is a source
+      tokenizer, and with `texts` (B, N) among the outputs if there is a target tokenizer.
+    - `score`: sources and target sequences, under the names of the model's inputs, to `scores` (B,); a decoder-only
+      model takes `prompt_lengths` (B,), too.
+    - `encode`, of an encoder-decoder: sources to the encoder's output, `memory`, and its padding mask.
+
+    A plain model has `serving_default`, strings in if there is a source tokenizer, and `encode`, ids in. No signature
+    contains an XLA op, which stock TensorFlow Serving refuses on CPUs, but those that `xla` adds. A description for
+    programs (`kt.export.load`) lies in the folder `assets.extra`.
 
     Args:
         generator_or_model: What to export.
         path: Folder to write.
         source_tokenizer: Layer that turns strings (B,) into ids (B, T), padded with 0.
         target_tokenizer: Layer whose `detokenize` turns ids (B, N, L) into strings (B, N).
+        xla: Whether to add signatures compiled with XLA, faster where it is not switched off: `generate_xla` and, with
+            tokenizers, `serving_default_xla`; of a plain model `serving_default_xla`.
+        samples: What to compare with Python besides random ids: strings if there is a source tokenizer, else ids, as a
+            generator takes them.
         overwrite: Whether a folder that is there may be replaced. It is, only once the new one is complete.
         verify: Whether to load what was written and compare it with Python.
+        verbose: Whether to print the report.
+
+    Returns:
+        A report: size, signatures, operators, milliseconds a call.
 
     Raises:
         ValueError: If the backend is not TensorFlow, the path exists or cannot be written, a tokenizer does not
-            fit the model.
+            fit the model, or an operation of the model needs XLA.
         ExportMismatchError: If the export does not give what Python gives; nothing is written then.
     """
     require_tensorflow("A SavedModel")
     import tensorflow as tf
 
-    if isinstance(generator_or_model, Generator):
-        model, ids, name = generator_or_model.model, ids_signature(generator_or_model), "generate"
-    else:
-        model, ids, name = generator_or_model, model_signature(generator_or_model), "serving_default"
+    is_generator = isinstance(generator_or_model, Generator)
+    model = generator_or_model.model if is_generator else generator_or_model
+    ids = generate_signature(generator_or_model) if is_generator else model_signature(generator_or_model)
     _check_tokenizers(generator_or_model, ids, source_tokenizer, target_tokenizer)
-    serving = _with_tokenizers(ids, source_tokenizer, target_tokenizer)
+    signatures = _signatures(generator_or_model, ids, source_tokenizer, target_tokenizer, xla)
 
     with replacing(path, overwrite=overwrite) as new:
         archive = keras.export.ExportArchive()
@@ -65,20 +95,65 @@ def saved_model(
             if not getattr(part, "built", True):  # Keras tracks layers that have been called only
                 part(tf.constant(["a"]))
             archive.track(part)
-        endpoints = {name: ids, "serving_default": serving}  # of a plain model, one and the same
-        for endpoint, signature in endpoints.items():
+        if is_generator and generator_or_model.strategy.variables:
+            archive.track(generator_or_model.strategy.draft)
+        for name, signature in signatures.items():
             specifications = [tf.TensorSpec(shape, dtype, name=key) for key, shape, dtype in signature.inputs]
-            archive.add_endpoint(endpoint, signature.function, specifications)
+            archive.add_endpoint(name, signature.function, specifications)
         archive.write_out(str(new), verbose=False)
+        (new / EXTRA).mkdir()
+        for name, content in metadata_files(generator_or_model, source_tokenizer, target_tokenizer).items():
+            (new / EXTRA / name).write_bytes(content)
+        loaded = tf.saved_model.load(str(new))
+        operators = _operators(loaded, model, [name for name in signatures if not name.endswith("_xla")])
+        milliseconds = {}
         if verify:
-            _verify(generator_or_model, tf.saved_model.load(str(new)), ids, name, source_tokenizer)
+            milliseconds = _verify(generator_or_model, loaded, ids, source_tokenizer, samples)
+        report = ExportReport(
+            path=Path(path),
+            size=size_of(new),
+            signatures={
+                name: {key: specification(shape, dtype) for key, shape, dtype in signature.inputs}
+                for name, signature in signatures.items()
+            },
+            operators=dict(operators),
+            milliseconds=milliseconds,
+            agreement=1.0 if verify else None,
+        )
+    if verbose:
+        print(report)
+    return report
+
+
+def _signatures(target, ids: Signature, source_tokenizer, target_tokenizer, xla: bool) -> dict[str, Signature]:
+    def serving(ids):
+        return _with_tokenizers(ids, source_tokenizer, target_tokenizer)
+
+    if isinstance(target, Generator):
+        signatures = {"serving_default": serving(ids), "generate": ids, "score": score_signature(target)}
+        if len(target.graph.input_names) > 1:
+            signatures["encode"] = encode_signature(target)
+    else:
+        signatures = {"serving_default": serving(ids), "encode": ids}
+    if xla:
+        if isinstance(target, Generator):
+            signatures["generate_xla"] = _compiled(ids)
+        if not isinstance(target, Generator) or source_tokenizer is not None or target_tokenizer is not None:
+            signatures["serving_default_xla"] = serving(_compiled(ids))
+    return signatures
+
+
+def _compiled(signature: Signature) -> Signature:
+    import tensorflow as tf
+
+    return signature._replace(function=tf.function(signature.function, jit_compile=True, autograph=False))
 
 
 def _with_tokenizers(ids: Signature, source_tokenizer, target_tokenizer) -> Signature:
     """The signature with strings in place of ids, on each side that has a tokenizer."""
 
     def answer(*values):
-        values = [source_tokenizer(values[0])] if source_tokenizer is not None else values
+        values = [source_tokenizer(values[0]), *values[1:]] if source_tokenizer is not None else values
         outputs = dict(ids.function(*values))
         if target_tokenizer is not None:
             outputs["texts"] = target_tokenizer.detokenize(outputs["tokens"])
@@ -86,14 +161,15 @@ def _with_tokenizers(ids: Signature, source_tokenizer, target_tokenizer) -> Sign
 
     if source_tokenizer is None and target_tokenizer is None:
         return ids
-    text = [ids.inputs[0]._replace(name="text", shape=(None,), dtype="string")]
+    text = [ids.inputs[0]._replace(name="text", shape=(None,), dtype="string"), *ids.inputs[1:]]
     return Signature(text if source_tokenizer is not None else ids.inputs, answer)
 
 
 def _check_tokenizers(generator_or_model, ids: Signature, source_tokenizer, target_tokenizer) -> None:
-    if source_tokenizer is not None and len(ids.inputs) != 1:
+    sources = [x for x in ids.inputs if x.name != "seed"]
+    if source_tokenizer is not None and len(sources) != 1:
         raise ValueError(
-            f"A source_tokenizer makes the one source of a model; this model has {[x.name for x in ids.inputs]}."
+            f"A source_tokenizer makes the one source of a model; this model has {[x.name for x in sources]}."
         )
     if target_tokenizer is not None and not isinstance(generator_or_model, Generator):
         raise ValueError("A target_tokenizer turns generated tokens into text; export a Generator to use one.")
@@ -118,29 +194,60 @@ def _check_tokenizers(generator_or_model, ids: Signature, source_tokenizer, targ
             )
 
 
-def _verify(generator_or_model, loaded, ids: Signature, name: str, source_tokenizer) -> None:
-    """Run what was written on random samples, ids and strings, and compare with Python."""
-    values = sample_inputs(generator_or_model, ids, length=5, batch=2)
-    names = [x.name for x in ids.inputs]
-    is_generator = isinstance(generator_or_model, Generator)
-    if is_generator or source_tokenizer is None:
-        exported = loaded.signatures[name](**dict(zip(names, _tensors(values), strict=True)))
-        _compare(generator_or_model, ids, values, exported)
+def _operators(loaded, model: keras.Model, names: list[str]) -> Counter:
+    """How often each operator occurs in the signatures; raises ValueError where one needs XLA."""
+    found = Counter()
+    for name in names:
+        definition = loaded.signatures[name].graph.as_graph_def()
+        nodes = [node for function in definition.library.function for node in function.node_def] + list(definition.node)
+        needing = sorted({node.op for node in nodes if node.op.startswith("Xla") or _must_compile(node)})
+        if needing:
+            raise ValueError(
+                f"The signature {name} of '{model.name}' needs XLA, which TensorFlow Serving has switched off on CPUs: "
+                f"{needing}. Replace the operation that makes them (keras.ops.slice_update and functions with "
+                "jit_compile=True do)."
+            )
+        found.update(node.op for node in nodes)
+    return found
+
+
+def _must_compile(node) -> bool:
+    return "_XlaMustCompile" in node.attr and node.attr["_XlaMustCompile"].b
+
+
+def _verify(target, loaded, ids: Signature, source_tokenizer, samples) -> dict[str, float]:
+    """Run what was written, on random samples and on the given ones, and compare with Python."""
+    is_generator = isinstance(target, Generator)
+    values = sample_inputs(target, ids, length=5, batch=2)
+    milliseconds = {}
+
+    def compare(name, values, inputs):
+        run = loaded.signatures[name]
+        exported = {key: value.numpy() for key, value in run(**inputs).items()}
+        start = time.perf_counter()
+        run(**inputs)
+        milliseconds[name] = 1e3 * (time.perf_counter() - start)
+        if is_generator:
+            check_generated(target, values, python_answers(target, values), exported, f"SavedModel's {name}")
+        else:
+            check_outputs(target, ids.function(*values), exported, f"SavedModel's {name}")
+
+    def named(values):
+        return dict(zip((x.name for x in ids.inputs), _tensors([*values, *own_seed(target)]), strict=True))
+
+    batches = [values] if samples is None or source_tokenizer is not None else [values, as_inputs(samples, ids)]
+    for batch in batches:
+        compare("generate" if is_generator else "encode", batch, named(batch))
     if source_tokenizer is not None:
-        texts = source_tokenizer.detokenize(values[0])
-        values = [np.asarray(source_tokenizer(texts))]
-        _compare(generator_or_model, ids, values, loaded.signatures["serving_default"](text=texts))
+        texts = [source_tokenizer.detokenize(values[0])]
+        texts += [] if samples is None else [_tensors([np.asarray(samples, object)])[0]]
+        for text in texts:
+            inputs = {"text": text, **{name: value for name, value in named([text]).items() if name == "seed"}}
+            compare("serving_default", [np.asarray(source_tokenizer(text))], inputs)
+    return milliseconds
 
 
 def _tensors(values) -> list:
     import tensorflow as tf
 
     return [tf.constant(value) for value in values]
-
-
-def _compare(generator_or_model, ids: Signature, values: list, exported: dict) -> None:
-    exported = {key: value.numpy() for key, value in exported.items()}
-    if isinstance(generator_or_model, Generator):
-        check_generated(generator_or_model, values, exported, "SavedModel")
-    else:
-        check_outputs(generator_or_model, ids.function(*values), exported, "SavedModel")

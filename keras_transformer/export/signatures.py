@@ -1,6 +1,7 @@
 """What an export answers to: the pure functions behind its signatures, and samples to try them on."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import keras
@@ -9,6 +10,7 @@ from keras import ops
 
 from keras_transformer.decoding import Generator
 from keras_transformer.decoding.graph import Program
+from keras_transformer.decoding.scoring import score_sequences
 from keras_transformer.decoding.verification import sample_sources
 
 
@@ -21,7 +23,7 @@ class Input(NamedTuple):
 
 
 class Signature(NamedTuple):
-    """A function of the tensors `inputs` to a dict of tensors."""
+    """A function of the tensors `inputs`, in their order, to a dict of tensors."""
 
     inputs: list[Input]
     function: Callable
@@ -37,29 +39,155 @@ def require_tensorflow(what: str) -> None:
         )
 
 
-def ids_signature(generator: Generator) -> Signature:
-    """Ids in, `tokens`, `lengths` and `scores` out. A decoder-only model takes prompts, others their sources."""
-    graph = generator.graph
-    slots = [slot for slot in range(len(graph.input_names)) if slot != graph.target] or [graph.target]
-    tensors = [graph.model.inputs[slot] for slot in slots]
-    inputs = [
-        Input(graph.input_names[slot], tuple(tensor.shape), keras.backend.standardize_dtype(tensor.dtype))
-        for slot, tensor in zip(slots, tensors, strict=True)
-    ]
+def generate_signature(generator: Generator) -> Signature:
+    """Ids in, `tokens`, `lengths` and `scores` out.
+
+    A decoder-only model takes prompts, others their sources; a strategy that draws takes a scalar `seed`, too.
+    """
+    _require_start_token(generator)
+    sources = _source_inputs(generator)
+    inputs = sources or [_target_input(generator)]
+    if generator.strategy.is_random:
+        inputs = [*inputs, Input("seed", (), "int32")]
 
     def generate(*values):
-        if slots == [graph.target]:
-            return generator.generate({}, *_prompts(generator, values[0]))
+        values, seed = (values[:-1], values[-1]) if generator.strategy.is_random else (values, None)
+        if not sources:
+            return generator.generate({}, *read_prompts(generator, values[0]), seed)
         rows = ops.shape(values[0])[0]
         prompts = ops.full((rows, 1), generator.start_token, dtype="int32")
-        return generator.generate(dict(zip(slots, values, strict=True)), prompts, ops.ones((rows,), dtype="int32"))
+        return generator.generate(_by_slot(generator, values), prompts, ops.ones((rows,), dtype="int32"), seed)
 
-    if slots != [graph.target] and generator.start_token is None:
-        raise ValueError("To export an encoder-decoder, make the Generator with a start_token.")
     return Signature(inputs, generate)
 
 
-def _prompts(generator: Generator, prompts):
+def score_signature(generator: Generator) -> Signature:
+    """Sequences in, `scores` (B,) out: their log-probabilities, as `Generator.score` gives them.
+
+    An encoder-decoder takes its sources and the target sequences; a decoder-only model takes the sequences and
+    `prompt_lengths` (B,), the number of tokens of each that are given, not judged.
+    """
+    sources = _source_inputs(generator)
+    inputs = [*sources, _target_input(generator)]
+    if not sources:
+        inputs.append(Input("prompt_lengths", (None,), "int32"))
+
+    def score(*values):
+        if sources:
+            *values, tokens = values
+            prompt_lengths = ops.ones((ops.shape(tokens)[0],), "int32")
+        else:
+            (tokens, prompt_lengths), values = values, ()
+        scores = score_sequences(
+            generator.strategy,
+            generator.decoder,
+            _by_slot(generator, values),
+            ops.expand_dims(ops.cast(tokens, "int32"), 1),
+            ops.expand_dims(prompt_lengths, 1),
+        )
+        return {"scores": ops.reshape(scores, (-1,))}
+
+    return Signature(inputs, score)
+
+
+def encode_signature(generator: Generator) -> Signature:
+    """Sources in; out come the encoder's outputs that the decoder reads, `memory` (numbered where there are more
+    than one), and their padding masks, `memory_mask`."""
+
+    def encode(*values):
+        memory = generator.graph.encode(_by_slot(generator, values))
+        slots = [name for name in memory if not name.endswith("/mask")]
+        outputs = {}
+        for place, name in enumerate(slots):
+            key = "memory" if len(slots) == 1 else f"memory_{place}"
+            outputs[key] = memory[name]
+            if f"{name}/mask" in memory:
+                outputs[f"{key}_mask"] = memory[f"{name}/mask"]
+        return outputs
+
+    return Signature(_source_inputs(generator), encode)
+
+
+def step_signatures(
+    generator: Generator, source_length: int | None, batch_size: int, prefill_lengths: Sequence[int]
+) -> dict[str, Signature]:
+    """The loop in its parts, for a program that runs it itself, with static shapes.
+
+    `encode` makes the memory from the sources (if there are any), `prefill_N` the carry from the memory and a prompt
+    of up to N tokens, `decode` takes the carry one step further, `finish` turns it into `tokens`, `lengths` and
+    `scores`. The carry holds `tokens`, `lengths`, `finished`, the caches and whatever else the strategy keeps.
+
+    Args:
+        generator: What is exported.
+        source_length: Length of the sources.
+        batch_size: Number of rows.
+        prefill_lengths: The prompt lengths N.
+    """
+    strategy, decoder = generator.strategy, generator.decoder
+    seed = [Input("seed", (), "int32")] if strategy.is_random else []
+    sources = [
+        x._replace(shape=(batch_size, *(source_length if dim is None else dim for dim in x.shape[1:])))
+        for x in _source_inputs(generator)
+    ]
+
+    def begin(values, memory, prompts, lengths):
+        memory = strategy.encode(decoder, _by_slot(generator, values)) if memory is None else memory
+        return strategy.begin(decoder, memory, prompts, lengths)
+
+    def start(length):
+        prompts = ops.full((batch_size, length), generator.start_token or 1, dtype="int32")
+        return prompts, ops.ones((batch_size,), "int32")
+
+    # One run tells what the carry and the memory are made of.
+    samples = [ops.zeros(x.shape, x.dtype) for x in sources]
+    carry, memory = begin(samples, None, *start(prefill_lengths[0]))
+    carry, memory = _Packing("", carry), _Packing("memory_", memory)
+
+    def encode(*values):
+        return memory.pack(begin(values, None, *start(prefill_lengths[0]))[1])
+
+    def prefill(*values):
+        prompts, lengths = values[-2:]
+        given = memory.unpack(values[:-2]) if sources else None
+        return carry.pack(begin((), given, prompts, lengths)[0])
+
+    def decode(*values):
+        chosen = strategy.with_seed(values[-1]) if seed else strategy
+        held, given = values[: len(carry.inputs)], values[len(carry.inputs) : len(values) - len(seed)]
+        return carry.pack(chosen.advance(decoder, carry.unpack(held), memory.unpack(given)))
+
+    def finish(*values):
+        return strategy.finish(decoder, carry.unpack(values))
+
+    signatures = {"encode": Signature(sources, encode)} if sources else {}
+    for length in prefill_lengths:
+        prompt = [Input("prompts", (batch_size, length), "int32"), Input("prompt_lengths", (batch_size,), "int32")]
+        signatures[f"prefill_{length}"] = Signature([*memory.inputs, *prompt], prefill)
+    signatures["decode"] = Signature([*carry.inputs, *memory.inputs, *seed], decode)
+    signatures["finish"] = Signature(carry.inputs, finish)
+    return signatures
+
+
+class _Packing:
+    """A nested dict of tensors as flat, named inputs and outputs of signatures."""
+
+    def __init__(self, prefix: str, structure):
+        self._structure = structure
+        paths = [path for path, _ in keras.tree.flatten_with_path(structure)]
+        self._names = [prefix + re.sub(r"\W+", "_", "_".join(path)) for path in paths]
+        self.inputs = [
+            Input(name, tuple(x.shape), keras.backend.standardize_dtype(x.dtype))
+            for name, x in zip(self._names, keras.tree.flatten(structure), strict=True)
+        ]
+
+    def pack(self, structure) -> dict:
+        return dict(zip(self._names, keras.tree.flatten(structure), strict=True))
+
+    def unpack(self, values):
+        return keras.tree.pack_sequence_as(self._structure, list(values))
+
+
+def read_prompts(generator: Generator, prompts):
     """Prompts and their lengths; an empty one becomes the start token, if there is one."""
     prompts = ops.cast(prompts, "int32")
     lengths = ops.sum(ops.cast(prompts != 0, "int32"), axis=1)
@@ -89,7 +217,7 @@ def model_signature(model: keras.Model) -> Signature:
 
 
 def sample_inputs(target: Generator | keras.Model, signature: Signature, length: int, batch: int) -> list[np.ndarray]:
-    """Random inputs for a signature, with a padded row where there is more than one."""
+    """Random inputs for the signature of ids, with a padded row where there is more than one."""
     random = np.random.default_rng(0)
     if isinstance(target, Generator):
         graph = target.graph
@@ -112,3 +240,45 @@ def sample_inputs(target: Generator | keras.Model, signature: Signature, length:
         else:
             values.append(random.normal(size=shape).astype(dtype))
     return values
+
+
+def as_inputs(samples, signature: Signature) -> list[np.ndarray]:
+    """Samples of ids, an array or, for several inputs, a list of them, as a list of arrays."""
+    count = sum(x.name != "seed" for x in signature.inputs)
+    arrays = [np.asarray(x) for x in samples] if count > 1 else [np.asarray(samples)]
+    if len(arrays) != count:
+        raise ValueError(f"The samples are {len(arrays)} arrays; the inputs are {[x.name for x in signature.inputs]}.")
+    return [x.astype(dtype) for x, (_, _, dtype) in zip(arrays, signature.inputs, strict=False)]
+
+
+def own_seed(target: Generator | keras.Model) -> list[np.int32]:
+    """The seed that Python uses, if there is one to give to a signature."""
+    is_random = isinstance(target, Generator) and target.strategy.is_random
+    return [np.int32(target.strategy.seed)] if is_random else []
+
+
+def _source_slots(generator: Generator) -> list[int]:
+    return [slot for slot in range(len(generator.graph.input_names)) if slot != generator.graph.target]
+
+
+def _input(generator: Generator, slot: int) -> Input:
+    tensor = generator.graph.model.inputs[slot]
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    return Input(generator.graph.input_names[slot], tuple(tensor.shape), dtype)
+
+
+def _source_inputs(generator: Generator) -> list[Input]:
+    return [_input(generator, slot) for slot in _source_slots(generator)]
+
+
+def _target_input(generator: Generator) -> Input:
+    return _input(generator, generator.graph.target)
+
+
+def _by_slot(generator: Generator, values) -> dict:
+    return dict(zip(_source_slots(generator), values, strict=True))
+
+
+def _require_start_token(generator: Generator) -> None:
+    if _source_slots(generator) and generator.start_token is None:
+        raise ValueError("To export an encoder-decoder, make the Generator with a start_token.")

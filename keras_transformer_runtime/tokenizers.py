@@ -1,0 +1,102 @@
+"""Tokenizers outside the graph: strings to ids and back, with the same result as the layers of `kt.text`."""
+
+import json
+
+
+def make_tokenizer(settings: dict | None, files: dict[str, bytes]):
+    """The tokenizer that an export describes; None if it describes none.
+
+    Args:
+        settings: Of the description: its `kind`, special ids, `files`.
+        files: Contents by name.
+    """
+    if settings is None:
+        return None
+    kinds = {"sentencepiece": SentencePiece, "character": Characters, "byte": Bytes}
+    if settings["kind"] not in kinds:
+        raise ValueError(f"The export has a tokenizer of the kind {settings['kind']!r}; known are {sorted(kinds)}.")
+    return kinds[settings["kind"]](settings, {part: files[name] for part, name in settings["files"].items()})
+
+
+class Tokenizer:
+    """What all have in common: start and end, truncation, and where a row stops."""
+
+    def __init__(self, settings: dict):
+        self.settings = settings
+
+    def pieces(self, text: str) -> list[int]:
+        """Ids of a text alone."""
+        raise NotImplementedError
+
+    def text(self, ids: list[int]) -> str:
+        """The text of ids that hold no start, end or padding."""
+        raise NotImplementedError
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of a text, with start and end where the settings say so."""
+        settings = self.settings
+        start, end = [settings["start_id"]] * settings["add_start"], [settings["end_id"]] * settings["add_end"]
+        ids = self.pieces(text)
+        if settings["max_length"] is not None:
+            ids = ids[: settings["max_length"] - len(start) - len(end)]
+        return start + ids + end
+
+    def detokenize(self, ids) -> str:
+        """The text of a row of ids, up to its first end or padding."""
+        kept = []
+        for token in map(int, ids):
+            if token in (self.settings["end_id"], self.settings["pad_id"]):
+                break
+            if token != self.settings["start_id"]:
+                kept.append(token)
+        return self.text(kept)
+
+
+class SentencePiece(Tokenizer):
+    """By the sentencepiece package."""
+
+    def __init__(self, settings: dict, files: dict[str, bytes]):
+        super().__init__(settings)
+        try:
+            import sentencepiece
+        except ImportError as error:
+            raise ImportError(
+                "The export has a SentencePiece tokenizer: pip install sentencepiece, or give ids."
+            ) from error
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=files["model"])
+
+    def pieces(self, text):
+        return self._processor.encode(text)
+
+    def text(self, ids):
+        size, unknown = self._processor.get_piece_size(), self._processor.unk_id()
+        return self._processor.decode([token if 0 <= token < size else unknown for token in ids]).removeprefix(" ")
+
+
+class Characters(Tokenizer):
+    """By a table of characters."""
+
+    def __init__(self, settings: dict, files: dict[str, bytes]):
+        super().__init__(settings)
+        self._characters = json.loads(files["vocabulary"])
+        self._ids = {character: place for place, character in enumerate(self._characters)}
+
+    def pieces(self, text):
+        return [self._ids.get(character, self.settings["unk_id"]) for character in text]
+
+    def text(self, ids):
+        return "".join(self._characters[token] for token in ids)
+
+
+class Bytes(Tokenizer):
+    """By the bytes of UTF-8."""
+
+    def __init__(self, settings: dict, files: dict[str, bytes]):
+        super().__init__(settings)
+        self._offset = settings["offset"]
+
+    def pieces(self, text):
+        return [byte + self._offset for byte in text.encode()]
+
+    def text(self, ids):
+        return bytes(token - self._offset for token in ids if token >= self._offset).decode(errors="replace")
