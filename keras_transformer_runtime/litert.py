@@ -3,7 +3,7 @@
 import json
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +23,27 @@ def read_metadata(path: Path) -> tuple[dict, dict[str, bytes]]:
         ) from error
 
 
+def load_program(path: Path, metadata: dict, num_threads: int | None = None) -> "Program":
+    """The file as the LiteRT interpreter runs it."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(path), num_threads=num_threads)
+    program = Program({name: interpreter.get_signature_runner(name) for name in metadata["signatures"]}, metadata)
+    program.interpreter = interpreter  # runners do not keep it alive
+    return program
+
+
 class Program:
-    """Runs an interpreter by the description of its file.
+    """Runs the signatures of an export as its description says.
 
     Args:
-        interpreter: With the file loaded.
+        runners: Each signature, as a function of named arrays to a dict of arrays.
         metadata: The description.
     """
 
-    def __init__(self, interpreter, metadata: dict):
+    def __init__(self, runners: dict[str, Callable], metadata: dict):
         self.metadata = metadata
-        self._interpreter = interpreter  # runners do not keep it alive
-        self._runners = {name: interpreter.get_signature_runner(name) for name in metadata["signatures"]}
+        self._runners = runners
         self._inputs = {name: [x["name"] for x in inputs] for name, inputs in metadata["signatures"].items()}
 
     def run(self, inputs: dict[str, np.ndarray], milliseconds: dict | None = None) -> dict[str, np.ndarray]:
@@ -42,9 +51,7 @@ class Program:
         if self.metadata["layout"] != "step":
             (name,) = self._runners
             return self._call(name, inputs, milliseconds)
-        carry = {}
-        for carry in self.steps(inputs, milliseconds):
-            pass
+        *_, carry = self.steps(inputs, milliseconds)
         return self._call("finish", carry, milliseconds)
 
     def steps(self, inputs: dict[str, np.ndarray], milliseconds: dict | None = None) -> Iterator[dict]:

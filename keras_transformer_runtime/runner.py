@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_transformer_runtime.litert import NAME, Program, read_metadata
+from keras_transformer_runtime.litert import NAME, load_program, read_metadata
 from keras_transformer_runtime.tokenizers import make_tokenizer
 
 
@@ -152,10 +152,8 @@ class LiteRTRunner(Runner):
     """By the ai-edge-litert package; rows are cut into batches, and padded to the length, of the file."""
 
     def __init__(self, path: Path, num_threads: int | None):
-        from ai_edge_litert.interpreter import Interpreter
-
         super().__init__(*read_metadata(path))
-        self._program = Program(Interpreter(model_path=str(path), num_threads=num_threads), self.metadata)
+        self._program = load_program(path, self.metadata, num_threads)
         self._shapes = {x["name"]: x["shape"] for x in self._first_signature()}
 
     def _first_signature(self) -> list[dict]:

@@ -9,12 +9,12 @@ from keras_transformer.ops.attention import FORBIDDEN
 
 
 class Strategy:
-    """Three pure functions of tensors that a loop is made of, and what a Generator has to know besides.
+    """Four pure functions of tensors that a loop is made of, and what a Generator has to know besides.
 
-    `encode` makes the memory from the sources; `begin` makes the carry, a dict of (nested) tensors of fixed shapes, with `tokens`, `lengths` and `finished` (B,)
-    among them, and completes the memory, which does not change any more; `advance` takes the carry one step further; `finish` turns it
-    into the answer. The loop runs while a row is not finished. A row that is finished must not change any more, so
-    that no row depends on the others.
+    `encode` makes the memory from the sources; `begin` completes it, after which it does not change, and makes the
+    carry, a dict of (nested) tensors of fixed shapes, with `tokens`, `lengths` and `finished` (B,) among them;
+    `advance` takes the carry one step further; `finish` turns it into the answer. The loop runs while a row is not
+    finished. A row that is finished must not change any more, so that no row depends on the others.
     """
 
     is_random = False  # whether it draws random numbers, and so takes a seed

@@ -23,9 +23,7 @@ def agreement(expected: dict, exported: dict) -> float:
     return float((expected["tokens"] == exported["tokens"]).all(axis=-1).mean())
 
 
-def check_generated(
-    generator: Generator, inputs: list[np.ndarray], expected: dict, exported: dict, what: str
-) -> None:
+def check_generated(generator: Generator, inputs: list[np.ndarray], expected: dict, exported: dict, what: str) -> None:
     """Raise ExportMismatchError unless `exported` holds the tokens `expected` that Python generates from `inputs`.
 
     Where two tokens, or two sequences of a beam search, are equally probable to the precision of float32, runtimes

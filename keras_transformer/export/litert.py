@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-import time
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -22,10 +21,13 @@ from keras_transformer.export.signatures import (
     generate_signature,
     model_signature,
     own_seed,
+    prefill_lengths,
     require_tensorflow,
     sample_inputs,
     step_signatures,
+    with_static_shapes,
 )
+from keras_transformer_runtime.litert import load_program, read_metadata
 
 LAYOUTS = ("generate", "step")
 
@@ -91,9 +93,9 @@ def litert(
         raise ValueError(f"litert takes layout='generate', or 'step' for a Generator, got {layout!r}.")
     model = generator_or_model.model if is_generator else generator_or_model
     whole = generate_signature(generator_or_model) if is_generator else model_signature(generator_or_model)
-    whole = _with_static_shapes(generator_or_model, whole, source_length, batch_size)
+    whole = with_static_shapes(generator_or_model, whole, source_length, batch_size, "A LiteRT file")
     if layout == "step":
-        lengths = _prefill_lengths(generator_or_model, source_length)
+        lengths = prefill_lengths(generator_or_model, source_length)
         signatures = step_signatures(generator_or_model, source_length, batch_size, lengths)
     else:
         signatures = {"generate" if is_generator else "serving_default": whole}
@@ -130,37 +132,6 @@ def litert(
     if verbose:
         print(report)
     return report
-
-
-def _with_static_shapes(target, signature: Signature, source_length: int | None, batch_size: int) -> Signature:
-    if source_length is None and any(dim is None for x in signature.inputs for dim in x.shape[1:]):
-        raise ValueError(
-            f"A LiteRT file has static shapes: give source_length, the length of the inputs "
-            f"{[x.name for x in signature.inputs]}; shorter ones are padded on the right with 0."
-        )
-    if isinstance(target, Generator) and len(target.model.inputs) == 1 and source_length > target.max_length:
-        raise ValueError(
-            f"source_length is the length of the prompts here, {source_length}; the generator's max_length, "
-            f"{target.max_length}, counts them, too."
-        )
-    return signature._replace(
-        inputs=[
-            x._replace(shape=(batch_size, *(source_length if dim is None else dim for dim in x.shape[1:])))
-            if x.shape
-            else x
-            for x in signature.inputs
-        ]
-    )
-
-
-def _prefill_lengths(generator: Generator, source_length: int | None) -> list[int]:
-    """Powers of four from 8 on, up to the longest prompt there may be."""
-    decoder_only = len(generator.model.inputs) == 1
-    longest = source_length if decoder_only else generator.max_length
-    lengths = [8]
-    while lengths[-1] < longest:
-        lengths.append(lengths[-1] * 4)
-    return sorted({min(length, longest) for length in lengths})
 
 
 def _convert(model, signatures: dict[str, Signature], quantize: str | None) -> bytes:
@@ -245,13 +216,9 @@ def _verify(target, path: Path, whole: Signature, batches: list, *, exact: bool)
 def _runner(path: Path):
     """A function of the inputs of the whole to its outputs, which notes the milliseconds of each signature."""
     try:
-        from ai_edge_litert.interpreter import Interpreter
+        return load_program(path, read_metadata(path)[0]).run
     except ImportError as error:
         raise ImportError(
             "To verify a LiteRT file, install ai-edge-litert (pip install keras-transformer[litert]), or export with "
             "verify=False."
         ) from error
-    from keras_transformer_runtime import litert
-
-    program = litert.Program(Interpreter(model_path=str(path)), litert.read_metadata(path)[0])
-    return lambda inputs, milliseconds: program.run(inputs, milliseconds)

@@ -1,4 +1,4 @@
-"""What a program has to know of an export to use it: written into it as JSON, and read by `keras_transformer_runtime`."""
+"""What a program has to know of an export to use it, as JSON in the export; `keras_transformer_runtime` reads it."""
 
 import json
 

@@ -1,5 +1,7 @@
 """Smaller weights in a LiteRT file: what the converter can do, and what takes a package of its own."""
 
+import contextlib
+import io
 import tempfile
 from pathlib import Path
 
@@ -33,7 +35,8 @@ def to_int4(content: bytes) -> bytes:
         before.write_bytes(content)
         worker = quantizer.Quantizer(str(before))
         worker.load_quantization_recipe(recipe.dynamic_wi4_afp32())
-        worker.quantize().export_model(str(after))
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # bars and tables
+            worker.quantize().export_model(str(after))
         return after.read_bytes()
 
 
@@ -41,5 +44,5 @@ def _quantizer():
     try:
         from ai_edge_quantizer import quantizer, recipe
     except ImportError as error:
-        raise ImportError("quantize='int4' needs the package ai-edge-quantizer: pip install ai-edge-quantizer.") from error
+        raise ImportError("quantize='int4' takes ai-edge-quantizer: pip install keras-transformer[int4].") from error
     return quantizer, recipe

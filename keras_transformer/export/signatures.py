@@ -168,6 +168,40 @@ def step_signatures(
     return signatures
 
 
+def with_static_shapes(
+    target: Generator | keras.Model, signature: Signature, source_length: int | None, batch_size: int, what: str
+) -> Signature:
+    """The signature with `batch_size` rows and `source_length` in place of every unknown length."""
+    if source_length is None and any(dim is None for x in signature.inputs for dim in x.shape[1:]):
+        raise ValueError(
+            f"{what} has static shapes: give source_length, the length of the inputs "
+            f"{[x.name for x in signature.inputs]}; shorter ones are padded on the right with 0."
+        )
+    if isinstance(target, Generator) and len(target.model.inputs) == 1 and source_length > target.max_length:
+        raise ValueError(
+            f"source_length is the length of the prompts here, {source_length}; the generator's max_length, "
+            f"{target.max_length}, counts them, too."
+        )
+    return signature._replace(
+        inputs=[
+            x._replace(shape=(batch_size, *(source_length if dim is None else dim for dim in x.shape[1:])))
+            if x.shape
+            else x
+            for x in signature.inputs
+        ]
+    )
+
+
+def prefill_lengths(generator: Generator, source_length: int | None) -> list[int]:
+    """Powers of four from 8 on, up to the longest prompt there may be."""
+    decoder_only = len(generator.model.inputs) == 1
+    longest = source_length if decoder_only else generator.max_length
+    lengths = [8]
+    while lengths[-1] < longest:
+        lengths.append(lengths[-1] * 4)
+    return sorted({min(length, longest) for length in lengths})
+
+
 class _Packing:
     """A nested dict of tensors as flat, named inputs and outputs of signatures."""
 
