@@ -15,6 +15,7 @@ from keras_transformer.export.signatures import (
     require_tensorflow,
     sample_inputs,
 )
+from keras_transformer.text.keras_hub import as_tokenizer
 
 
 def saved_model(
@@ -37,8 +38,8 @@ def saved_model(
     Args:
         generator_or_model: What to export.
         path: Folder to write.
-        source_tokenizer: Layer that turns strings (B,) into ids (B, T), padded with 0.
-        target_tokenizer: Layer whose `detokenize` turns ids (B, N, L) into strings (B, N).
+        source_tokenizer: Layer that turns strings (B,) into ids (B, T), padded with 0, or a tokenizer of KerasHub.
+        target_tokenizer: Layer whose `detokenize` turns ids (B, N, L) into strings (B, N), or one of KerasHub.
         overwrite: Whether a folder that is there may be replaced. It is, only once the new one is complete.
         verify: Whether to load what was written and compare it with Python.
 
@@ -50,6 +51,8 @@ def saved_model(
     require_tensorflow("A SavedModel")
     import tensorflow as tf
 
+    source_tokenizer = as_tokenizer(source_tokenizer, generator_or_model)
+    target_tokenizer = as_tokenizer(target_tokenizer, generator_or_model)
     if isinstance(generator_or_model, Generator):
         model, ids, name = generator_or_model.model, ids_signature(generator_or_model), "generate"
     else:
