@@ -157,7 +157,7 @@ class ByteTokenizer(Tokenizer):
         import tensorflow as tf
 
         pieces = tf.strings.bytes_split(strings)
-        values = tf.io.decode_raw(pieces.flat_values, tf.uint8)[:, 0]
+        values = tf.reshape(tf.io.decode_raw(pieces.flat_values, tf.uint8), [-1])
         return pieces.with_flat_values(len(SPECIAL_PIECES) + tf.cast(values, tf.int32))
 
     def decode(self, ids):

@@ -154,6 +154,10 @@ class Tokenizer(keras.layers.Layer):
             "add_end": self.add_end,
         }
 
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)  # Keras' own makes a TypeError of a ValueError
+
     def _string_tensor(self, strings):
         import tensorflow as tf
 
