@@ -22,7 +22,7 @@ def as_tokenizer(tokenizer, model=None):
 
 
 class _KerasHubTokenizer(Tokenizer):
-    """Outside of a graph KerasHub runs Python code, in a graph TensorFlow's: an export that is verified compares both."""
+    """KerasHub runs Python code outside of graphs and TensorFlow's in graphs; a verified export compares the two."""
 
     # KerasHub has no unknown id in common, so what is outside the vocabulary is left out, as control ids are.
     unk_id = Tokenizer.pad_id

@@ -132,12 +132,13 @@ class Tokenizer(keras.layers.Layer):
                 f"{self.name}.detokenize takes integer ids of shape (..., T), of known rank. "
                 f"Received: {ids.dtype.name} of shape {ids.shape}"
             )
-        # In the dtype that came: an id of 64 bits that is cast too early may become one of the vocabulary.
-        known = (ids >= 0) & (tf.cast(ids, tf.int64) < self.vocabulary_size)
-        ids = tf.where(known, tf.cast(ids, tf.int32), self.unk_id)
+        # int64 first: an id that is too large for int32 would come out of the cast as some other.
+        ids = tf.cast(ids, tf.int64)
         shape = tf.shape(ids)
         rows = tf.reshape(ids, [tf.reduce_prod(shape[:-1]), shape[-1]])  # (B, T) or (B * N, T)
         stops = (rows == self.end_id) | (rows == self.pad_id)
+        known = (rows >= 0) & (rows < self.vocabulary_size)
+        rows = tf.cast(tf.where(known, rows, self.unk_id), tf.int32)
         kept = (tf.cumsum(tf.cast(stops, tf.int32), axis=1) == 0) & ~tf.gather(self.is_control(), rows)
         texts = self.decode(tf.ragged.boolean_mask(rows, kept))
         return tf.ensure_shape(tf.reshape(texts, shape[:-1]), ids.shape[:-1])

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_transformer.text import ByteTokenizer, CharacterTokenizer, SentencePieceTokenizer, WordPieceTokenizer
+from keras_transformer.text import CharacterTokenizer, SentencePieceTokenizer, WordPieceTokenizer
 
 tf = pytest.importorskip("tensorflow")
 
