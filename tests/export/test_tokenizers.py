@@ -103,7 +103,7 @@ def archive_of(tokenizers, folder):
     """A SavedModel of tokenizers, each there and back."""
 
     def there_and_back(tokenizer):
-        return lambda text: {"ids": tokenizer(text), "texts": tokenizer.detokenize(tokenizer(text))}
+        return lambda text: {"ids": (ids := tokenizer(text)), "texts": tokenizer.detokenize(ids)}
 
     archive = keras.export.ExportArchive()
     for name, tokenizer in tokenizers.items():
