@@ -115,15 +115,3 @@ def test_training_refuses_what_is_no_texts(kind, tmp_path):
     path.write_bytes("한국".encode()[:-1])
     with pytest.raises(ValueError, match="cut.txt is not UTF-8, or was cut off"):
         kind.train([path], 50)
-
-
-def test_importing_needs_no_tensorflow(fresh_process):
-    fresh_process(
-        """
-        import sys
-        from keras_transformer.text import ByteTokenizer, CharacterTokenizer
-        assert CharacterTokenizer("ab").vocabulary_size == 6 and ByteTokenizer().vocabulary_size == 260
-        assert not {"tensorflow", "tensorflow_text", "keras_hub"} & set(sys.modules)
-        """,
-        KERAS_BACKEND="jax",
-    )

@@ -79,7 +79,7 @@ def test_words_are_cut_by_the_longest_match():
             rest = rest[sizes[0] :]
         return found
 
-    words += ["unaffable", "una" * 1009]  # longer than the 100 bytes after which the operation gives up by itself
+    words += ["unaffable", "un" + "aff" * 1009]  # longer than the 100 bytes after which the operation gives up by itself
     assert unpadded(tokenizer(words)) == [cut(word) for word in words]
 
 
