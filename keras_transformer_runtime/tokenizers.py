@@ -1,9 +1,7 @@
 """Tokenizers outside the graph: strings to ids and back, with the same result as the layers of `kt.text`."""
 
-import json
 
-
-def make_tokenizer(settings: dict | None, files: dict[str, bytes]):
+def make_tokenizer(settings: dict | None, files: dict[str, bytes]) -> "Tokenizer | None":
     """The tokenizer that an export describes; None if it describes none.
 
     Args:
@@ -21,7 +19,7 @@ def make_tokenizer(settings: dict | None, files: dict[str, bytes]):
 class Tokenizer:
     """What all have in common: start and end, truncation, and where a row stops."""
 
-    def __init__(self, settings: dict):
+    def __init__(self, settings: dict, files: dict[str, bytes] | None = None):
         self.settings = settings
 
     def pieces(self, text: str) -> list[int]:
@@ -73,30 +71,33 @@ class SentencePiece(Tokenizer):
         return self._processor.decode([token if 0 <= token < size else unknown for token in ids]).removeprefix(" ")
 
 
+REPLACEMENT = "\ufffd"
+SPECIAL = 4  # ids before those of characters and bytes
+
+
 class Characters(Tokenizer):
     """By a table of characters."""
 
     def __init__(self, settings: dict, files: dict[str, bytes]):
         super().__init__(settings)
-        self._characters = json.loads(files["vocabulary"])
-        self._ids = {character: place for place, character in enumerate(self._characters)}
+        self._characters = files["characters.txt"].decode()
+        self._ids = {character: place + SPECIAL for place, character in enumerate(self._characters)}
 
     def pieces(self, text):
         return [self._ids.get(character, self.settings["unk_id"]) for character in text]
 
     def text(self, ids):
-        return "".join(self._characters[token] for token in ids)
+        known = range(SPECIAL, SPECIAL + len(self._characters))
+        return "".join(self._characters[token - SPECIAL] if token in known else REPLACEMENT for token in ids)
 
 
 class Bytes(Tokenizer):
     """By the bytes of UTF-8."""
 
-    def __init__(self, settings: dict, files: dict[str, bytes]):
-        super().__init__(settings)
-        self._offset = settings["offset"]
-
     def pieces(self, text):
-        return [byte + self._offset for byte in text.encode()]
+        return [byte + SPECIAL for byte in text.encode()]
 
     def text(self, ids):
-        return bytes(token - self._offset for token in ids if token >= self._offset).decode(errors="replace")
+        known, unknown = range(SPECIAL, SPECIAL + 256), REPLACEMENT.encode()
+        parts = (bytes([token - SPECIAL]) if token in known else unknown for token in ids)
+        return b"".join(parts).decode(errors="replace")

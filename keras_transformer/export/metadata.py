@@ -5,6 +5,7 @@ import json
 import keras
 
 from keras_transformer.decoding import Generator
+from keras_transformer.text import Tokenizer
 from keras_transformer.version import __version__
 
 NAME = "keras_transformer.json"
@@ -17,8 +18,7 @@ def metadata_files(
     """The files that describe an export, by name: a JSON file, and what it takes to tokenize.
 
     The JSON file holds the version of this package, the special ids, vocabulary sizes and maximum lengths, the
-    strategy, and `facts`. A tokenizer that can work outside TensorFlow has a method `runtime_files()`, which returns
-    its settings and its files.
+    strategy, and `facts`. A tokenizer that can work outside TensorFlow tells how: `Tokenizer.runtime_files`.
     """
     description = {"format": FORMAT, "keras_transformer": __version__, **facts}
     files = {}
@@ -38,8 +38,9 @@ def metadata_files(
             "target": graph.input_names[graph.target],
         }
     for side, tokenizer in (("source", source_tokenizer), ("target", target_tokenizer)):
-        if hasattr(tokenizer, "runtime_files"):
-            settings, parts = tokenizer.runtime_files()
+        described = tokenizer.runtime_files() if isinstance(tokenizer, Tokenizer) else None
+        if described is not None:
+            settings, parts = described
             names = {part: f"{side}.{part}" for part in parts}
             description[f"{side}_tokenizer"] = {**settings, "files": names}
             files |= {names[part]: content for part, content in parts.items()}

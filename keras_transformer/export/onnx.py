@@ -26,7 +26,6 @@ from keras_transformer.export.signatures import (
 )
 from keras_transformer_runtime.litert import Program
 
-
 OPSET = 18  # the first with exclusive or, which sampling takes
 
 

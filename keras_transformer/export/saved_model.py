@@ -24,6 +24,7 @@ from keras_transformer.export.signatures import (
     sample_inputs,
     score_signature,
 )
+from keras_transformer.text.keras_hub import as_tokenizer
 
 EXTRA = "assets.extra"  # where TensorFlow leaves room for files of one's own
 
@@ -60,8 +61,8 @@ def saved_model(
     Args:
         generator_or_model: What to export.
         path: Folder to write.
-        source_tokenizer: Layer that turns strings (B,) into ids (B, T), padded with 0.
-        target_tokenizer: Layer whose `detokenize` turns ids (B, N, L) into strings (B, N).
+        source_tokenizer: Layer that turns strings (B,) into ids (B, T), padded with 0, or a tokenizer of KerasHub.
+        target_tokenizer: Layer whose `detokenize` turns ids (B, N, L) into strings (B, N), or one of KerasHub.
         xla: Whether to add signatures compiled with XLA, faster where it is not switched off: `generate_xla` and, with
             tokenizers, `serving_default_xla`; of a plain model `serving_default_xla`.
         samples: What to compare with Python besides random ids: strings if there is a source tokenizer, else ids, as a
@@ -81,6 +82,8 @@ def saved_model(
     require_tensorflow("A SavedModel")
     import tensorflow as tf
 
+    source_tokenizer = as_tokenizer(source_tokenizer, generator_or_model)
+    target_tokenizer = as_tokenizer(target_tokenizer, generator_or_model)
     is_generator = isinstance(generator_or_model, Generator)
     model = generator_or_model.model if is_generator else generator_or_model
     ids = generate_signature(generator_or_model) if is_generator else model_signature(generator_or_model)

@@ -1,5 +1,8 @@
 """Tokenizers that run inside the TensorFlow graph, so that an exported model takes and gives strings."""
 
+from keras_transformer.text.character import ByteTokenizer, CharacterTokenizer
 from keras_transformer.text.sentencepiece import SentencePieceTokenizer
+from keras_transformer.text.tokenizer import Tokenizer
+from keras_transformer.text.wordpiece import WordPieceTokenizer
 
-__all__ = ["SentencePieceTokenizer"]
+__all__ = ["ByteTokenizer", "CharacterTokenizer", "SentencePieceTokenizer", "Tokenizer", "WordPieceTokenizer"]

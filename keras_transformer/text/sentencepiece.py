@@ -6,6 +6,7 @@ registers the layer for loading `.keras` files) costs nothing on other backends.
 
 import base64
 import io
+import json
 import os
 import pathlib
 import re
@@ -13,6 +14,9 @@ from collections.abc import Iterable
 
 import keras
 import numpy as np
+
+from keras_transformer.text.corpus import lines
+from keras_transformer.text.tokenizer import Tokenizer
 
 # The graph operation ignores these settings of a model without a word: each was seen to give other ids or
 # other text than the sentencepiece package does (tensorflow_text 2.21.1).
@@ -25,26 +29,21 @@ _REQUIRED_SETTINGS = (
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
-class SentencePieceTokenizer(keras.layers.Layer):
+class SentencePieceTokenizer(Tokenizer):
     """SentencePiece tokenizer (unigram language model) that runs in the TensorFlow graph.
 
     Of all ways to cut a text into pieces of the vocabulary, the most probable one is taken:
     argmax over (p_1 ... p_n) of log P(p_1) + ... + log P(p_n)
     ("Subword Regularization", https://arxiv.org/abs/1804.10959; "SentencePiece", https://arxiv.org/abs/1808.06226).
-    The ids equal those of the `sentencepiece` package, normalization (NFKC) included. Neighbouring characters
-    that the vocabulary lacks become one `unk_id`. The model travels inside the layer's configuration, so a
-    `.keras` file or a SavedModel needs no other file. A process that loads the SavedModel must
-    `import tensorflow_text` first, for its operations; TensorFlow Serving has them built in.
-
-    The special ids are the package's conventions: `pad_id` 0, `unk_id` 1, `start_id` 2, `end_id` 3.
+    The ids equal those of the `sentencepiece` package, normalization (NFKC) included. Neighbouring characters that
+    the vocabulary lacks become one `unk_id`, which reads " \u2047 ". Where a text begins, `detokenize` leaves out a
+    space. The model travels inside the layer's configuration, so a `.keras` file or a SavedModel needs no other file.
+    A process that loads the SavedModel must `import tensorflow_text` first, for its operations; TensorFlow Serving
+    has them built in.
 
     Args:
         model: Path of a SentencePiece model file, or its bytes. `SentencePieceTokenizer.train` makes one.
-        max_length: Longest row of ids, start and end included; what is beyond it is cut off, but never the
-            end id. None keeps every row whole.
-        add_start: Whether each row starts with `start_id`.
-        add_end: Whether each row ends with `end_id`.
-        **kwargs: `name` and `dtype` of `keras.layers.Layer`.
+        **kwargs: `max_length`, `add_start`, `add_end`, `name`, as in `Tokenizer`.
 
     Input shape: (B,), strings: a tensor, a NumPy array or a list.
     Output shape: (B, T), int32, padded with 0 on the right; T is the longest row of the batch.
@@ -63,33 +62,12 @@ class SentencePieceTokenizer(keras.layers.Layer):
         ['the cat', 'a dog sat']
     """
 
-    pad_id = 0
-    unk_id = 1
-    start_id = 2
-    end_id = 3
-
-    def __init__(
-        self,
-        model: str | os.PathLike | bytes,
-        *,
-        max_length: int | None = None,
-        add_start: bool = False,
-        add_end: bool = False,
-        **kwargs,
-    ):
+    def __init__(self, model: str | os.PathLike | bytes, **kwargs):
         super().__init__(**kwargs)
-        room = 1 + int(add_start) + int(add_end)
-        if max_length is not None and max_length < room:
-            raise ValueError(
-                f"{self.name}: max_length={max_length} leaves no room for a piece; with "
-                f"add_start={add_start} and add_end={add_end} it must be at least {room}."
-            )
-        self.max_length = max_length
-        self.add_start = bool(add_start)
-        self.add_end = bool(add_end)
         self.model = model if isinstance(model, bytes) else pathlib.Path(model).read_bytes()
         pieces = _checked_pieces(self.model, self.name)
         self._vocabulary = [piece.piece for piece in pieces]
+        self._scores = [piece.score for piece in pieces]
         self._is_control = np.array([piece.type == piece.CONTROL for piece in pieces])  # (V,)
         self._graph_tokenizer = _graph_tokenizer(self.model)
         self.built = True
@@ -124,13 +102,13 @@ class SentencePieceTokenizer(keras.layers.Layer):
         """
         import sentencepiece
 
-        lines = list(_lines(texts))
-        if not any(line.strip() for line in lines):
+        texts = list(lines(texts, "SentencePieceTokenizer.train"))
+        if not any(text.strip() for text in texts):
             raise ValueError("SentencePieceTokenizer.train: there is no text, or only empty ones.")
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(lines),
+                sentence_iterator=iter(texts),
                 model_writer=model,
                 model_type="unigram",
                 vocab_size=vocabulary_size,
@@ -151,101 +129,29 @@ class SentencePieceTokenizer(keras.layers.Layer):
             raise ValueError(_training_problem(str(error), vocabulary_size)) from error
         return cls(model.getvalue(), **kwargs)
 
-    @property
-    def vocabulary_size(self) -> int:
-        """Number of pieces, the special ones included."""
-        return len(self._vocabulary)
-
     def get_vocabulary(self) -> list[str]:
         """The pieces by id; the first piece of a word starts with "\u2581", special ones read "<pad>"."""
         return list(self._vocabulary)
 
-    def __call__(self, strings, **kwargs):
-        # keras.layers.Layer takes tensors of the backend only, and TensorFlow alone has tensors of strings.
-        # So lists and arrays become such tensors first, and on another backend the layer is a function.
-        if isinstance(strings, keras.KerasTensor):
-            return super().__call__(strings, **kwargs)
-        if keras.backend.backend() == "tensorflow":
-            return super().__call__(self._string_tensor(strings), **kwargs)
-        return self.tokenize(strings)
+    def is_control(self):
+        return self._is_control
 
-    def call(self, strings):
-        return self.tokenize(strings)
+    def encode(self, strings):
+        return self._graph_tokenizer.tokenize(strings)
 
-    def tokenize(self, strings):
-        """Strings (B,) to int32 ids (B, T), padded with 0 on the right."""
-        import tensorflow as tf
+    def decode(self, ids):
+        return self._graph_tokenizer.detokenize(ids)
 
-        strings = self._string_tensor(strings)
-        ids = self._graph_tokenizer.tokenize(strings)
-        if self.max_length is not None:
-            ids = ids[:, : self.max_length - self.add_start - self.add_end]
-        column = tf.ones([tf.shape(strings)[0], 1], tf.int32)
-        if self.add_start:
-            ids = tf.concat([self.start_id * column, ids], axis=1)
-        if self.add_end:
-            ids = tf.concat([ids, self.end_id * column], axis=1)
-        return ids.to_tensor(default_value=self.pad_id)
-
-    def detokenize(self, ids):
-        """Ids (..., T) to strings (...): a row is read up to its first end or padding id.
-
-        Start and other control ids are left out. Unknown ids read as " \u2047 ", and so do ids outside the
-        vocabulary, so that one bad row does not fail a batch; a space at the beginning is left out.
-        """
-        import tensorflow as tf
-
-        ids = tf.convert_to_tensor(ids)
-        if not ids.dtype.is_integer or not ids.shape.rank:
-            raise ValueError(
-                f"{self.name}.detokenize takes integer ids of shape (..., T), of known rank. "
-                f"Received: {ids.dtype.name} of shape {ids.shape}"
-            )
-        ids = tf.cast(ids, tf.int32)
-        shape = tf.shape(ids)
-        rows = tf.reshape(ids, [tf.reduce_prod(shape[:-1]), shape[-1]])  # (B, T) or (B * N, T)
-        stops = (rows == self.end_id) | (rows == self.pad_id)
-        known = (rows >= 0) & (rows < self.vocabulary_size)
-        rows = tf.where(known, rows, self.unk_id)
-        kept = (tf.cumsum(tf.cast(stops, tf.int32), axis=1) == 0) & ~tf.gather(self._is_control, rows)
-        texts = self._graph_tokenizer.detokenize(tf.ragged.boolean_mask(rows, kept))
-        return tf.ensure_shape(tf.reshape(texts, shape[:-1]), ids.shape[:-1])
-
-    def compute_output_spec(self, strings):
-        self._check_strings(strings.shape, strings.dtype)
-        return keras.KerasTensor((strings.shape[0], None), dtype="int32")
+    def runtime_files(self):
+        pieces = json.dumps(list(zip(self._vocabulary, self._scores, strict=True)), ensure_ascii=False)
+        return self.runtime_settings("sentencepiece"), {"model": self.model, "pieces.json": pieces.encode()}
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "model": base64.b64encode(self.model).decode("ascii"),
-            "max_length": self.max_length,
-            "add_start": self.add_start,
-            "add_end": self.add_end,
-        }
+        return {**super().get_config(), "model": base64.b64encode(self.model).decode("ascii")}
 
     @classmethod
     def from_config(cls, config):
         return cls(**{**config, "model": base64.b64decode(config["model"])})
-
-    def _string_tensor(self, strings):
-        import tensorflow as tf
-
-        try:
-            strings = tf.convert_to_tensor(strings, tf.string)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{self.name} takes strings of shape (B,). Received: {strings!r}") from error
-        if strings.shape.rank is None:
-            strings = tf.ensure_shape(strings, [None])
-        self._check_strings(strings.shape, strings.dtype.name)
-        return strings
-
-    def _check_strings(self, shape, dtype):
-        if len(shape) != 1 or dtype != "string":
-            raise ValueError(
-                f"{self.name} takes strings of shape (B,), in a functional model keras.Input((), "
-                f"dtype='string'). Received: {dtype} of shape {tuple(shape)}"
-            )
 
 
 def _graph_tokenizer(model: bytes):
@@ -300,22 +206,6 @@ def _checked_pieces(model: bytes, name: str):
             "SentencePieceTokenizer.train(...) does."
         )
     return proto.pieces
-
-
-def _lines(texts):
-    if isinstance(texts, (str, bytes, os.PathLike)):
-        raise ValueError(
-            "SentencePieceTokenizer.train takes an iterable of texts or paths; put a single one in a list. "
-            f"Received: {texts!r}"
-        )
-    for text in texts:
-        if isinstance(text, os.PathLike):
-            with open(text, encoding="utf-8") as file:
-                yield from file
-        elif isinstance(text, str):
-            yield text
-        else:
-            raise ValueError(f"SentencePieceTokenizer.train takes str or pathlib.Path. Received: {text!r}")
 
 
 def _training_problem(message: str, vocabulary_size: int) -> str:

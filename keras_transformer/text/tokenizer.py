@@ -1,0 +1,189 @@
+"""What all tokenizers have in common: the special ids, rows of ids from pieces, and the way back."""
+
+import keras
+import numpy as np
+
+from keras_transformer.layers.checks import check_positive
+
+SPECIAL_PIECES = ("<pad>", "<unk>", "<s>", "</s>")
+
+
+class Tokenizer(keras.layers.Layer):
+    """Base of the tokenizers: strings (B,) to padded ids (B, T) and back, in the TensorFlow graph.
+
+    A subclass says what its pieces are, with three methods: `encode(strings)` gives the ids of the pieces, int32,
+    as a `tf.RaggedTensor` (B, None); `decode(ids)` gives the strings (B,) of such a tensor, which holds ids of the
+    vocabulary only; `get_vocabulary()` lists the pieces by id, the four special ones first. It sets `built` to True.
+
+    Args:
+        max_length: Longest row of ids, start and end included; what is beyond it is cut off, but never the
+            end id. None keeps every row whole.
+        add_start: Whether each row starts with `start_id`.
+        add_end: Whether each row ends with `end_id`.
+        **kwargs: `name` and `dtype` of `keras.layers.Layer`.
+
+    Input shape: (B,), strings: a tensor, a NumPy array or a list.
+    Output shape: (B, T), int32, padded with 0 on the right; T is the longest row of the batch.
+
+    Raises:
+        ValueError: If `max_length` leaves no room for a piece; if the input is not strings of shape (B,).
+
+    Example:
+        >>> import tensorflow as tf
+        >>> from keras_transformer.text import Tokenizer
+        >>> class Digits(Tokenizer):
+        ...     def __init__(self, **kwargs):
+        ...         super().__init__(**kwargs)
+        ...         self.built = True
+        ...     def get_vocabulary(self):
+        ...         return ["<pad>", "<unk>", "<s>", "</s>", *"0123456789"]
+        ...     def encode(self, strings):
+        ...         return tf.strings.to_number(tf.strings.bytes_split(strings), tf.int32) + 4
+        ...     def decode(self, ids):
+        ...         return tf.strings.reduce_join(tf.gather(self.get_vocabulary(), ids), axis=-1)
+        >>> digits = Digits(add_end=True)
+        >>> ids = digits(["31", "2"])
+        >>> ids.numpy().tolist()
+        [[7, 5, 3], [6, 3, 0]]
+        >>> digits.detokenize(ids).numpy().tolist()
+        [b'31', b'2']
+    """
+
+    pad_id = 0
+    unk_id = 1
+    start_id = 2
+    end_id = 3
+
+    def __init__(
+        self, *, max_length: int | None = None, add_start: bool = False, add_end: bool = False, **kwargs
+    ) -> None:
+        super().__init__(**kwargs)
+        room = 1 + int(add_start) + int(add_end)
+        if max_length is not None:
+            check_positive(self, max_length=max_length)
+            if max_length < room:
+                raise ValueError(
+                    f"{self.name}: max_length={max_length} leaves no room for a piece; with "
+                    f"add_start={add_start} and add_end={add_end} it must be at least {room}."
+                )
+        self.max_length = max_length
+        self.add_start = bool(add_start)
+        self.add_end = bool(add_end)
+
+    def encode(self, strings):
+        """Strings (B,) to the ids of their pieces, a `tf.RaggedTensor` (B, None)."""
+        raise NotImplementedError
+
+    def decode(self, ids):
+        """Ids of the vocabulary, a `tf.RaggedTensor` (B, None), to strings (B,)."""
+        raise NotImplementedError
+
+    def get_vocabulary(self) -> list[str]:
+        """The pieces by id."""
+        raise NotImplementedError
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of pieces, the special ones included."""
+        return len(self.get_vocabulary())
+
+    def is_control(self) -> np.ndarray:
+        """Which ids are no part of the text, (V,): padding, start and end."""
+        return np.isin(np.arange(self.vocabulary_size), (self.pad_id, self.start_id, self.end_id))
+
+    def runtime_files(self) -> tuple[dict, dict[str, bytes]] | None:
+        """What `keras_transformer_runtime` needs to do the same without TensorFlow: settings, `kind` among them, and
+        files by name. None if it cannot."""
+        return None
+
+    def runtime_settings(self, kind: str) -> dict:
+        """The settings that all kinds of tokenizers have."""
+        names = ("pad_id", "unk_id", "start_id", "end_id", "max_length", "add_start", "add_end")
+        return {"kind": kind, **{name: getattr(self, name) for name in names}}
+
+    def __call__(self, strings, **kwargs):
+        # keras.layers.Layer takes tensors of the backend only, and TensorFlow alone has tensors of strings.
+        # So lists and arrays become such tensors first, and on another backend the layer is a function.
+        if isinstance(strings, keras.KerasTensor):
+            return super().__call__(strings, **kwargs)
+        if keras.backend.backend() == "tensorflow":
+            return super().__call__(self._string_tensor(strings), **kwargs)
+        return self.tokenize(strings)
+
+    def call(self, strings):
+        return self.tokenize(strings)
+
+    def tokenize(self, strings):
+        """Strings (B,) to int32 ids (B, T), padded with 0 on the right."""
+        import tensorflow as tf
+
+        strings = self._string_tensor(strings)
+        ids = self.encode(strings)
+        if self.max_length is not None:
+            ids = ids[:, : self.max_length - self.add_start - self.add_end]
+        column = tf.ones([tf.shape(strings)[0], 1], tf.int32)
+        if self.add_start:
+            ids = tf.concat([self.start_id * column, ids], axis=1)
+        if self.add_end:
+            ids = tf.concat([ids, self.end_id * column], axis=1)
+        return ids.to_tensor(default_value=self.pad_id)
+
+    def detokenize(self, ids):
+        """Ids (..., T) to strings (...): a row is read up to its first end or padding id.
+
+        Start and other control ids are left out. Ids outside the vocabulary read as the unknown id does, so that
+        one bad row does not fail a batch.
+        """
+        import tensorflow as tf
+
+        ids = tf.convert_to_tensor(ids)
+        if not ids.dtype.is_integer or not ids.shape.rank:
+            raise ValueError(
+                f"{self.name}.detokenize takes integer ids of shape (..., T), of known rank. "
+                f"Received: {ids.dtype.name} of shape {ids.shape}"
+            )
+        # int64 first: an id that is too large for int32 would come out of the cast as some other.
+        ids = tf.cast(ids, tf.int64)
+        shape = tf.shape(ids)
+        rows = tf.reshape(ids, [tf.reduce_prod(shape[:-1]), shape[-1]])  # (B, T) or (B * N, T)
+        stops = (rows == self.end_id) | (rows == self.pad_id)
+        known = (rows >= 0) & (rows < self.vocabulary_size)
+        rows = tf.cast(tf.where(known, rows, self.unk_id), tf.int32)
+        kept = (tf.cumsum(tf.cast(stops, tf.int32), axis=1) == 0) & ~tf.gather(self.is_control(), rows)
+        texts = self.decode(tf.ragged.boolean_mask(rows, kept))
+        return tf.ensure_shape(tf.reshape(texts, shape[:-1]), ids.shape[:-1])
+
+    def compute_output_spec(self, strings):
+        self._check_strings(strings.shape, strings.dtype)
+        return keras.KerasTensor((strings.shape[0], None), dtype="int32")
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "max_length": self.max_length,
+            "add_start": self.add_start,
+            "add_end": self.add_end,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)  # Keras' own makes a TypeError of a ValueError
+
+    def _string_tensor(self, strings):
+        import tensorflow as tf
+
+        try:
+            strings = tf.convert_to_tensor(strings, tf.string)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self.name} takes strings of shape (B,). Received: {strings!r}") from error
+        if strings.shape.rank is None:
+            strings = tf.ensure_shape(strings, [None])
+        self._check_strings(strings.shape, strings.dtype.name)
+        return strings
+
+    def _check_strings(self, shape, dtype):
+        if len(shape) != 1 or dtype != "string":
+            raise ValueError(
+                f"{self.name} takes strings of shape (B,), in a functional model keras.Input((), "
+                f"dtype='string'). Received: {dtype} of shape {tuple(shape)}"
+            )

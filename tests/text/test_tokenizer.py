@@ -1,0 +1,117 @@
+"""What holds for every kind of tokenizer: framing, round trips, files, and what is refused."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_transformer.text import CharacterTokenizer, SentencePieceTokenizer, WordPieceTokenizer
+
+tf = pytest.importorskip("tensorflow")
+
+KINDS = ["sentencepiece", "wordpiece", "characters", "bytes"]
+
+
+def decoded(strings):
+    return [text.decode() for text in strings.numpy()]
+
+
+def remade(tokenizer, **options):
+    return type(tokenizer).from_config({**tokenizer.get_config(), **options})
+
+
+@pytest.fixture(params=KINDS)
+def tokenizer(request, tokenizers):
+    return tokenizers[request.param]
+
+
+def test_texts_come_back(tokenizer, languages):
+    for language, texts in languages.items():
+        ids = tokenizer(texts)
+        assert ids.dtype == tf.int32
+        assert decoded(tokenizer.detokenize(ids)) == texts, language
+        assert not np.any(ids.numpy() == tokenizer.unk_id), language
+
+
+def test_ids_are_those_of_the_vocabulary(tokenizer, texts):
+    ids = tokenizer(texts).numpy()
+    assert tokenizer.vocabulary_size == len(tokenizer.get_vocabulary()) == len(set(tokenizer.get_vocabulary()))
+    assert tokenizer.get_vocabulary()[:4] == ["<pad>", "<unk>", "<s>", "</s>"]
+    assert ids.max() < tokenizer.vocabulary_size
+    assert set(ids[ids < 4].tolist()) == {0}
+    assert (tokenizer.pad_id, tokenizer.unk_id, tokenizer.start_id, tokenizer.end_id) == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize("add_start", [False, True])
+@pytest.mark.parametrize("add_end", [False, True])
+def test_framing_padding_and_truncation(tokenizer, texts, add_start, add_end):
+    plain = [[id for id in row if id] for row in tokenizer([*texts, ""]).numpy().tolist()]
+    framed = remade(tokenizer, add_start=add_start, add_end=add_end, max_length=7)
+    rows = [[2] * add_start + row[: 7 - add_start - add_end] + [3] * add_end for row in plain]
+    expected = [row + [0] * (max(map(len, rows)) - len(row)) for row in rows]
+    np.testing.assert_array_equal(framed([*texts, ""]), expected)
+    assert framed([]).shape[0] == 0
+
+
+def test_a_row_ends_at_the_end_or_padding_and_reads_unknown_ids_alike(tokenizer):
+    ids = tokenizer(["12"]).numpy()[0].tolist()
+    for row in ([2, *ids, 3, *ids], [*ids, 2, 0, *ids]):
+        assert tokenizer.detokenize(row).numpy() == b"12"
+    unknown = tokenizer.detokenize([*ids, 1, *ids]).numpy()
+    for stranger in (tokenizer.vocabulary_size, -5, 2**32 + 4):
+        assert tokenizer.detokenize(np.array([*ids, stranger, *ids])).numpy() == unknown
+    beams = tokenizer.detokenize(np.array([[ids, ids], [ids, ids], [ids, ids]]))
+    assert beams.numpy().tolist() == [[b"12"] * 2] * 3
+    assert tokenizer.detokenize(np.zeros((2, 3, 0), "int64")).numpy().tolist() == [[b""] * 3] * 2
+
+
+@pytest.mark.tensorflow
+def test_a_model_with_tokenizers_survives_a_keras_file_in_a_fresh_process(tokenizers, texts, tmp_path, fresh_process):
+    strings = keras.Input((), dtype="string")
+    framed = {kind: remade(tokenizer, add_end=True, max_length=11) for kind, tokenizer in tokenizers.items()}
+    model = keras.Model(strings, {kind: tokenizer(strings) for kind, tokenizer in framed.items()})
+    model.save(tmp_path / "model.keras")
+    np.save(tmp_path / "texts.npy", np.array(texts))
+    fresh_process(
+        """
+        import keras
+        import numpy as np
+        import tensorflow as tf
+        import keras_transformer.text
+        model = keras.saving.load_model("model.keras")
+        np.savez("ids.npz", **model(tf.constant(np.load("texts.npy"))))
+        """,
+        cwd=tmp_path,
+    )
+    found = np.load(tmp_path / "ids.npz")
+    for kind, tokenizer in framed.items():
+        np.testing.assert_array_equal(found[kind], tokenizer(texts))
+
+
+def test_in_a_dataset(tokenizer, texts):
+    expected = tokenizer(texts).numpy()
+    (ids,) = tf.data.Dataset.from_tensor_slices(texts).batch(len(texts)).map(tokenizer)
+    np.testing.assert_array_equal(ids, expected)
+    assert remade(tokenizer).get_config() == tokenizer.get_config()
+
+
+def test_wrong_input_is_refused(tokenizer):
+    for strings in ("no batch", [["two", "ranks"]], [1, 2], [None], keras.Input((1,), dtype="string")):
+        with pytest.raises(ValueError, match=r"strings of shape \(B,\)"):
+            tokenizer(strings)
+    for ids in (5, np.zeros((2, 3)), ["text"]):
+        with pytest.raises(ValueError, match="integer ids of shape"):
+            tokenizer.detokenize(ids)
+    for length, message in ((2, "leaves no room"), (0, "positive integer"), (7.5, "positive integer")):
+        with pytest.raises(ValueError, match=message):
+            remade(tokenizer, max_length=length, add_start=True, add_end=True)
+
+
+@pytest.mark.parametrize("kind", [SentencePieceTokenizer, WordPieceTokenizer, CharacterTokenizer])
+def test_training_refuses_what_is_no_texts(kind, tmp_path):
+    for texts, message in (("one string", "put a single one in a list"), ([b"bytes"], "takes str"), ([""], "no text")):
+        with pytest.raises(ValueError, match=message):
+            kind.train(texts, 50)
+    path = tmp_path / "cut.txt"
+    path.write_bytes("한국".encode()[:-1])
+    with pytest.raises(ValueError, match="cut.txt is not UTF-8, or was cut off"):
+        kind.train([path], 50)
