@@ -6,7 +6,8 @@
 2. composes an encoder-decoder from the layers and trains it with `model.fit`,
 3. evaluates it on dates that occur in no training example, locale by locale,
 4. draws what the model looks at for a Korean and for an English date (attention.png),
-5. exports it to translator/ (SavedModel: strings in, strings out) and translator.tflite (LiteRT: ids),
+5. saves it (translator.keras, tokenizer.model) and exports it to translator/ (SavedModel: strings in, strings out)
+   and translator.tflite (LiteRT),
 6. runs both exports in fresh processes without this package, and compares with Python.
 
     python examples/translate_dates.py                a few minutes on 2 cores
@@ -225,12 +226,13 @@ def main() -> None:
 
     console.rule("Export")
     saved, lite = options.output / "translator", options.output / "translator.tflite"
-    kt.export.saved_model(
-        generator, saved, source_tokenizer=source_tokenizer, target_tokenizer=target_tokenizer, overwrite=True
-    )
+    model.save(options.output / "translator.keras")
+    (options.output / "tokenizer.model").write_bytes(source_tokenizer.model)
+    tokenizers = {"source_tokenizer": source_tokenizer, "target_tokenizer": target_tokenizer}
+    kt.export.saved_model(generator, saved, **tokenizers, overwrite=True)
     compared = test[:560]
     ids = source_tokenizer([example.text for example in compared]).numpy()
-    kt.export.litert(generator, lite, source_length=ids.shape[1], overwrite=True)
+    kt.export.litert(generator, lite, source_length=ids.shape[1], **tokenizers, overwrite=True)
     expected = tokens[: len(compared)]
     from_saved = run_fresh(SAVED_MODEL_PROGRAM, saved, [example.text for example in compared])
     from_lite = run_fresh(LITERT_PROGRAM, lite, ids.tolist())
