@@ -191,7 +191,7 @@ def _check_tokenizers(generator_or_model, ids: Signature, source_tokenizer, targ
             raise ValueError(
                 f"The {side} tokenizer has {tokenizer.vocabulary_size} ids, the model's {side} vocabulary {size}."
             )
-        if side == "target" and tokenizer.vocabulary_size < size:
+        if side == "target" and tokenizer.vocabulary_size != size:
             raise ValueError(
                 f"The {side} tokenizer has {tokenizer.vocabulary_size} ids, the model generates {size} different ones."
             )

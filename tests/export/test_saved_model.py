@@ -110,15 +110,101 @@ def test_no_signature_has_an_op_of_xla(name, folder):
 @pytest.mark.parametrize(
     "name, signatures",
     [
-        ("encoder_decoder", {"serving_default": ["text"], "generate": ["source"]}),
-        ("decoder_only", {"serving_default": ["tokens"], "generate": ["tokens"]}),
-        ("classifier", {"serving_default": ["tokens"]}),
+        (
+            "encoder_decoder",
+            {
+                "serving_default": {"text"},
+                "generate": {"source"},
+                "score": {"source", "target"},
+                "encode": {"source"},
+            },
+        ),
+        (
+            "decoder_only",
+            {"serving_default": {"tokens"}, "generate": {"tokens"}, "score": {"tokens", "prompt_lengths"}},
+        ),
+        ("classifier", {"serving_default": {"tokens"}, "encode": {"tokens"}}),
     ],
 )
 def test_signatures_and_their_inputs(name, signatures, folder):
     loaded = tf.saved_model.load(str(folder / name))
-    found = {key: list(signature.structured_input_signature[1]) for key, signature in loaded.signatures.items()}
+    found = {key: set(signature.structured_input_signature[1]) for key, signature in loaded.signatures.items()}
     assert found == signatures
+
+
+SOURCES = np.array([[5, 9, 22, 4, 7], [11, 6, 0, 0, 0]], "int32")
+
+
+def test_score_is_the_generators(folder, encoder_decoder, decoder_only):
+    tokens = encoder_decoder(SOURCES)["tokens"][:, 0]
+    score = tf.saved_model.load(str(folder / "encoder_decoder")).signatures["score"]
+    scores = score(source=tf.constant(SOURCES), target=tf.constant(tokens))["scores"]
+    np.testing.assert_allclose(scores, encoder_decoder.score(SOURCES, tokens), rtol=1e-4)
+
+    score = tf.saved_model.load(str(folder / "decoder_only")).signatures["score"]
+    scores = score(tokens=tf.constant(SOURCES), prompt_lengths=tf.constant([3, 1]))["scores"]
+    expected = decoder_only.score(SOURCES, prompt_lengths=np.array([3, 1]))
+    np.testing.assert_allclose(scores, expected, rtol=1e-4)
+
+
+def test_encode_gives_what_the_decoder_reads(folder, encoder_decoder):
+    outputs = tf.saved_model.load(str(folder / "encoder_decoder")).signatures["encode"](source=tf.constant(SOURCES))
+    assert set(outputs) == {"memory", "memory_mask"}
+    model = encoder_decoder.model
+    memory = keras.Model(model.inputs[0], model.get_layer("encoder_0").output)(SOURCES)
+    np.testing.assert_allclose(outputs["memory"], memory, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(outputs["memory_mask"], SOURCES != 0)
+
+
+def test_a_seed_for_each_call_and_a_signature_for_xla(encoder_decoder, tmp_path, capsys):
+    def sampling(seed):
+        options = {"max_length": 9, "end_token": 3, "start_token": 2}
+        return kt.Generator(encoder_decoder.model, strategy=kt.Sampling(seed=seed), **options)
+
+    report = kt.export.saved_model(sampling(5), tmp_path / "model", xla=True)
+    assert str(report) in capsys.readouterr().out
+    assert report.size > 4 * encoder_decoder.model.count_params()
+    assert report.signatures["generate"] == {"source": "int32[?,?]", "seed": "int32[]"}
+    assert report.operators["While"] and not [name for name in report.operators if name.startswith("Xla")]
+    assert report.milliseconds["generate"] > 0 and report.agreement == 1.0
+
+    signatures = tf.saved_model.load(str(tmp_path / "model")).signatures
+    found = []
+    for seed in (5, 7):
+        expected = sampling(seed)(SOURCES)["tokens"]
+        for name in ("generate", "generate_xla"):
+            outputs = signatures[name](source=tf.constant(SOURCES), seed=tf.constant(seed))
+            np.testing.assert_array_equal(outputs["tokens"], expected, err_msg=f"{name} {seed}")
+        found.append(expected.tolist())
+    assert found[0] != found[1]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_operation_that_needs_xla_is_named(tmp_path):
+    inputs = keras.Input((5,))
+    outputs = keras.ops.slice_update(inputs, [0, 1], keras.ops.ones((1, 2)))
+    model = keras.Model(inputs, keras.layers.Dense(3)(outputs), name="slices")
+    with pytest.raises(ValueError, match="'slices' needs XLA.*XlaDynamicUpdateSlice.*slice_update"):
+        kt.export.saved_model(model, tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_samples_are_compared_too(encoder_decoder, tmp_path, monkeypatch):
+    seen = []
+    check = kt.export.agreement.check_generated
+    monkeypatch.setattr(
+        "keras_transformer.export.saved_model.check_generated", lambda *args: seen.append(args[1]) or check(*args)
+    )
+    kt.export.saved_model(
+        encoder_decoder,
+        tmp_path / "model",
+        source_tokenizer=letters(23),
+        samples=["hello", "marmalade"],
+        verbose=False,
+    )
+    assert [[len("hello"), len("marmalade")]] == [
+        (ids != 0).sum(axis=1).tolist() for (ids,) in seen if ids.shape[1] == 9
+    ]
 
 
 def test_an_empty_prompt_becomes_the_start_token(folder):
@@ -139,6 +225,7 @@ def test_a_prompt_too_long_is_refused_not_cut(folder):
     [
         ({"source_tokenizer": letters(24)}, "source tokenizer has 24 ids.*23"),
         ({"target_tokenizer": letters(28)}, "target tokenizer has 28 ids.*29"),
+        ({"target_tokenizer": letters(30)}, "target tokenizer has 30 ids.*29"),
     ],
 )
 def test_tokenizer_of_another_vocabulary(tokenizers, message, encoder_decoder, tmp_path):
