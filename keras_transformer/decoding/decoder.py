@@ -83,8 +83,8 @@ class Decoder:
         memory = self.graph.encode(sources)
         if not self.cache:
             return self._begin_uncached(prompts, memory, beams, features)
-        length = ops.shape(prompts)[1]
-        length = max(length - 1, 1) if isinstance(length, int) else ops.maximum(length - 1, 1)
+        width = ops.shape(prompts)[1]
+        length = max(width - 1, 1) if isinstance(width, int) else ops.maximum(width - 1, 1)
 
         def read(start, count, state, memory):
             columns = start + ops.arange(count, dtype="int32")
@@ -98,7 +98,9 @@ class Decoder:
                 values = self.graph.decode(tokens, memory)
             return context, values[self.graph.features]
 
-        if ops.shape(prompts)[1] == 1 and not features:  # nothing is read yet: the state stays what it was, and
+        if (
+            isinstance(length, int) and ops.shape(prompts)[1] == 1 and not features
+        ):  # nothing is read yet: the state stays what it was, and
             context, _ = read(0, 1, {}, memory)  # the compiler leaves out what would change it
             return Begun(context.initial, context.memory, None)
         if not isinstance(length, int) or length <= BLOCK or features:

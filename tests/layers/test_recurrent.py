@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 import keras_transformer as kt
+from keras_transformer._keras import get_mask
 
 from .helpers import BATCH, DIM, KEYS, LENGTH, MASK, MEMORY, MEMORY_DIM, MEMORY_MASK, X, as_numpy, randomize
 
@@ -155,7 +156,7 @@ def test_output_spec_and_masks_are_what_comes_out_in_half_precision(kind, assert
         assert spec.shape == (None, None, output.shape[-1])
         assert spec.dtype == keras.backend.standardize_dtype(output.dtype) == "bfloat16"
         assert_close(as_numpy(output)[MASK], as_numpy(other)[MASK], 0.05)
-        assert (as_numpy(output._keras_mask) == MASK).all()
+        assert (as_numpy(get_mask(output)) == MASK).all()
 
 
 @pytest.mark.parametrize(
