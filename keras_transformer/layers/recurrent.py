@@ -136,9 +136,19 @@ class RecurrentDecoderLayer(SequenceLayer):
 
     def _scan(self, step, inputs, states, mask):
         """The outputs of `step` from one token to the next, and the last states: the loop of `keras.layers.RNN`."""
-        cell = _FunctionCell(step, [self.units] * self.num_states, self.compute_dtype)
+        if mask is not None:  # handed on as an input: on JAX, the loop's own mask wants outputs as wide as the states
+            inputs = ops.concatenate([inputs, ops.cast(ops.expand_dims(mask, -1), inputs.dtype)], axis=-1)
+
+        def step_where_kept(inputs, states):
+            outputs, new_states = step(inputs[:, :, :-1], states)
+            kept = inputs[:, :, -1:] > 0
+            return outputs, [ops.where(kept, new, old) for new, old in zip(new_states, states, strict=True)]
+
+        cell = _FunctionCell(
+            step if mask is None else step_where_kept, [self.units] * self.num_states, self.compute_dtype
+        )
         loop = keras.layers.RNN(cell, return_sequences=True, return_state=True, dtype=self.dtype_policy, name="loop")
-        outputs, *states = loop(inputs, initial_state=states, mask=mask)
+        outputs, *states = loop(inputs, initial_state=states)
         return outputs, states
 
     def compute_mask(self, inputs, previous_mask=None):

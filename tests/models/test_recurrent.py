@@ -17,6 +17,7 @@ def recurrent_seq2seq(cell="gru", attention="additive", **options):
     return kt.models.recurrent_seq2seq(23, 29, **{"cell": cell, "attention": attention, "dim": 14, **options})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cell, attention", KINDS)
 def test_outputs_do_not_depend_on_padding_or_on_later_tokens(cell, attention, assert_close):
     model = recurrent_seq2seq(cell, attention, num_layers=2, dropout=0.1)
@@ -29,6 +30,7 @@ def test_outputs_do_not_depend_on_padding_or_on_later_tokens(cell, attention, as
     assert_close(model([SOURCE, TARGET[:, :3]]), logits[:, :3])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cell, attention", [("lstm", None), ("gru", None), ("gru", "dot"), ("lstm", "additive")])
 def test_every_source_token_reaches_the_logits(cell, attention):
     model = recurrent_seq2seq(cell, attention)
@@ -40,6 +42,7 @@ def test_every_source_token_reaches_the_logits(cell, attention):
         assert difference.max(axis=(1, 2)).min() > 1e-6, place
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "options, most",
     [
@@ -49,23 +52,23 @@ def test_every_source_token_reaches_the_logits(cell, attention):
     ],
 )
 def test_no_larger_than_the_peers_of_the_same_vocabularies(options, most):
-    """The sizes that bentrevett/pytorch-seq2seq prints for German to English with embeddings of 256, states of 512."""
+    """The sums of the layers of bentrevett/pytorch-seq2seq for German to English: embeddings 256, states 512."""
     parameters = kt.models.recurrent_seq2seq(7853, 5893, dim=512, **options).count_params()
     assert 0.97 * most < parameters <= most
 
 
-@pytest.mark.parametrize("cell, attention", [("lstm", "dot"), ("gru", "additive"), ("rnn", None)])
+@pytest.mark.parametrize("cell, attention", [("lstm", "dot"), ("gru", "additive")])
 def test_saved_and_loaded(cell, attention, tmp_path, assert_close):
-    model = recurrent_seq2seq(cell, attention, num_layers=2, dropout=0.1)
+    model = recurrent_seq2seq(cell, attention, dropout=0.1)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert_close(loaded([SOURCE, TARGET]), model([SOURCE, TARGET]))
 
 
-def test_trains_with_fit_to_copy():
-    random = np.random.default_rng(0)
-    source = random.integers(4, 13, (256, 4))
-    target = np.concatenate([np.full((256, 1), 2), source], axis=1)
+def test_trains_with_fit():
+    """Rows that repeat one token, which the decoder must learn from the source."""
+    source = np.repeat(np.random.default_rng(0).integers(4, 13, (64, 1)), 3, axis=1)
+    target = np.concatenate([np.full((64, 1), 2), source], axis=1)
     model = kt.models.recurrent_seq2seq(13, 13, cell="gru", attention="additive", dim=32, dropout=0.1)
     model.compile(keras.optimizers.Adam(1e-2), kt.training.SequenceCrossentropy())
     history = model.fit([source, target[:, :-1]], target[:, 1:], batch_size=32, epochs=12, verbose=0)
