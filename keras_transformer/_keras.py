@@ -3,6 +3,7 @@
 Keras keeps the padding mask of a tensor in `_keras_mask`, and the call that produced a symbolic tensor in
 `_keras_history` and `_inbound_nodes`. Neither has a public reader, and two promises rest on them: a padding mask
 that an operation dropped is found again, and any functional model can be split into its source and target parts.
+`_flatten_layers` reaches the layers within layers, such as the two of a `Bidirectional`; `Model.layers` does not.
 Tried on Keras 3.12.0 and 3.15.1.
 """
 
@@ -46,3 +47,8 @@ def producing_call(tensor) -> Call | None:
 def is_functional(operation) -> bool:
     """Whether an operation is itself a functional graph (a functional or Sequential model used as a layer)."""
     return isinstance(operation, keras.Sequential) or type(operation).__name__ == "Functional"
+
+
+def layers_within(model: keras.Model) -> list:
+    """All layers of a model, at any depth."""
+    return list(model._flatten_layers(include_self=False, recursive=True))

@@ -50,7 +50,9 @@ class Decoding:
     The token at position p of a row lives in slot p of that row's cache, whatever the row was batched with. A
     prompt that is padded on the right leaves garbage in the slots behind its end; causality hides them, and the
     row's own later tokens overwrite them. So a position is all that a row needs to know. A layer that sees a window
-    only keeps a ring: position p lives in slot p modulo the ring's size.
+    only keeps a ring: position p lives in slot p modulo the ring's size. So does a recurrent layer, of the states that
+    the last tokens left: a token finds the state of the one before it by its own position, also when tokens have been
+    taken back.
 
     Beams are further queries of the same row. The N tokens of a step stand at one position, each in a part of the
     cache of its own, and `ancestry` tells which beam wrote the token that a beam has at each position. So nothing
@@ -59,14 +61,14 @@ class Decoding:
 
     `state` (what changes from step to step) and `memory` (what does not) are flat dicts of tensors of rank 4 or
     less: pure inputs and, after the step, outputs. What is not in them yet is created, so the first step of a
-    sequence, given empty ones, makes them.
+    sequence, given empty ones, makes them. `initial` is the state as it was created, before any token was read.
 
     Args:
         state: What the previous step left. The dict itself is not changed.
         memory: What the first step of the sequence left. The dict itself is not changed.
         positions: (B, T), int32. Position of each new token in its row; with beams, the same one N times.
         length: The longest sequence L that can be decoded.
-        lengths: (B,), int32. Where each row ends, if some of the new tokens are padding.
+        lengths: (B,), int32. Where each row ends, if some of the new tokens are not to be kept; may be 0.
         beams: Number of beams N.
         ancestry: (B, N, L), int32. The beam that wrote each position of each beam; None while there is one beam, or
             while the prompt is read, which belongs to beam 0.
@@ -86,6 +88,7 @@ class Decoding:
         lookahead: int = 0,
     ):
         self.state = dict(state)
+        self.initial = {}
         self.memory = dict(memory)
         self.positions = positions
         self.length = length
@@ -138,7 +141,8 @@ class Decoding:
         if name in self.state:
             return self.state[name]
         batch, heads, _, width = ops.shape(new)
-        return ops.zeros((batch, heads, self.beams * size + is_ring, width), new.dtype)
+        self.initial[name] = ops.zeros((batch, heads, self.beams * size + is_ring, width), new.dtype)
+        return self.initial[name]
 
     def _slots(self, size: int, is_ring: bool):
         """Where each new token is written, (B, T)."""
@@ -170,6 +174,57 @@ class Decoding:
         visible = ops.expand_dims(ancestry, 2) == beam  # (B, N, N, C)
         return ops.reshape(visible, (-1, self.beams, self.beams * visible.shape[3]))
 
+    def recur(self, layer, inputs, initial: list, step: Callable, scan: Callable):
+        """The outputs (B, T, O) of a recurrence over the new tokens, each from the state that the one before it left.
+
+        Args:
+            layer: The layer that asks.
+            inputs: (B, T, D), of the new tokens.
+            initial: The states before the first token of a sequence, (B, U) each.
+            step: A function of N inputs (B, N, D) and the states (B, N, U) before each, which returns N outputs and the
+                states after each: tokens side by side.
+            scan: A function of inputs (B, T, D), states (B, U) and a mask (B, T), which returns T outputs and the
+                states after the last token that the mask keeps: one token after another.
+        """
+        name = self._names.next(layer)
+        names = [f"{name}/{number}" for number in range(len(initial))]
+        size = self.lookahead + 2  # C: of the tokens that may be taken back, the one before them, and the new one
+        for key, value in zip(names, initial, strict=True):
+            if key not in self.state:  # the state "after position -1" is found in whatever slot that is
+                value = ops.expand_dims(ops.expand_dims(value, 1), 1)
+                self.state[key] = self.initial[key] = ops.tile(value, [1, self.beams, size, 1])  # (B, N, C, U)
+
+        def before(positions, beams=0):
+            """The states (B, T, U) of `beams` before the tokens at `positions`, (B, T)."""
+            return [_take(self.state[key], beams, ops.mod(positions - 1, size)) for key in names]
+
+        def leave(states, positions):
+            """Keep the states (B, 1 or N, U) after the tokens at `positions`, (B, 1), of all beams."""
+            for key, new in zip(names, states, strict=True):
+                new = new if new.shape[1] == self.beams else ops.repeat(new, self.beams, axis=1)
+                self.state[key] = write(self.state[key], ops.expand_dims(new, 2), ops.mod(positions, size))
+
+        first, last = self.positions[:, :1], self.positions[:, -1:]
+        if self.lengths is not None:
+            ends = ops.expand_dims(self.lengths, 1)
+            states = [state[:, 0] for state in before(ops.minimum(first, ends))]
+            outputs, states = scan(inputs, states, self.positions < ends)
+            leave([ops.expand_dims(state, 1) for state in states], ops.minimum(last, ends - 1))
+            return outputs
+        if self.ancestry is not None:
+            index = ops.expand_dims(ops.maximum(first - 1, 0), 1) + ops.zeros_like(self.ancestry[:, :, :1])
+            parents = ops.take_along_axis(self.ancestry, index, axis=2)[:, :, 0]  # (B, N)
+            outputs, states = step(inputs, before(self.positions, parents))
+            leave(states, first)
+            return outputs
+        outputs = []
+        for place in range(inputs.shape[1]):  # successive ones, of which some may stand at one position (speculation)
+            positions = self.positions[:, place : place + 1]
+            output, states = step(inputs[:, place : place + 1], before(positions))
+            leave(states, positions)
+            outputs.append(output)
+        return ops.concatenate(outputs, axis=1)
+
     def keep(self, layer, project: Callable):
         """What `project()` returns, computed at the first step of a sequence only (keys and values of a memory)."""
         name = self._names.next(layer)
@@ -192,6 +247,13 @@ def write(cache, new, slots):
     zero = ops.zeros_like(rows + columns + slots)
     indices = ops.stack([rows + zero, columns + zero, slots + zero], axis=-1)  # (B, G, T, 3)
     return ops.scatter_update(cache, ops.reshape(indices, (-1, 3)), ops.reshape(new, (-1, width)))
+
+
+def _take(rings, beams, slots):
+    """Of rings (B, N, C, U), what stands in `slots` (B, T) of the parts of `beams`, a number or (B, T): (B, T, U)."""
+    batch, parts, size, width = ops.shape(rings)
+    rows = ops.expand_dims(ops.arange(batch, dtype="int32"), 1)
+    return ops.take(ops.reshape(rings, (-1, width)), (rows * parts + beams) * size + slots, axis=0)
 
 
 class Recording:

@@ -5,6 +5,7 @@ import pytest
 PUBLIC_NAMES = """
     TokenEmbedding PositionalEncoding LearnedPositionalEncoding RotaryPosition AlibiPosition RelativePosition
     MultiHeadSelfAttention MultiHeadCrossAttention FeedForward EncoderLayer DecoderLayer
+    RecurrentDecoderLayer DotAttention
     Generator Greedy attention_weights models training export ops
 """.split()
 

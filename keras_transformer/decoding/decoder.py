@@ -87,32 +87,34 @@ class Decoder:
         """
         if not self.cache:
             return self._begin_uncached(prompts, memory, beams, features)
-        length = ops.shape(prompts)[1]
-        length = max(length - 1, 1) if isinstance(length, int) else ops.maximum(length - 1, 1)
+        width = ops.shape(prompts)[1]
+        length = max(width - 1, 1) if isinstance(width, int) else ops.maximum(width - 1, 1)
 
         def read(start, count, state, memory):
             columns = start + ops.arange(count, dtype="int32")
             tokens = ops.take(prompts, columns, axis=1)
             positions = ops.zeros_like(tokens) + columns
-            ends = ops.minimum(lengths, start + count)
+            ends = ops.minimum(lengths - 1, start + count)
             context = Decoding(
                 state, memory, positions, self.max_length, lengths=ends, beams=beams, lookahead=lookahead
             )
             with active(context):
                 values = self.graph.decode(tokens, memory)
-            return context.state, context.memory, values[self.graph.features]
+            return context, values[self.graph.features]
 
-        if prompts.shape[1] == 1 and not features:  # nothing is read yet: the cache is empty, and
-            state, memory, _ = read(0, 1, {}, memory)  # the compiler leaves out what would fill it
-            return Begun({name: ops.zeros_like(value) for name, value in state.items()}, memory, None)
+        if prompts.shape[1] == 1 and not features:  # nothing is read yet: the state stays what it was, and the
+            context, _ = read(0, 1, {}, memory)  # compiler leaves out what would change it
+            return Begun(context.initial, context.memory, None)
         if not isinstance(length, int) or length <= BLOCK or features:
-            return Begun(*read(0, length, {}, memory))
-        state, memory, _ = read(0, BLOCK, {}, memory)
+            context, known = read(0, length, {}, memory)
+            return Begun(context.state, context.memory, known)
+        context, _ = read(0, BLOCK, {}, memory)
+        state, memory = context.state, context.memory
         names = sorted(state)
 
         def read_block(start, *values):
-            state, *_ = read(start, BLOCK, dict(zip(names, values, strict=True)), memory)
-            return start + BLOCK, *(state[name] for name in names)
+            context, _ = read(start, BLOCK, dict(zip(names, values, strict=True)), memory)
+            return start + BLOCK, *(context.state[name] for name in names)
 
         blocks = length // BLOCK
         if blocks > 1:
@@ -123,7 +125,8 @@ class Decoder:
             )
             state = dict(zip(names, values, strict=True))
         if length % BLOCK:
-            state, *_ = read(blocks * BLOCK, length % BLOCK, state, memory)
+            context, _ = read(blocks * BLOCK, length % BLOCK, state, memory)
+            state = context.state
         return Begun(state, memory, None)
 
     def step(

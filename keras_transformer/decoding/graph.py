@@ -1,10 +1,11 @@
 """A functional model as a list of calls, split into what depends on the target tokens and what does not."""
 
+import contextlib
 from typing import NamedTuple
 
 import keras
 
-from keras_transformer._keras import Call, get_mask, is_functional, producing_call, set_mask
+from keras_transformer._keras import Call, get_mask, is_functional, layers_within, producing_call, set_mask
 
 
 class Slot(NamedTuple):
@@ -166,7 +167,8 @@ class Graph(Program):
             The memory: tensors, and padding masks where there are any.
         """
         values = dict(sources)
-        run(self.encoder, values)
+        with _without_cudnn(self.model):
+            run(self.encoder, values)
         memory = {}
         for slot in self.boundary:
             memory[f"memory/{slot}"] = values[slot]
@@ -183,7 +185,8 @@ class Graph(Program):
             if f"memory/{slot}/mask" in memory:
                 set_mask(tensor, memory[f"memory/{slot}/mask"])
             values[slot] = tensor
-        run(self.decoder, values)
+        with _without_cudnn(self.model):
+            run(self.decoder, values)
         return values
 
 
@@ -197,6 +200,21 @@ def run(instructions: list[Instruction], values: dict[int, object]) -> None:
         args, kwargs = _map_slots(fill, args), _map_slots(fill, kwargs)
         results = keras.tree.flatten(operation(*args, **kwargs))
         values.update(zip(outputs, results, strict=True))
+
+
+@contextlib.contextmanager
+def _without_cudnn(model: keras.Model):
+    """Let Keras' recurrent layers take their plain loops. XLA cannot compile cuDNN's, and what is exported on a machine
+    with a GPU must run on one without."""
+    fused = [x for x in layers_within(model) if isinstance(x, keras.layers.LSTM | keras.layers.GRU)]
+    settings = [layer.use_cudnn for layer in fused]
+    for layer in fused:
+        layer.use_cudnn = False
+    try:
+        yield
+    finally:
+        for layer, setting in zip(fused, settings, strict=True):
+            layer.use_cudnn = setting
 
 
 def _map_slots(function, structure):

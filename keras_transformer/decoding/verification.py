@@ -73,8 +73,9 @@ def verify_cached(graph: Graph, max_length: int) -> None:
 
 
 _REMEDY = (
-    "In the path of the target tokens, let only keras_transformer's attention layers look at other positions "
-    "(causal=True), or use Generator(..., cache=False), which runs the full causal model at every step."
+    "In the path of the target tokens, let only keras_transformer's layers look at other positions: attention with "
+    "causal=True, and RecurrentDecoderLayer in place of Keras' recurrent layers. Or use Generator(..., cache=False), "
+    "which runs the full causal model at every step."
 )
 
 

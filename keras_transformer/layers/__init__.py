@@ -13,10 +13,12 @@ from keras_transformer.layers.position import (
     RelativePosition,
     RotaryPosition,
 )
+from keras_transformer.layers.recurrent import DotAttention, RecurrentDecoderLayer
 
 __all__ = [
     "AlibiPosition",
     "DecoderLayer",
+    "DotAttention",
     "EncoderLayer",
     "FeedForward",
     "LearnedPositionalEncoding",
@@ -24,6 +26,7 @@ __all__ = [
     "MultiHeadSelfAttention",
     "PositionalEncoding",
     "RMSNormalization",
+    "RecurrentDecoderLayer",
     "RelativePosition",
     "RotaryPosition",
     "TokenEmbedding",

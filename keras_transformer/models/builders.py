@@ -2,7 +2,14 @@
 
 import keras
 
-from keras_transformer.layers import DecoderLayer, EncoderLayer, PositionalEncoding, TokenEmbedding
+from keras_transformer.layers import (
+    DecoderLayer,
+    DotAttention,
+    EncoderLayer,
+    PositionalEncoding,
+    RecurrentDecoderLayer,
+    TokenEmbedding,
+)
 from keras_transformer.layers.normalization import normalization
 
 
@@ -128,6 +135,86 @@ def encoder_classifier(
         x = EncoderLayer(**_own_position(options), name=f"encoder_{i}")(x)
     x = keras.layers.GlobalAveragePooling1D(name="mean")(_finish(x, options, "encoder_norm"))
     return keras.Model(tokens, keras.layers.Dense(num_classes, name="classes")(x), name=name)
+
+
+def recurrent_seq2seq(
+    source_vocabulary_size: int,
+    target_vocabulary_size: int,
+    *,
+    cell: str = "lstm",
+    attention: str | None = None,
+    dim: int = 512,
+    num_layers: int = 1,
+    dropout: float = 0.0,
+    name: str = "recurrent_seq2seq",
+) -> keras.Model:
+    """A recurrent encoder-decoder, as translation was done before the Transformer.
+
+    Inputs "source" (B, S) and "target" (B, T), int, padded with 0; output logits (B, T, target vocabulary). The
+    decoder starts from what the encoder ended with, layer by layer. Embeddings are half as wide as the states.
+
+    - Without attention, "lstm" knows the source by that alone ("Sequence to Sequence Learning with Neural Networks",
+      https://arxiv.org/abs/1409.3215); for "gru" and "rnn" the encoder's last state is also a context vector that goes
+      into every step and into the output ("Learning Phrase Representations using RNN Encoder-Decoder",
+      https://arxiv.org/abs/1406.1078).
+    - "dot" attends behind the recurrent layers, which gives each output a context vector of its own (`DotAttention`).
+    - "additive" attends within the step, to an encoder that reads in both directions (`RecurrentDecoderLayer`).
+
+    Args:
+        source_vocabulary_size, target_vocabulary_size: Numbers of ids, padding included.
+        cell: "rnn", "lstm" or "gru".
+        attention: None, "dot" or "additive".
+        dim: Width of the states, of each direction.
+        num_layers: Of the encoder and of the decoder.
+        dropout: Of the embeddings and between layers.
+        name: Of the model.
+
+    Raises:
+        ValueError: If `cell` or `attention` is unknown.
+
+    Example:
+
+    >>> import keras_transformer as kt
+    >>> kt.models.recurrent_seq2seq(11, 13, cell="gru", attention="additive", dim=8).output_shape
+    (None, None, 13)
+    """
+    kinds = {"rnn": keras.layers.SimpleRNN, "lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
+    if cell not in kinds or attention not in (None, "dot", "additive"):
+        raise ValueError(
+            "recurrent_seq2seq takes 'rnn', 'lstm' or 'gru' as cell and None, 'dot' or 'additive' as attention, got "
+            f"cell={cell!r}, attention={attention!r}."
+        )
+    source = keras.Input((None,), dtype="int32", name="source")
+    target = keras.Input((None,), dtype="int32", name="target")
+    x = TokenEmbedding(source_vocabulary_size, dim // 2, name="source_embedding")(source)
+    y = embedded = keras.layers.Dropout(dropout, name="target_embedding_dropout")(
+        TokenEmbedding(target_vocabulary_size, dim // 2, name="target_embedding")(target)
+    )
+    states = []
+    for i in range(num_layers):
+        layer = kinds[cell](dim, return_sequences=True, return_state=True, name=f"encoder_{i}")
+        layer = keras.layers.Bidirectional(layer, name=f"encoder_{i}") if attention == "additive" else layer
+        x, *last = layer(keras.layers.Dropout(dropout, name=f"encoder_{i}_dropout")(x))
+        states.append(_bridge(last, dim, f"bridge_{i}") if attention == "additive" else last)
+    memory = {"additive": x, "dot": None, None: None if cell == "lstm" else states[-1][0]}[attention]
+    for i in range(num_layers):
+        y = keras.layers.Dropout(dropout, name=f"decoder_{i}_dropout")(y) if i else y
+        y = RecurrentDecoderLayer(dim, cell, name=f"decoder_{i}")(y, memory, initial_state=states[i])
+        y, context = (y, None) if memory is None else y
+    if attention == "dot":
+        y = DotAttention(dim, name="attention")(y, x)
+    if memory is not None:
+        y = keras.layers.Concatenate(name="deep_output")([embedded, y, context])
+    return keras.Model([source, target], keras.layers.Dense(target_vocabulary_size, name="logits")(y), name=name)
+
+
+def _bridge(states, dim: int, name: str) -> list:
+    """The states of a decoder from those that the two directions of an encoder ended with."""
+    half = len(states) // 2
+    return [
+        keras.layers.Dense(dim, activation="tanh", name=f"{name}_{i}")(keras.layers.Concatenate()([forward, backward]))
+        for i, (forward, backward) in enumerate(zip(states[:half], states[half:], strict=True))
+    ]
 
 
 def _embed(embedding, tokens, options: dict):

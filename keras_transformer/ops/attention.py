@@ -1,4 +1,4 @@
-"""Scaled dot-product attention as a pure function: the formula of the paper, for any mask, bias and head grouping."""
+"""Attention as pure functions: scaled dot-product, for any mask, bias and head grouping, and additive."""
 
 import keras
 from keras import ops
@@ -97,12 +97,7 @@ def attend(query, key, value, *, mask=None, bias=None, scale=None, soft_cap=None
         scores = soft_cap * ops.tanh(scores / soft_cap)
     if bias is not None:
         scores = scores + ops.cast(bias, "float32")
-    if mask is not None:
-        scores = scores + (1.0 - ops.cast(mask, "float32")) * FORBIDDEN
-    weights = ops.softmax(scores)
-    if mask is not None:  # a row without a single allowed key attends to nothing
-        weights = weights * ops.cast(ops.any(mask, axis=-1, keepdims=True), "float32")
-    weights = ops.cast(weights, value.dtype)
+    weights = ops.cast(_softmax(scores, mask), value.dtype)
 
     dropped = weights
     if dropout:
@@ -113,3 +108,43 @@ def attend(query, key, value, *, mask=None, bias=None, scale=None, soft_cap=None
     if groups != heads:
         output = ops.reshape(output, (-1, heads, length, value.shape[3]))  # (B, H, T, K)
     return output, weights
+
+
+def additive_attention(query, key, value, vector, mask=None):
+    """Additive attention ("Neural Machine Translation by Jointly Learning to Align and Translate",
+    https://arxiv.org/abs/1409.0473, section 3.1).
+
+    c_t = sum over j of a_tj value_j, a_t = softmax over j of vector . tanh(query_t + key_j). As everywhere, the softmax
+    is taken in float32, and a query that may attend to nothing gets zeros.
+
+    Args:
+        query: (B, T, A), float. Projected queries.
+        key: (B, S, A), float. Projected keys, the bias included.
+        value: (B, S, M), float.
+        vector: (A, 1), float.
+        mask: (B, S), bool. True = may attend.
+
+    Returns:
+        (B, T, M), and the weights (B, T, S), of the dtype of `value`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> key, value, vector = np.array([[[-9.0], [0.0], [9.0]]]), np.eye(3)[None], np.array([[9.0]])
+    >>> output, weights = additive_attention(np.zeros((1, 1, 1)), key, value, vector)  # tanh is -1, 0 and 1
+    >>> np.asarray(output, "float64").round(3).tolist()
+    [[[0.0, 0.0, 1.0]]]
+    """
+    query, key, value, vector = (ops.convert_to_tensor(x) for x in (query, key, value, vector))
+    compared = ops.tanh(ops.expand_dims(query, 2) + ops.expand_dims(key, 1))  # (B, T, S, A)
+    scores = ops.cast(ops.squeeze(ops.matmul(compared, vector), -1), "float32")
+    weights = ops.cast(_softmax(scores, None if mask is None else ops.expand_dims(mask, 1)), value.dtype)
+    return ops.matmul(weights, value), weights
+
+
+def _softmax(scores, mask):
+    """The softmax of float32 scores (..., S) where `mask` allows, and zeros for a row without a single allowed key."""
+    if mask is None:
+        return ops.softmax(scores)
+    weights = ops.softmax(scores + (1.0 - ops.cast(mask, "float32")) * FORBIDDEN)
+    return weights * ops.cast(ops.any(mask, axis=-1, keepdims=True), "float32")

@@ -118,6 +118,8 @@ CATALOGUE = {
         ),
         (X, MEMORY),
     ),
+    "RecurrentDecoderLayer": lambda **k: (kt.RecurrentDecoderLayer(DIM, "lstm", attention_dim=INNER, **k), (X,)),
+    "DotAttention": lambda **k: (kt.DotAttention(DIM, **k), (X, MEMORY[..., :DIM])),
 }
 ATTENTION = [name for name in CATALOGUE if name.startswith(("MultiHead", "Encoder", "Decoder"))]
 

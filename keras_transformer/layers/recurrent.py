@@ -1,0 +1,266 @@
+"""Recurrent decoders that take part in decoding as attention does: the context keeps the state from step to step."""
+
+import keras
+from keras import ops
+
+from keras_transformer.context import decoding, record
+from keras_transformer.layers.checks import check_choice, check_positive, check_sequence, check_tokens, describe
+from keras_transformer.layers.projection import Projection
+from keras_transformer.layers.sequence import SequenceLayer
+from keras_transformer.ops.attention import additive_attention, attend
+
+CELLS = {"rnn": keras.layers.SimpleRNN, "lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
+
+
+@keras.saving.register_keras_serializable("keras_transformer")
+class RecurrentDecoderLayer(SequenceLayer):
+    """One layer of a recurrent decoder, alone, with a fixed context vector or with additive attention.
+
+    s_t = cell([x_t; c_t], s_{t-1}), where what it is called with as memory decides on the context vector c_t:
+
+    - nothing: there is none ("Sequence to Sequence Learning with Neural Networks",
+      https://arxiv.org/abs/1409.3215).
+    - one vector (B, M): c_t is that vector at every step ("Learning Phrase Representations using RNN Encoder-Decoder",
+      https://arxiv.org/abs/1406.1078).
+    - a sequence (B, S, M): c_t = sum over j of a_tj h_j, a_t = softmax over j of v^T tanh(W s_{t-1} + U h_j + b)
+      ("Neural Machine Translation by Jointly Learning to Align and Translate", https://arxiv.org/abs/1409.0473).
+
+    The cell is Keras' own, and without attention so is the loop: cuDNN's, where there is a GPU to train on.
+
+    Args:
+        units: Width U of the state.
+        cell: "rnn" (`keras.layers.SimpleRNN`), "lstm" or "gru".
+        attention_dim: Width A in which states and memory are compared. Default: U.
+
+    Call arguments:
+        inputs: (B, T, D), float.
+        memory: (B, M) or (B, S, M), float, or None.
+        initial_state: (B, U) tensors, what the encoder ended with: two for "lstm", one for the others. Default: zeros.
+        mask, memory_mask: (B, T) and (B, S), bool, the padding masks; Keras fills them in. A padded position leaves
+            the state as it is.
+
+    Output shape: (B, T, U), the states s_t; with a memory also (B, T, M), the context vectors c_t. The padding mask of
+        `inputs` passes through.
+
+    Raises:
+        ValueError: If a size is not positive, the cell is unknown, an input has not the shape that the layer was built
+            with, or there are more or fewer initial states than the cell has.
+
+    Example:
+
+    >>> import numpy as np, keras_transformer as kt
+    >>> layer = kt.RecurrentDecoderLayer(7, "gru")
+    >>> states, contexts = layer(np.ones((2, 3, 8)), np.ones((2, 5, 6)), initial_state=[np.ones((2, 7))])
+    >>> tuple(states.shape), tuple(contexts.shape)
+    ((2, 3, 7), (2, 3, 6))
+    """
+
+    def __init__(self, units: int, cell: str = "gru", *, attention_dim: int | None = None, **kwargs):
+        super().__init__(**kwargs)
+        check_choice(self, "cell", cell, CELLS)
+        check_positive(self, units=units)
+        if attention_dim is not None:
+            check_positive(self, attention_dim=attention_dim)
+        self.units = units
+        self.cell = cell
+        self.attention_dim = attention_dim
+        self.num_states = 2 if cell == "lstm" else 1
+        self.rnn = CELLS[cell](units, return_sequences=True, return_state=True, dtype=self.dtype_policy, name="rnn")
+
+    def build(self, inputs_shape, memory_shape=None, initial_state_shape=None):
+        check_sequence(self, "inputs", inputs_shape)
+        if memory_shape is not None and (len(memory_shape) not in (2, 3) or memory_shape[-1] is None):
+            raise ValueError(
+                f"{describe(self)} takes a memory of shape (batch, width), the same at every step, or (batch, length, "
+                f"width), to attend to, got {tuple(memory_shape)}."
+            )
+        self._width = inputs_shape[-1]
+        self._memory_shape = None if memory_shape is None else (None,) * (len(memory_shape) - 1) + (memory_shape[-1],)
+        self.rnn.build((None, None, self._width + (0 if memory_shape is None else memory_shape[-1])))
+        if memory_shape is not None and len(memory_shape) == 3:
+            dim = self.attention_dim or self.units
+            self.query = Projection(dim, use_bias=False, dtype=self.dtype_policy, name="query")
+            self.query.build((None, None, self.units))
+            self.key = Projection(dim, dtype=self.dtype_policy, name="key")
+            self.key.build((None, None, memory_shape[-1]))
+            self.score = self.add_weight(name="score", shape=(dim, 1), initializer="glorot_uniform")
+
+    def call(self, inputs, memory=None, initial_state=None, mask=None, inputs_mask=None, memory_mask=None):
+        self._check(inputs, memory, initial_state)
+        mask = inputs_mask if mask is None else mask
+        check_tokens(self, inputs.shape, mask=mask)
+        if initial_state is None:
+            initial_state = self.rnn.get_initial_state(ops.shape(inputs)[0])
+        states = [ops.cast(state, self.compute_dtype) for state in _as_list(initial_state)]
+        if memory is not None and len(memory.shape) == 3:
+            return self._attend(inputs, memory, states, mask, memory_mask)
+        if memory is None:
+            return self._recur(inputs, states, mask, self._step)
+        contexts = ops.expand_dims(memory, 1) + ops.zeros_like(inputs[:, :, :1])  # (B, T, M)
+        return self._recur(ops.concatenate([inputs, contexts], axis=-1), states, mask, self._step), contexts
+
+    def _attend(self, inputs, memory, states, mask, memory_mask):
+        """The states and the context vectors of a recurrence that attends at every step."""
+        check_tokens(self, memory.shape, memory_mask=memory_mask)
+        context = decoding()
+        key, value = (self.key(memory), memory) if context is None else context.keep(
+            self, lambda: (self.key(memory), memory)
+        )  # fmt: skip
+
+        def step(inputs, states):
+            vectors, weights = additive_attention(self.query(states[0]), key, value, self.score, memory_mask)
+            outputs, states = self._step(ops.concatenate([inputs, vectors], axis=-1), states)
+            return ops.concatenate([outputs, vectors, weights], axis=-1), states
+
+        outputs = self._recur(inputs, states, mask, step)  # (B, T, U + M + S)
+        end = self.units + memory.shape[-1]
+        record(self, ops.expand_dims(outputs[:, :, end:], 1), to_memory=True)
+        return outputs[:, :, : self.units], outputs[:, :, self.units : end]
+
+    def _step(self, inputs, states):
+        """The outputs (B, N, U) and the states of N cells side by side, from inputs (B, N, D) and states (B, N, U)."""
+        count = ops.shape(inputs)[1]
+        flat = [ops.reshape(state, (-1, self.units)) for state in states]
+        output, flat = self.rnn.cell(ops.reshape(inputs, (-1, inputs.shape[-1])), flat)
+        output, *states = (ops.reshape(x, (-1, count, self.units)) for x in (output, *_as_list(flat)))
+        return output, states
+
+    def _recur(self, inputs, states, mask, step):
+        """The outputs (B, T, O) of `step` from one token to the next."""
+        context = decoding()
+        if context is not None:
+            return context.recur(self, inputs, states, step, lambda *arguments: self._scan(step, *arguments))
+        if step == self._step:
+            return self.rnn(inputs, initial_state=states, mask=mask)[0]
+        return self._scan(step, inputs, states, mask)[0]
+
+    def _scan(self, step, inputs, states, mask):
+        """The outputs of `step` from one token to the next, and the last states: the loop of `keras.layers.RNN`."""
+        if mask is not None:  # handed on as an input: on JAX, the loop's own mask wants outputs as wide as the states
+            inputs = ops.concatenate([inputs, ops.cast(ops.expand_dims(mask, -1), inputs.dtype)], axis=-1)
+
+        def step_where_kept(inputs, states):
+            outputs, new_states = step(inputs[:, :, :-1], states)
+            kept = inputs[:, :, -1:] > 0
+            return outputs, [ops.where(kept, new, old) for new, old in zip(new_states, states, strict=True)]
+
+        cell = _FunctionCell(
+            step if mask is None else step_where_kept, [self.units] * self.num_states, self.compute_dtype
+        )
+        loop = keras.layers.RNN(cell, return_sequences=True, return_state=True, dtype=self.dtype_policy, name="loop")
+        outputs, *states = loop(inputs, initial_state=states)
+        return outputs, states
+
+    def compute_mask(self, inputs, previous_mask=None):
+        return previous_mask if self._memory_shape is None or previous_mask is None else (previous_mask, previous_mask)
+
+    def compute_output_spec(
+        self, inputs, memory=None, initial_state=None, mask=None, inputs_mask=None, memory_mask=None
+    ):
+        self._check(inputs, memory, initial_state)
+        states = keras.KerasTensor((*inputs.shape[:2], self.units), dtype=self.compute_dtype)
+        if memory is None:
+            return states
+        return states, keras.KerasTensor((*inputs.shape[:2], memory.shape[-1]), dtype=self.compute_dtype)
+
+    def _check(self, inputs, memory, initial_state) -> None:
+        check_sequence(self, "inputs", inputs.shape, self._width)
+        shape = None if memory is None else (None,) * (len(memory.shape) - 1) + (memory.shape[-1],)
+        if shape != self._memory_shape:
+            raise ValueError(
+                f"{describe(self)} was built with {_named(self._memory_shape)} and is called with {_named(shape)}."
+            )
+        if initial_state is not None:
+            shapes = [tuple(state.shape) for state in _as_list(initial_state)]
+            if len(shapes) != self.num_states or any(shape[1:] != (self.units,) for shape in shapes):
+                raise ValueError(
+                    f"{describe(self)} takes as initial_state {self.num_states} of shape (batch, {self.units}), as its "
+                    f"cell '{self.cell}' has them, got {shapes}."
+                )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "cell": self.cell,
+            "attention_dim": self.attention_dim,
+        }
+
+
+@keras.saving.register_keras_serializable("keras_transformer")
+class DotAttention(SequenceLayer):
+    """Attention to a memory behind a recurrent decoder.
+
+    h~_t = tanh(W [c_t; h_t]), c_t = sum over j of a_tj m_j, a_t = softmax over j of h_t . m_j
+    ("Effective Approaches to Attention-based Neural Machine Translation", https://arxiv.org/abs/1508.04025, sections
+    3 and 3.1: global attention, score "dot").
+
+    Args:
+        units: Width U of the output.
+
+    Call arguments:
+        inputs: (B, T, D), float. The states h.
+        memory: (B, S, D), float, of the same width.
+        mask, memory_mask: (B, T) and (B, S), bool, the padding masks; Keras fills them in.
+
+    Output shape: (B, T, U). The padding mask of `inputs` passes through.
+
+    Raises:
+        ValueError: If `units` is not positive, or the widths of `inputs` and `memory` differ.
+
+    Example:
+
+    >>> import numpy as np, keras_transformer as kt
+    >>> tuple(kt.DotAttention(7)(np.ones((2, 3, 8)), np.ones((2, 5, 8))).shape)
+    (2, 3, 7)
+    """
+
+    def __init__(self, units: int, **kwargs):
+        super().__init__(**kwargs)
+        check_positive(self, units=units)
+        self.units = units
+
+    def build(self, inputs_shape, memory_shape):
+        check_sequence(self, "inputs", inputs_shape)
+        check_sequence(self, "memory", memory_shape, inputs_shape[-1])
+        self._width = inputs_shape[-1]
+        self.output_projection = Projection(
+            self.units, activation="tanh", use_bias=False, dtype=self.dtype_policy, name="output"
+        )
+        self.output_projection.build((None, None, 2 * self._width))
+
+    def call(self, inputs, memory, mask=None, inputs_mask=None, memory_mask=None):
+        check_sequence(self, "inputs", inputs.shape, self._width)
+        check_sequence(self, "memory", memory.shape, self._width)
+        check_tokens(self, memory.shape, memory_mask=memory_mask)
+        allowed = None if memory_mask is None else ops.expand_dims(ops.expand_dims(memory_mask, 1), 1)
+        query, memory = ops.expand_dims(inputs, 1), ops.expand_dims(memory, 1)  # one head
+        vectors, weights = attend(query, memory, memory, mask=allowed, scale=1.0)
+        record(self, weights, to_memory=True)
+        return self.output_projection(ops.concatenate([vectors[:, 0], inputs], axis=-1))
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+class _FunctionCell:
+    """A cell for `keras.layers.RNN` out of a step on tokens side by side, which may look at what its function sees."""
+
+    def __init__(self, step, state_size: list[int], compute_dtype: str):
+        self.step = step
+        self.state_size = state_size
+        self.compute_dtype = compute_dtype
+
+    def __call__(self, inputs, states):
+        outputs, states = self.step(ops.expand_dims(inputs, 1), [ops.expand_dims(state, 1) for state in states])
+        return outputs[:, 0], [state[:, 0] for state in states]
+
+    call = __call__  # by this name Keras knows a cell
+
+
+def _as_list(states) -> list:
+    return list(states) if isinstance(states, list | tuple) else [states]
+
+
+def _named(memory_shape) -> str:
+    return "no memory" if memory_shape is None else f"a memory of shape {memory_shape}"
