@@ -12,6 +12,7 @@ from keras_transformer.export.signatures import (
     Signature,
     ids_signature,
     model_signature,
+    refusing_longer,
     require_tensorflow,
     sample_inputs,
 )
@@ -23,6 +24,7 @@ def saved_model(
     *,
     source_tokenizer=None,
     target_tokenizer=None,
+    max_source_length: int | None = 1024,
     overwrite: bool = False,
     verify: bool = True,
 ) -> None:
@@ -39,21 +41,32 @@ def saved_model(
         path: Folder to write.
         source_tokenizer: Layer that turns strings (B,) into ids (B, T), padded with 0.
         target_tokenizer: Layer whose `detokenize` turns ids (B, N, L) into strings (B, N).
+        max_source_length: Most ids that an input of unknown length may have; a longer one gets an error, not an
+            answer. A server that reads strangers' texts needs such a limit, as the memory of attention grows with
+            the square of the length. None is no limit. The prompts of a decoder-only generator are limited by its
+            `max_length` in any case.
         overwrite: Whether a folder that is there may be replaced. It is, only once the new one is complete.
         verify: Whether to load what was written and compare it with Python.
 
     Raises:
         ValueError: If the backend is not TensorFlow, the path exists or cannot be written, a tokenizer does not
-            fit the model.
+            fit the model, `max_source_length` is not positive.
         ExportMismatchError: If the export does not give what Python gives; nothing is written then.
     """
     require_tensorflow("A SavedModel")
     import tensorflow as tf
 
+    if max_source_length is not None and max_source_length < 1:
+        raise ValueError(f"max_source_length must be at least 1, or None for no limit. Received: {max_source_length}")
     if isinstance(generator_or_model, Generator):
         model, ids, name = generator_or_model.model, ids_signature(generator_or_model), "generate"
     else:
         model, ids, name = generator_or_model, model_signature(generator_or_model), "serving_default"
+    longest = max_source_length or np.inf
+    if isinstance(generator_or_model, Generator) and len(model.inputs) == 1:
+        longest = generator_or_model.max_length  # prompts that are longer are refused as it is
+    elif max_source_length is not None:
+        ids = refusing_longer(ids, max_source_length)
     _check_tokenizers(generator_or_model, ids, source_tokenizer, target_tokenizer)
     serving = _with_tokenizers(ids, source_tokenizer, target_tokenizer)
 
@@ -71,7 +84,7 @@ def saved_model(
             archive.add_endpoint(endpoint, signature.function, specifications)
         archive.write_out(str(new), verbose=False)
         if verify:
-            _verify(generator_or_model, tf.saved_model.load(str(new)), ids, name, source_tokenizer)
+            _verify(generator_or_model, tf.saved_model.load(str(new)), ids, name, source_tokenizer, longest)
 
 
 def _with_tokenizers(ids: Signature, source_tokenizer, target_tokenizer) -> Signature:
@@ -118,18 +131,21 @@ def _check_tokenizers(generator_or_model, ids: Signature, source_tokenizer, targ
             )
 
 
-def _verify(generator_or_model, loaded, ids: Signature, name: str, source_tokenizer) -> None:
+def _verify(generator_or_model, loaded, ids: Signature, name: str, source_tokenizer, longest: float) -> None:
     """Run what was written on random samples, ids and strings, and compare with Python."""
-    values = sample_inputs(generator_or_model, ids, length=5, batch=2)
+    values = sample_inputs(generator_or_model, ids, length=min(5, longest), batch=2)
     names = [x.name for x in ids.inputs]
     is_generator = isinstance(generator_or_model, Generator)
     if is_generator or source_tokenizer is None:
         exported = loaded.signatures[name](**dict(zip(names, _tensors(values), strict=True)))
         _compare(generator_or_model, ids, values, exported)
     if source_tokenizer is not None:
-        texts = source_tokenizer.detokenize(values[0])
-        values = [np.asarray(source_tokenizer(texts))]
-        _compare(generator_or_model, ids, values, loaded.signatures["serving_default"](text=texts))
+        for length in range(values[0].shape[1], 0, -1):  # the ids of a text may be more than those it was made from
+            texts = source_tokenizer.detokenize(values[0][:, :length])
+            sample = np.asarray(source_tokenizer(texts))
+            if sample.shape[1] <= longest:
+                _compare(generator_or_model, ids, [sample], loaded.signatures["serving_default"](text=texts))
+                break
 
 
 def _tensors(values) -> list:
