@@ -3,8 +3,8 @@
 A fresh process that can import neither keras nor keras_transformer, with XLA turned off as TensorFlow Serving does on
 CPUs, loads a SavedModel and answers the requests of a fixed list once, one after another. Then `--threads` client
 threads send `--requests` of them, in an order of their own. A request is 1 to 64 strings of 0 to 30 words, in the
-alphabets of several languages and in none. All outputs (texts, tokens, lengths, scores) must equal those of the first
-round bit for bit; scores may differ by 1e-4 of their size, as sums of floats depend on how threads share the work.
+alphabets of several languages and in none. Texts, tokens and lengths must equal those of the first round; scores
+may differ by 1e-4 of their size, as sums of floats depend on how threads share the work.
 
 Resident memory is read every hundredth of the way, after the allocator gave back what it could. TensorFlow's thread
 pools and the allocator's arenas fill in the beginning, so growth is counted from the first quarter to the end.
@@ -49,7 +49,7 @@ def write_model(path: Path, seed: int) -> None:
 
     keras.utils.set_random_seed(seed)
     lines = make_strings(random.Random(seed), 400)
-    source = kt.text.SentencePieceTokenizer.train(lines, 150, character_coverage=1.0)
+    source = kt.text.SentencePieceTokenizer.train(lines, 110, character_coverage=1.0)
     target = kt.text.SentencePieceTokenizer(source.model, add_start=True, add_end=True)
     size = source.vocabulary_size
     model = kt.models.transformer(size, size, num_layers=2, dim=64, num_heads=4, intermediate_dim=128)
@@ -165,12 +165,12 @@ def main() -> None:
         if model is None:
             model = Path(folder) / "model"
             write_model(model, options.seed)
-        prologue = "import runpy, sys; sys.modules.update(keras=None, keras_transformer=None); sys.argv = sys.argv[1:]; "
+        program = "import runpy, sys; sys.modules.update(keras=None, keras_transformer=None); sys.argv.pop(0); "
+        program += "runpy.run_path(sys.argv[0], run_name='__main__')"
         arguments = ["--serve", "--model", model, "--requests", options.requests]
         arguments += ["--threads", options.threads, "--seed", options.seed]
         process = subprocess.run(
-            [sys.executable, "-c", prologue + "runpy.run_path(sys.argv[0], run_name='__main__')", __file__]
-            + [str(argument) for argument in arguments],
+            [sys.executable, "-c", program, __file__, *map(str, arguments)],
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "TF_CPP_MIN_LOG_LEVEL": "3"},
