@@ -1,5 +1,7 @@
 """Asks a TensorFlow Serving model for translations over gRPC.
 
+README.md tells how to start the server. For each text, its answers with their scores:
+
     pip install tensorflow-serving-api
     python client_grpc.py "Wednesday, August 16, 2023" "2023년 8월 16일 수요일"
 """

@@ -1,5 +1,7 @@
 """Asks a TensorFlow Serving model for translations over REST, with Python's standard library only.
 
+README.md tells how to start the server. For each text, its answers with their scores:
+
     python client_rest.py "Wednesday, August 16, 2023" "2023년 8월 16일 수요일"
 """
 

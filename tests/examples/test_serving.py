@@ -1,12 +1,15 @@
 """An exported SavedModel answers a C program what it answers Python, and survives whatever strangers send it."""
 
+import http.server
 import importlib.util
+import json
 import os
 import pathlib
 import random
 import shutil
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -210,3 +213,59 @@ def test_models_that_do_not_answer_strings_are_refused(serve, folder, tmp_path):
 def test_help(serve):
     status, lines, _ = serve("--help")
     assert status == 0 and lines[0].startswith(b"Usage: serve [options] FOLDER")
+
+
+@pytest.fixture
+def rest_server():
+    """The address of a server that speaks TensorFlow Serving's REST, and the requests that it got."""
+    requests = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            requests.append((self.path, body))
+            refused = "too long" in body["instances"]
+            answers = [{"texts": [text.upper(), "?"], "scores": [-0.5, -1]} for text in body["instances"]]
+            self.send_response(400 if refused else 200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"error": "too many ids"} if refused else {"predictions": answers}).encode())
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("localhost", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://localhost:{server.server_port}", requests
+        server.shutdown()
+
+
+def run_client(*arguments):
+    command = [sys.executable, SERVING / "client_rest.py", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONUTF8": "1"})
+
+
+def test_rest_client(rest_server):
+    url, requests = rest_server
+    process = run_client("--url", url, "müller", "кот")
+    assert process.stdout.split("\n") == [
+        "müller\t-0.5000\tMÜLLER",
+        "müller\t-1.0000\t?",
+        "кот\t-0.5000\tКОТ",
+        "кот\t-1.0000\t?",
+        "",
+    ]
+    body = {"signature_name": "serving_default", "instances": ["müller", "кот"]}
+    assert requests == [("/v1/models/translator:predict", body)]
+
+
+def test_rest_client_tells_what_the_server_refused_and_when_there_is_none(rest_server):
+    process = run_client("--url", rest_server[0], "too long")
+    assert process.returncode == 1 and "answered 400" in process.stderr and "too many ids" in process.stderr
+    process = run_client("--url", "http://localhost:1", "text")
+    assert process.returncode == 1 and "Is the server up?" in process.stderr
+
+
+@pytest.mark.parametrize("name", ["client_rest", "client_grpc"])
+def test_clients_explain_themselves(name):
+    process = subprocess.run([sys.executable, SERVING / f"{name}.py", "--help"], capture_output=True, text=True)
+    assert process.returncode == 0 and "texts" in process.stdout
