@@ -98,7 +98,7 @@ class Decoder:
                 values = self.graph.decode(tokens, memory)
             return context.state, context.memory, values[self.graph.features]
 
-        if ops.shape(prompts)[1] == 1 and not features:  # nothing is read yet: the cache is empty, and
+        if prompts.shape[1] == 1 and not features:  # nothing is read yet: the cache is empty, and
             state, memory, _ = read(0, 1, {}, memory)  # the compiler leaves out what would fill it
             return Begun({name: ops.zeros_like(value) for name, value in state.items()}, memory, None)
         if not isinstance(length, int) or length <= BLOCK or features:
