@@ -56,6 +56,7 @@ bench: $(INSTALLED) ## Run the benchmarks: training and generation against other
 	@$(BIN)/python benchmarks/training_choices.py
 	@$(BIN)/python benchmarks/decoding_choices.py
 	@$(BIN)/python benchmarks/decode.py
+	@$(BIN)/python benchmarks/serve_load.py
 
 clean: ## Remove build outputs and caches; .venv stays
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache

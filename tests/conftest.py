@@ -1,5 +1,6 @@
 """What all tests share: fixed seeds, backend markers, fresh interpreters and a comparison."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -73,6 +74,28 @@ def fresh_process():
             timeout=600,
         )
         assert process.returncode == 0, f"exit status {process.returncode}\n{process.stderr[-8000:]}"
+        return process.stdout
+
+    return run
+
+
+@pytest.fixture
+def bare_process(tmp_path):
+    """A function that runs code where none of the named packages can be imported, and hands it data as JSON."""
+
+    def run(code: str, data, *, without: list[str]) -> str:
+        (tmp_path / "data.json").write_text(json.dumps(data))
+        prologue = f"import json, sys\nsys.modules.update(dict.fromkeys({without!r}))\n"
+        prologue += "data = json.load(open('data.json'))\n"
+        process = subprocess.run(
+            [sys.executable, "-c", prologue + textwrap.dedent(code)],
+            cwd=tmp_path,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert process.returncode == 0, process.stderr[-8000:]
         return process.stdout
 
     return run

@@ -20,10 +20,12 @@ from keras_transformer.export.signatures import (
     generate_signature,
     model_signature,
     own_seed,
+    refusing_longer,
     require_tensorflow,
     sample_inputs,
     score_signature,
 )
+from keras_transformer.export.strings import check_tokenizers, with_tokenizers
 from keras_transformer.text.keras_hub import as_tokenizer
 
 EXTRA = "assets.extra"  # where TensorFlow leaves room for files of one's own
@@ -35,6 +37,7 @@ def saved_model(
     *,
     source_tokenizer=None,
     target_tokenizer=None,
+    max_source_length: int | None = 1024,
     xla: bool = False,
     samples=None,
     overwrite: bool = False,
@@ -63,6 +66,10 @@ def saved_model(
         path: Folder to write.
         source_tokenizer: Layer that turns strings (B,) into ids (B, T), padded with 0, or a tokenizer of KerasHub.
         target_tokenizer: Layer whose `detokenize` turns ids (B, N, L) into strings (B, N), or one of KerasHub.
+        max_source_length: Most ids that an input of unknown length may have; a longer one gets an error, not an
+            answer. A server that reads strangers' texts needs such a limit, as the memory of attention grows with
+            the square of the length. None is no limit. The prompts of a decoder-only generator are limited by its
+            `max_length` in any case.
         xla: Whether to add signatures compiled with XLA, faster where it is not switched off: `generate_xla` and, with
             tokenizers, `serving_default_xla`; of a plain model `serving_default_xla`.
         samples: What to compare with Python besides random ids: strings if there is a source tokenizer, else ids, as a
@@ -76,19 +83,23 @@ def saved_model(
 
     Raises:
         ValueError: If the backend is not TensorFlow, the path exists or cannot be written, a tokenizer does not
-            fit the model, or an operation of the model needs XLA.
+            fit the model, `max_source_length` is not positive, or an operation of the model needs XLA.
         ExportMismatchError: If the export does not give what Python gives; nothing is written then.
     """
     require_tensorflow("A SavedModel")
     import tensorflow as tf
 
+    if max_source_length is not None and max_source_length < 1:
+        raise ValueError(f"max_source_length must be at least 1, or None for no limit. Received: {max_source_length}")
     source_tokenizer = as_tokenizer(source_tokenizer, generator_or_model)
     target_tokenizer = as_tokenizer(target_tokenizer, generator_or_model)
     is_generator = isinstance(generator_or_model, Generator)
     model = generator_or_model.model if is_generator else generator_or_model
     ids = generate_signature(generator_or_model) if is_generator else model_signature(generator_or_model)
-    _check_tokenizers(generator_or_model, ids, source_tokenizer, target_tokenizer)
-    signatures = _signatures(generator_or_model, ids, source_tokenizer, target_tokenizer, xla)
+    check_tokenizers(generator_or_model, ids, source_tokenizer, target_tokenizer)
+    if is_generator and len(model.inputs) == 1 and max_source_length is not None:
+        max_source_length = max(max_source_length, generator_or_model.max_length)
+    signatures = _signatures(generator_or_model, ids, source_tokenizer, target_tokenizer, max_source_length, xla)
 
     with replacing(path, overwrite=overwrite) as new:
         archive = keras.export.ExportArchive()
@@ -111,7 +122,9 @@ def saved_model(
         operators = _operators(loaded, model, [name for name in signatures if not name.endswith("_xla")])
         milliseconds = {}
         if verify:
-            milliseconds = _verify(generator_or_model, loaded, ids, source_tokenizer, samples)
+            milliseconds = _verify(
+                generator_or_model, loaded, ids, source_tokenizer, max_source_length or np.inf, samples
+            )
         report = ExportReport(
             path=Path(path),
             size=size_of(new),
@@ -128,21 +141,28 @@ def saved_model(
     return report
 
 
-def _signatures(target, ids: Signature, source_tokenizer, target_tokenizer, xla: bool) -> dict[str, Signature]:
-    def serving(ids):
-        return _with_tokenizers(ids, source_tokenizer, target_tokenizer)
+def _signatures(
+    target, ids: Signature, source_tokenizer, target_tokenizer, longest: int | None, xla: bool
+) -> dict[str, Signature]:
+    def limited(signature):
+        return signature if longest is None else refusing_longer(signature, longest)
 
+    def serving(ids):
+        return with_tokenizers(ids, source_tokenizer, target_tokenizer)
+
+    compiled = limited(_compiled(ids))
+    ids = limited(ids)
     if isinstance(target, Generator):
-        signatures = {"serving_default": serving(ids), "generate": ids, "score": score_signature(target)}
+        signatures = {"serving_default": serving(ids), "generate": ids, "score": limited(score_signature(target))}
         if len(target.graph.input_names) > 1:
-            signatures["encode"] = encode_signature(target)
+            signatures["encode"] = limited(encode_signature(target))
     else:
         signatures = {"serving_default": serving(ids), "encode": ids}
     if xla:
         if isinstance(target, Generator):
-            signatures["generate_xla"] = _compiled(ids)
+            signatures["generate_xla"] = compiled
         if not isinstance(target, Generator) or source_tokenizer is not None or target_tokenizer is not None:
-            signatures["serving_default_xla"] = serving(_compiled(ids))
+            signatures["serving_default_xla"] = serving(compiled)
     return signatures
 
 
@@ -150,51 +170,6 @@ def _compiled(signature: Signature) -> Signature:
     import tensorflow as tf
 
     return signature._replace(function=tf.function(signature.function, jit_compile=True, autograph=False))
-
-
-def _with_tokenizers(ids: Signature, source_tokenizer, target_tokenizer) -> Signature:
-    """The signature with strings in place of ids, on each side that has a tokenizer."""
-
-    def answer(*values):
-        values = [source_tokenizer(values[0]), *values[1:]] if source_tokenizer is not None else values
-        outputs = dict(ids.function(*values))
-        if target_tokenizer is not None:
-            outputs["texts"] = target_tokenizer.detokenize(outputs["tokens"])
-        return outputs
-
-    if source_tokenizer is None and target_tokenizer is None:
-        return ids
-    text = [ids.inputs[0]._replace(name="text", shape=(None,), dtype="string"), *ids.inputs[1:]]
-    return Signature(text if source_tokenizer is not None else ids.inputs, answer)
-
-
-def _check_tokenizers(generator_or_model, ids: Signature, source_tokenizer, target_tokenizer) -> None:
-    sources = [x for x in ids.inputs if x.name != "seed"]
-    if source_tokenizer is not None and len(sources) != 1:
-        raise ValueError(
-            f"A source_tokenizer makes the one source of a model; this model has {[x.name for x in sources]}."
-        )
-    if target_tokenizer is not None and not isinstance(generator_or_model, Generator):
-        raise ValueError("A target_tokenizer turns generated tokens into text; export a Generator to use one.")
-    if not isinstance(generator_or_model, Generator):
-        return
-    graph = generator_or_model.graph
-    limits = graph.vocabulary_limits()
-    source = next((slot for slot in limits if slot != graph.target), graph.target)
-    for tokenizer, size, side in (
-        (source_tokenizer, limits.get(source, (None, None))[1], "source"),
-        (target_tokenizer, graph.vocabulary_size, "target"),
-    ):
-        if tokenizer is None or size is None:
-            continue
-        if side == "source" and tokenizer.vocabulary_size > size:
-            raise ValueError(
-                f"The {side} tokenizer has {tokenizer.vocabulary_size} ids, the model's {side} vocabulary {size}."
-            )
-        if side == "target" and tokenizer.vocabulary_size != size:
-            raise ValueError(
-                f"The {side} tokenizer has {tokenizer.vocabulary_size} ids, the model generates {size} different ones."
-            )
 
 
 def _operators(loaded, model: keras.Model, names: list[str]) -> Counter:
@@ -218,10 +193,10 @@ def _must_compile(node) -> bool:
     return "_XlaMustCompile" in node.attr and node.attr["_XlaMustCompile"].b
 
 
-def _verify(target, loaded, ids: Signature, source_tokenizer, samples) -> dict[str, float]:
+def _verify(target, loaded, ids: Signature, source_tokenizer, longest: float, samples) -> dict[str, float]:
     """Run what was written, on random samples and on the given ones, and compare with Python."""
     is_generator = isinstance(target, Generator)
-    values = sample_inputs(target, ids, length=5, batch=2)
+    values = sample_inputs(target, ids, length=min(5, longest), batch=2)
     milliseconds = {}
 
     def compare(name, values, inputs):
@@ -242,8 +217,12 @@ def _verify(target, loaded, ids: Signature, source_tokenizer, samples) -> dict[s
     for batch in batches:
         compare("generate" if is_generator else "encode", batch, named(batch))
     if source_tokenizer is not None:
-        texts = [source_tokenizer.detokenize(values[0])]
-        texts += [] if samples is None else [_tensors([np.asarray(samples, object)])[0]]
+        texts = [] if samples is None else _tensors([np.asarray(samples, object)])
+        for length in range(values[0].shape[1], 0, -1):  # the ids of a text may be more than those it was made from
+            text = source_tokenizer.detokenize(values[0][:, :length])
+            if source_tokenizer(text).shape[1] <= longest:
+                texts.append(text)
+                break
         for text in texts:
             inputs = {"text": text, **{name: value for name, value in named([text]).items() if name == "seed"}}
             compare("serving_default", [np.asarray(source_tokenizer(text))], inputs)

@@ -250,6 +250,27 @@ def model_signature(model: keras.Model) -> Signature:
     return Signature(inputs, predict)
 
 
+def refusing_longer(signature: Signature, longest: int) -> Signature:
+    """The signature with an error in place of an answer for inputs longer than `longest`, where they may be any length.
+
+    Attention over T ids takes memory in proportion to the square of T, so one long text could end a server.
+    """
+    import tensorflow as tf
+
+    def function(*values):
+        checked = []
+        for (name, shape, dtype), value in zip(signature.inputs, values, strict=True):
+            if len(shape) == 2 and shape[1] is None and "int" in dtype:
+                message = f"'{name}' has more ids than the {longest} that this model was exported for"
+                check = tf.debugging.assert_less_equal(tf.shape(value)[1], longest, message, summarize=1)
+                with tf.control_dependencies([check]):
+                    value = tf.identity(value)
+            checked.append(value)
+        return signature.function(*checked)
+
+    return Signature(signature.inputs, function)
+
+
 def sample_inputs(target: Generator | keras.Model, signature: Signature, length: int, batch: int) -> list[np.ndarray]:
     """Random inputs for the signature of ids, with a padded row where there is more than one."""
     random = np.random.default_rng(0)

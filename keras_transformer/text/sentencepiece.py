@@ -36,10 +36,11 @@ class SentencePieceTokenizer(Tokenizer):
     argmax over (p_1 ... p_n) of log P(p_1) + ... + log P(p_n)
     ("Subword Regularization", https://arxiv.org/abs/1804.10959; "SentencePiece", https://arxiv.org/abs/1808.06226).
     The ids equal those of the `sentencepiece` package, normalization (NFKC) included. Neighbouring characters that
-    the vocabulary lacks become one `unk_id`, which reads " \u2047 ". Where a text begins, `detokenize` leaves out a
-    space. The model travels inside the layer's configuration, so a `.keras` file or a SavedModel needs no other file.
-    A process that loads the SavedModel must `import tensorflow_text` first, for its operations; TensorFlow Serving
-    has them built in.
+    the vocabulary lacks become one `unk_id`, which reads " \u2047 ". Bytes that are not UTF-8 are read as such
+    characters, too, but two with a control character between them may join to a character, which they do not in the
+    package. Where a text begins, `detokenize` leaves out a space. The model travels inside the layer's configuration,
+    so a `.keras` file or a SavedModel needs no other file. A process that loads the SavedModel must
+    `import tensorflow_text` first, for its operations; TensorFlow Serving has them built in.
 
     Args:
         model: Path of a SentencePiece model file, or its bytes. `SentencePieceTokenizer.train` makes one.

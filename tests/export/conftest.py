@@ -1,10 +1,4 @@
-"""What the tests of export share: three subjects, and a process that has nothing of ours."""
-
-import json
-import os
-import subprocess
-import sys
-import textwrap
+"""What the tests of export share: three subjects, and what Python answers for them."""
 
 import keras
 import numpy as np
@@ -73,25 +67,3 @@ def answers(encoder_decoder, decoder_only, classifier):
             ],
         }
     return found
-
-
-@pytest.fixture
-def bare_process(tmp_path):
-    """A function that runs code where none of the named packages can be imported, and hands it data as JSON."""
-
-    def run(code: str, data, *, without: list[str]) -> str:
-        (tmp_path / "data.json").write_text(json.dumps(data))
-        prologue = f"import json, sys\nsys.modules.update(dict.fromkeys({without!r}))\n"
-        prologue += "data = json.load(open('data.json'))\n"
-        process = subprocess.run(
-            [sys.executable, "-c", prologue + textwrap.dedent(code)],
-            cwd=tmp_path,
-            env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert process.returncode == 0, process.stderr[-8000:]
-        return process.stdout
-
-    return run
