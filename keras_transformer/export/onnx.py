@@ -67,7 +67,9 @@ def onnx(
             _convert(generator_or_model, signature, new)
             if verify:
                 values = sample_inputs(generator_or_model, signature, source_length or 5, 2)
-                exported = _runner(new)(**dict(zip((x.name for x in signature.inputs), values, strict=True)))
+                exported = _runner(generator_or_model, new)(
+                    **dict(zip((x.name for x in signature.inputs), values, strict=True))
+                )
                 exported = dict(zip(generator_or_model.output_names, exported.values(), strict=True))
                 check_outputs(generator_or_model, signature.function(*values), exported, "ONNX file")
 
@@ -89,7 +91,9 @@ def _write_steps(generator: Generator, folder: Path, source_length: int | None, 
     (folder / NAME).write_bytes(metadata)
     if verify:
         values = sample_inputs(generator, whole, source_length or 1, batch_size)
-        program = Program({name: _runner(folder / f"{name}.onnx") for name in signatures}, json.loads(metadata))
+        program = Program(
+            {name: _runner(generator.model, folder / f"{name}.onnx") for name in signatures}, json.loads(metadata)
+        )
         inputs = dict(zip((x.name for x in whole.inputs), [*values, *own_seed(generator)], strict=True))
         check_generated(generator, values, python_answers(generator, values), program.run(inputs), "ONNX export")
 
@@ -129,13 +133,17 @@ def _convert(model: keras.Model, signature: Signature, path: Path) -> None:
     except ImportError as error:
         raise ImportError("An ONNX export needs the package tf2onnx: pip install keras-transformer[onnx].") from error
     except Exception as error:  # the converter raises whatever it comes across
-        raise ValueError(
-            f"Keras' ONNX exporter cannot convert the model '{model.name}': {error}. kt.export.saved_model and "
-            "kt.export.litert can."
-        ) from error
+        raise _no_way(model, error) from error
 
 
-def _runner(path: Path):
+def _no_way(model: keras.Model, error: Exception) -> ValueError:
+    return ValueError(
+        f"Keras' ONNX exporter cannot convert the model '{model.name}': {error}. Try kt.export.saved_model or "
+        "kt.export.litert."
+    )
+
+
+def _runner(model: keras.Model, path: Path):
     """A file as a function of named arrays to named arrays."""
     try:
         import onnxruntime
@@ -144,7 +152,10 @@ def _runner(path: Path):
             "To verify an ONNX file, install onnxruntime (pip install keras-transformer[onnx]), or export with "
             "verify=False."
         ) from error
-    session = onnxruntime.InferenceSession(str(path))
+    try:
+        session = onnxruntime.InferenceSession(str(path))
+    except Exception as error:  # the exporter writes operations that ONNX does not have, and onnxruntime says so
+        raise _no_way(model, error) from error
     names = [x.name for x in session.get_outputs()]
     wanted = {x.name for x in session.get_inputs()}
 

@@ -12,7 +12,7 @@ tf = pytest.importorskip("tensorflow")
 pytest.importorskip("ai_edge_litert")
 pytestmark = pytest.mark.tensorflow
 
-TEXTS = ["the cat sat on a mat", "the dog", "a dog and a cat and a dog", "cats sat", "안녕 the dog"]
+TEXTS = ["the cat sat on a mat", "the dog", "a dog and a cat and a dog", "cats sat", "안녕 the big brown dog jumps"]
 SOURCES = np.array([[5, 9, 22, 4, 7], [11, 6, 0, 0, 0], [8, 8, 3, 0, 0]], "int32")
 PROMPTS = np.array([[5, 9, 22, 4], [11, 6, 0, 0], [8, 0, 0, 0]], "int32")
 
@@ -38,8 +38,8 @@ def folder(tmp_path_factory, translator, decoder_only, tokenizer):
     folder = tmp_path_factory.mktemp("runner")
     tokenizers = {"source_tokenizer": tokenizer, "target_tokenizer": tokenizer, "verbose": False}
     kt.export.saved_model(translator, folder / "saved_model", **tokenizers)
-    kt.export.litert(translator, folder / "generate.tflite", source_length=13, batch_size=2, **tokenizers)
-    kt.export.litert(translator, folder / "step.tflite", source_length=13, layout="step", **tokenizers)
+    kt.export.litert(translator, folder / "generate.tflite", source_length=23, batch_size=2, **tokenizers)
+    kt.export.litert(translator, folder / "step.tflite", source_length=23, layout="step", **tokenizers)
     for name, strategy in (("sampling", kt.Sampling(seed=4)), ("beams", kt.BeamSearch(3, num_return=2))):
         generator = with_strategy(decoder_only, strategy)
         options = {"source_length": 4, "batch_size": 3, "layout": "step", "verbose": False}
@@ -132,7 +132,7 @@ def test_the_file_says_what_is_in_it(folder):
     with zipfile.ZipFile(folder / "step.tflite") as archive:
         description = json.loads(archive.read("keras_transformer.json"))
         pieces = json.loads(archive.read("source.pieces.json"))
-    facts = {"max_length": 9, "start_token": 2, "end_token": 3, "vocabulary_size": 29, "source_length": 13}
+    facts = {"max_length": 9, "start_token": 2, "end_token": 3, "vocabulary_size": 29, "source_length": 23}
     assert facts.items() <= description.items()
     assert description["keras_transformer"] == kt.__version__
     assert [piece for piece, _ in pieces[:4]] == ["<pad>", "<unk>", "<s>", "</s>"] and len(pieces) == 29
@@ -144,7 +144,7 @@ def test_the_file_says_what_is_in_it(folder):
     "inputs, message",
     [
         ("the cat", "list of strings"),
-        (np.ones((1, 14), "int32"), r"'source' has rows of shape \(14,\); the file takes \(13,\)"),
+        (np.ones((1, 24), "int32"), r"'source' has rows of shape \(24,\); the file takes \(23,\)"),
         ({"target": SOURCES}, r"takes the inputs \['source'\], got \['target'\]"),
         (np.ones((0, 3), "int32"), "at least one"),
         (np.ones(3, "int32"), "at least one"),

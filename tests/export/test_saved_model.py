@@ -1,5 +1,7 @@
 """A SavedModel answers what Python answers, in a process that has TensorFlow only and XLA turned off."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -190,21 +192,16 @@ def test_an_operation_that_needs_xla_is_named(tmp_path):
 
 
 def test_samples_are_compared_too(encoder_decoder, tmp_path, monkeypatch):
-    seen = []
-    check = kt.export.agreement.check_generated
-    monkeypatch.setattr(
-        "keras_transformer.export.saved_model.check_generated", lambda *args: seen.append(args[1]) or check(*args)
-    )
-    kt.export.saved_model(
-        encoder_decoder,
-        tmp_path / "model",
-        source_tokenizer=letters(23),
-        samples=["hello", "marmalade"],
-        verbose=False,
-    )
-    assert [[len("hello"), len("marmalade")]] == [
-        (ids != 0).sum(axis=1).tolist() for (ids,) in seen if ids.shape[1] == 9
-    ]
+    check, seen = kt.export.agreement.check_generated, []
+
+    def note(generator, inputs, *args):
+        seen.append((inputs[0] != 0).sum(axis=1).tolist())
+        check(generator, inputs, *args)
+
+    monkeypatch.setattr(sys.modules["keras_transformer.export.saved_model"], "check_generated", note)
+    samples = ["hello", "marmalade"]
+    kt.export.saved_model(encoder_decoder, tmp_path / "model", source_tokenizer=letters(23), samples=samples)
+    assert [len(text) for text in samples] in seen
 
 
 def test_an_empty_prompt_becomes_the_start_token(folder):
@@ -225,7 +222,6 @@ def test_a_prompt_too_long_is_refused_not_cut(folder):
     [
         ({"source_tokenizer": letters(24)}, "source tokenizer has 24 ids.*23"),
         ({"target_tokenizer": letters(28)}, "target tokenizer has 28 ids.*29"),
-        ({"target_tokenizer": letters(30)}, "target tokenizer has 30 ids.*29"),
     ],
 )
 def test_tokenizer_of_another_vocabulary(tokenizers, message, encoder_decoder, tmp_path):
