@@ -60,6 +60,7 @@ from decode_engines import (
     READ_BYTES,
     Skipped,
     build,
+    engine_of,
     weight_bytes,
     write_ctranslate2,
 )
@@ -96,13 +97,15 @@ def work(name: str, case, options, connection, log: str) -> None:
     """The life of an engine's process: build, then make as many calls as asked for, time and again."""
     os.dup2(os.open(log, os.O_WRONLY), sys.stderr.fileno())  # libraries tell much here that is not the table
     try:
+        before = time.perf_counter()
         version, functions = build(name, case, options)
+        seconds = time.perf_counter() - before
     except Skipped as reason:
         connection.send({"skipped": str(reason)})
         return
     reset_peak()
     idle, _ = memory_bytes()
-    connection.send({"version": version})
+    connection.send({"version": version, "build_seconds": seconds, "built_bytes": idle})
     while command := connection.recv():
         function, count = command
         seconds = []
@@ -110,9 +113,9 @@ def work(name: str, case, options, connection, log: str) -> None:
             before = time.perf_counter()
             tokens = functions[function]()
             seconds.append(time.perf_counter() - before)
-        if case is not None and (tokens.shape != (case.batch, NEW)):
+        if case is not None and function == "generate" and tokens.shape != (case.batch, NEW):
             raise ValueError(f"{name} returned tokens of shape {tokens.shape} in place of {(case.batch, NEW)}.")
-        if case is not None and ENGINES[name].same_weights and (tokens == END).any() | (tokens == PADDING).any():
+        if case is not None and engine_of(name).same_weights and (tokens == END).any() | (tokens == PADDING).any():
             raise ValueError(f"{name} ended a sequence early.")
         peak = memory_bytes()[1]
         connection.send({"seconds": seconds, "tokens": tokens, "peak_bytes": peak - idle, "all_bytes": peak})
@@ -210,12 +213,12 @@ def measure_case(name: str, options) -> dict:
     size = weight_bytes(case)
     call_bytes = NEW * size["step"] + size["start"]
     ours = next((worker for worker in workers if worker.name == OURS), None)
-    reference = next((worker for worker in workers if ENGINES[worker.name].same_weights), None)
+    reference = next((worker for worker in workers if engine_of(worker.name).same_weights), None)
     engines = {}
     for worker in workers:
         seconds = worker.seconds()
         median = statistics.median(seconds)
-        tokens, same = worker.facts["tokens"], ENGINES[worker.name].same_weights
+        tokens, same = worker.facts["tokens"], engine_of(worker.name).same_weights
         engines[worker.name] = {
             "version": worker.facts["version"],
             "tokens_per_second": case.batch * NEW / median,
@@ -282,7 +285,7 @@ def table(report: dict) -> str:
         fraction = f"{row['fraction_of_bandwidth']:.2f}" if report["batch"] == 1 else "-"
         equal = {None: "-", 1.0: "yes"}.get(row["equal_tokens"], f"{row['equal_tokens'] or 0:.4f}")
         lines.append(
-            f"{ENGINES[name].title:<31}{row['tokens_per_second']:>10.1f}{row['ms_per_step']:>11.2f}{ratio:>11}"
+            f"{engine_of(name).title:<31}{row['tokens_per_second']:>10.1f}{row['ms_per_step']:>11.2f}{ratio:>11}"
             f"{fraction:>14}{row['peak_mib']:>10.0f}{row['all_mib']:>9.0f}{equal:>14}"
         )
     megabytes, rate = report["weight_bytes_per_step"] / 1e6, report["bandwidth_gb_per_second"]
@@ -296,7 +299,7 @@ def table(report: dict) -> str:
 def long_table(report: dict) -> str:
     """The figures of `long` for people."""
     lines = [
-        f"{DECODER_ONLY}, greedy, batch 1, {ENGINES[OURS].title}",
+        f"{DECODER_ONLY}, greedy, batch 1, {engine_of(OURS).title}",
         f"{NEW} tokens after a prompt of {report['long_prompt_tokens']}: {report['long_prompt_ms']:.0f} ms; prefill "
         f"{report['prefill_ms']:.0f} ms; ratio to prefill and {NEW} steps with a cache of {CACHES[-1]}: "
         f"{report['long_prompt_over_prefill_and_steps']:.2f}",

@@ -191,7 +191,10 @@ def build_ours(case: Case, options) -> dict:
         strategy=strategy,
     )
     ids = make_ids(case, options.seed)
-    return {"generate": lambda: generator(ids)["tokens"][:, 0, first:]}
+    return {
+        "generate": lambda: generator(ids)["tokens"][:, 0, first:],
+        "first": lambda: next(generator.stream(ids))[:, None],
+    }
 
 
 def build_long(options) -> dict:
@@ -276,22 +279,24 @@ def write_ctranslate2(family: str, seed: int, folder: Path) -> None:
     spec.save(str(folder))
 
 
-def build_ctranslate2(case: Case, options) -> dict:
-    """CTranslate2 in float32."""
+def build_ctranslate2(case: Case, options, compute_type: str = "float32") -> dict:
+    """CTranslate2."""
     import ctranslate2
 
     ids = make_ids(case, options.seed)
     texts = [[f"word{i}" for i in row] for row in ids]
-    engine = {"device": "cpu", "compute_type": "float32", "intra_threads": options.threads, "inter_threads": 1}
+    engine = {"device": "cpu", "compute_type": compute_type, "intra_threads": options.threads, "inter_threads": 1}
     folder = str(options.folder / case.family)
     if case.family == DECODER_ONLY:
         generator = ctranslate2.Generator(folder, **engine)
 
-        def generate():
+        def generate(new=NEW):
             results = generator.generate_batch(
-                texts, beam_size=case.beams, max_length=NEW, include_prompt_in_result=False
+                texts, beam_size=case.beams, max_length=new, include_prompt_in_result=False
             )
             return np.array([result.sequences_ids[0] for result in results])
+
+        return {"generate": generate, "first": lambda: generate(1)}
 
     else:
         translator = ctranslate2.Translator(folder, **engine)
@@ -302,6 +307,52 @@ def build_ctranslate2(case: Case, options) -> dict:
             return np.array([[numbers[word] for word in result.hypotheses[0]] for result in results])
 
     return {"generate": generate}
+
+
+# ---- what kt.export writes ----
+
+
+def write_exports(case: Case, options) -> None:
+    """Export our model, decoder-only, in the forms that are measured."""
+    import keras_transformer as kt
+
+    model = our_model(case.family, options.seed)
+    generator = kt.Generator(model, max_length=PROMPT + NEW, end_token=END)
+    quiet = {"verify": False, "verbose": False}
+    kt.export.saved_model(generator, options.folder / "saved_model", **quiet)
+    for layout, quantize in (("generate", None), ("generate", "int8"), ("step", None)):
+        path = options.folder / f"{layout}-{quantize}.tflite"
+        kt.export.litert(generator, path, source_length=PROMPT, layout=layout, quantize=quantize, **quiet)
+
+
+def build_saved_model(case: Case, options) -> dict:
+    """The SavedModel, as TensorFlow Serving runs it: by TensorFlow without XLA."""
+    import tensorflow as tf
+
+    set_tensorflow_threads(options.threads)
+    loaded = tf.saved_model.load(str(options.folder / "saved_model"))
+    ids = tf.constant(make_ids(case, options.seed))
+
+    def generate():
+        return loaded.signatures["generate"](tokens=ids)["tokens"].numpy()[:, 0, PROMPT:]
+
+    return {"generate": generate, "first": generate}
+
+
+def build_litert(case: Case, options, layout: str = "generate", quantize: str | None = None) -> dict:
+    """The .tflite file, by the LiteRT interpreter; with the layout "step" in a loop in Python."""
+    from keras_transformer_runtime import load
+
+    runner = load(options.folder / f"{layout}-{quantize}.tflite", num_threads=options.threads)
+    ids = make_ids(case, options.seed)
+
+    def generate():
+        return runner(ids)["tokens"][:, 0, PROMPT:]
+
+    def first():
+        return next(runner.stream(ids))[:, None] if layout == "step" else generate()
+
+    return {"generate": generate, "first": first}
 
 
 # ---- transformers ----
@@ -481,15 +532,29 @@ ENGINES = {
     "transformers": Engine("transformers, PyTorch", "transformers", build_transformers),
     "keras_hub": Engine("keras_hub, TensorFlow", "keras-hub", build_keras_hub, same_weights=False),
 }
+DEPLOYED = {  # of `deploy.py`
+    "saved_model": Engine("SavedModel, no XLA", "tensorflow", build_saved_model),
+    "litert": Engine("LiteRT float32", "ai-edge-litert", build_litert),
+    "litert_int8": Engine("LiteRT int8", "ai-edge-litert", functools.partial(build_litert, quantize="int8")),
+    "litert_step": Engine("LiteRT float32, steps", "ai-edge-litert", functools.partial(build_litert, layout="step")),
+    "ctranslate2_int8": Engine(
+        "CTranslate2 int8", "ctranslate2", functools.partial(build_ctranslate2, compute_type="int8")
+    ),
+}
 TOOLS = {
     "long": Engine("keras_transformer, TensorFlow", "tensorflow", build_long),
     "bandwidth": Engine("memory bandwidth", "numpy", build_bandwidth),
 }
 
 
+def engine_of(name: str) -> Engine:
+    """The engine of that name."""
+    return {**ENGINES, **DEPLOYED, **TOOLS}[name]
+
+
 def build(name: str, case: Case | None, options) -> tuple[str, dict]:
     """In a fresh process: the engine's package with its version, and what `build_*` returns."""
-    engine = ENGINES.get(name) or TOOLS[name]
+    engine = engine_of(name)
     os.environ.update(KERAS_BACKEND=engine.backend, CUDA_VISIBLE_DEVICES="-1", JAX_PLATFORMS="cpu")
     try:
         version = f"{engine.package} {importlib.metadata.version(engine.package)}"

@@ -13,7 +13,13 @@ from keras_transformer.decoding import Generator
 from keras_transformer.export.agreement import agreement, check_generated, check_outputs, python_answers
 from keras_transformer.export.files import replacing
 from keras_transformer.export.metadata import metadata_files
-from keras_transformer.export.quantization import check_quantize, set_converter, to_int4
+from keras_transformer.export.quantization import (
+    check_quantize,
+    int8_tables,
+    set_converter,
+    share_equal_buffers,
+    to_int4,
+)
 from keras_transformer.export.report import ExportReport, size_of, specification
 from keras_transformer.export.signatures import (
     Signature,
@@ -102,7 +108,8 @@ def litert(
 
     with replacing(path, overwrite=overwrite) as new:
         content = _convert(model, signatures, quantize)
-        new.write_bytes(to_int4(content) if quantize == "int4" else content)
+        finish = {"int4": to_int4, "int8": share_equal_buffers}.get(quantize, bytes)
+        new.write_bytes(finish(content))
         operators = _operators(new)
         facts = {
             "layout": layout if is_generator else "model",
@@ -142,10 +149,11 @@ def _convert(model, signatures: dict[str, Signature], quantize: str | None) -> b
     with tempfile.TemporaryDirectory() as folder:
         archive = keras.export.ExportArchive()
         archive.track(model)
-        for name, signature in signatures.items():
-            specifications = [tf.TensorSpec(shape, dtype, name=key) for key, shape, dtype in signature.inputs]
-            archive.add_endpoint(name, signature.function, specifications)
-        archive.write_out(folder, verbose=False)
+        with int8_tables(model, quantize):
+            for name, signature in signatures.items():
+                specifications = [tf.TensorSpec(shape, dtype, name=key) for key, shape, dtype in signature.inputs]
+                archive.add_endpoint(name, signature.function, specifications)
+            archive.write_out(folder, verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(signatures))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         set_converter(converter, quantize)

@@ -3,7 +3,15 @@
 import contextlib
 import io
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_transformer._keras import layers_within
+from keras_transformer.layers import TokenEmbedding
 
 QUANTIZATIONS = (None, "float16", "int8", "int4")
 
@@ -25,6 +33,54 @@ def set_converter(converter, quantize: str | None) -> None:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if quantize == "float16":
         converter.target_spec.supported_types = [tf.float16]
+
+
+@contextlib.contextmanager
+def int8_tables(model: keras.Model, quantize: str | None) -> Iterator[None]:
+    """While a model is traced for an int8 file, look its embeddings up in int8 tables with a scale for each row.
+
+    That is how the converter stores a table that is also the weights of the output projection, so that the file can
+    hold it once; the converter's own look-ups take a second copy, with one scale for all rows.
+    """
+    layers = [x for x in layers_within(model) if isinstance(x, TokenEmbedding)] if quantize == "int8" else []
+    for layer in layers:
+        layer.look_up = _int8_look_up(ops.convert_to_numpy(layer.embeddings))
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.look_up
+
+
+def _int8_look_up(table: np.ndarray):
+    largest = np.abs(table.astype("float64")).max(axis=1, keepdims=True)
+    scales = np.where(largest > 0, largest, 1.0) / 127  # (V, 1)
+    rows = np.rint(table / scales).astype("int8")  # (V, D), to the last bit what the converter computes
+
+    def look_up(ids):
+        return ops.cast(ops.take(rows, ids, axis=0), "float32") * ops.take(scales.astype("float32"), ids, axis=0)
+
+    return look_up
+
+
+def share_equal_buffers(content: bytes) -> bytes:
+    """The flatbuffer with one copy of buffers that are equal: the converter does not look for what it quantized."""
+    import flatbuffers
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    first, place = {}, {}
+    for index, buffer in enumerate(model.buffers):
+        data = None if buffer.data is None or index == 0 else bytes(buffer.data)
+        place[index] = index if not data else first.setdefault(data, index)
+        if place[index] != index:
+            buffer.data = None
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            tensor.buffer = place[tensor.buffer]
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
 def to_int4(content: bytes) -> bytes:

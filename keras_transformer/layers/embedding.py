@@ -61,8 +61,12 @@ class TokenEmbedding(keras.layers.Layer):
             return ops.matmul(inputs, ops.transpose(ops.convert_to_tensor(self.embeddings)))
         self._check_rank(inputs)
         check_ids(self, inputs, self.vocabulary_size)
-        embedded = ops.take(self.embeddings, ops.cast(inputs, "int32"), axis=0)
+        embedded = self.look_up(ops.cast(inputs, "int32"))
         return embedded * ops.cast(self.dim**0.5, embedded.dtype) if self.scale else embedded
+
+    def look_up(self, ids):
+        """The rows of the table that ids (B, T) name."""
+        return ops.take(self.embeddings, ids, axis=0)
 
     def compute_mask(self, inputs, previous_mask=None):
         if len(inputs.shape) == 3:  # in reverse, a position keeps the mask it has
