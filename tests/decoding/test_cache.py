@@ -338,7 +338,7 @@ def test_a_finished_row_does_not_change_while_others_run(name, language_model):
     generator = kt.Generator(model, max_length=9, end_token=END, strategy=strategy)
     decoder = generator.decoder
     tensors = [keras.ops.convert_to_tensor(x, "int32") for x in (PROMPTS, LENGTHS)]
-    carry, memory = strategy.begin(decoder, {}, *tensors)
+    carry, memory = strategy.begin(decoder, strategy.encode(decoder, {}), *tensors)
     kept, waited = {}, 0
     while not keras.ops.convert_to_numpy(carry["finished"]).all():
         carry = strategy.advance(decoder, carry, memory)

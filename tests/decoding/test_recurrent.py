@@ -127,7 +127,8 @@ def state_of(model, sources, prompts, **options):
     decoder = Decoder(Graph(model), MAX_LENGTH, end_token=END)
     tokens = keras.ops.convert_to_tensor(prompts, "int32")
     lengths = keras.ops.convert_to_tensor((prompts != 0).sum(axis=1), "int32")
-    begun = decoder.begin({slot: keras.ops.convert_to_tensor(x, "int32") for slot, x in sources.items()}, tokens,
+    memory = decoder.encode({slot: keras.ops.convert_to_tensor(x, "int32") for slot, x in sources.items()})
+    begun = decoder.begin(memory, tokens,
                           lengths, **options)  # fmt: skip
     return [keras.ops.convert_to_numpy(begun.state[name]) for name in sorted(begun.state)]
 
