@@ -334,9 +334,8 @@ def test_a_saved_model_draws_the_same_tokens(here, tmp_path):
 
     kt.export.saved_model(here["generator"], tmp_path / "sampler", verify=False)
     prompts = tf.constant(here["prompts"], tf.int32)
-    outputs = tf.saved_model.load(tmp_path / "sampler").signatures["generate"](
-        tokens=prompts, seed=here["generator"].strategy.seed
-    )
+    generate = tf.saved_model.load(tmp_path / "sampler").signatures["generate"]
+    outputs = generate(tokens=prompts, seed=tf.constant(here["generator"].strategy.seed))
     assert outputs["tokens"].numpy().tolist() == here["tokens"]
 
 
@@ -347,10 +346,8 @@ def test_a_litert_file_draws_the_same_tokens(here, tmp_path):
     path = tmp_path / "sampler.tflite"
     kt.export.litert(here["generator"], path, source_length=3, batch_size=rows, verify=False)
     run = interpreter.Interpreter(str(path)).get_signature_runner("generate")
-    assert (
-        run(tokens=here["prompts"].astype("int32"), seed=np.int32(here["generator"].strategy.seed))["tokens"].tolist()
-        == here["tokens"]
-    )
+    inputs = {"tokens": here["prompts"].astype("int32"), "seed": np.int32(here["generator"].strategy.seed)}
+    assert run(**inputs)["tokens"].tolist() == here["tokens"]
 
 
 @pytest.mark.parametrize(
