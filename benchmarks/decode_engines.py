@@ -318,7 +318,7 @@ def write_exports(case: Case, options) -> None:
 
     model = our_model(case.family, options.seed)
     generator = kt.Generator(model, max_length=PROMPT + NEW, end_token=END)
-    quiet = {"verify": False, "verbose": False}
+    quiet = {"verify": False}
     kt.export.saved_model(generator, options.folder / "saved_model", **quiet)
     for layout, quantize in (("generate", None), ("generate", "int8"), ("step", None)):
         path = options.folder / f"{layout}-{quantize}.tflite"

@@ -49,7 +49,7 @@ class Program:
     def run(self, inputs: dict[str, np.ndarray], milliseconds: dict | None = None) -> dict[str, np.ndarray]:
         """The answer to one batch in the shapes of the file."""
         if self.metadata["layout"] != "step":
-            (name,) = self._runners
+            name = "generate" if "generate" in self._runners else "serving_default"
             return self._call(name, inputs, milliseconds)
         *_, carry = self.steps(inputs, milliseconds)
         return self._call("finish", carry, milliseconds)

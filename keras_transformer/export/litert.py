@@ -33,6 +33,7 @@ from keras_transformer.export.signatures import (
     step_signatures,
     with_static_shapes,
 )
+from keras_transformer.export.strings import check_tokenizers, with_tokenizers
 from keras_transformer_runtime.litert import load_program, read_metadata
 
 LAYOUTS = ("generate", "step")
@@ -48,10 +49,10 @@ def litert(
     quantize: str | None = None,
     source_tokenizer=None,
     target_tokenizer=None,
+    strings: bool = False,
     samples=None,
     overwrite: bool = False,
     verify: bool = True,
-    verbose: bool = True,
 ) -> ExportReport:
     """Write a .tflite file of builtin ops only, with static shapes.
 
@@ -78,14 +79,16 @@ def litert(
         quantize: Of the weights: None keeps float32; `"float16"`; `"int8"` and `"int4"`, per channel and in blocks,
             activations staying float32. Quantized answers may differ; the report tells how many of the samples do.
         source_tokenizer, target_tokenizer: Tokenizers to describe in the file, for `kt.export.load`.
+        strings: Whether to add a signature `serving_default` that takes strings, `text` (B,), and returns `texts`
+            (B, N), too. It holds operations of TensorFlow Text, so it runs only where these are registered: in Python by
+            `InterpreterWithCustomOps` with `tensorflow_text`'s `tflite_registrar.SELECT_TFTEXT_OPS`.
         samples: What to compare with Python besides random ids: strings if there is a source tokenizer, else ids, as a
             generator takes them.
         overwrite: Whether a file that is there may be replaced. It is, only once the new one is complete.
         verify: Whether to run what was written with the `ai-edge-litert` package and compare it with Python.
-        verbose: Whether to print the report.
 
     Returns:
-        A report: size, signatures, operators, milliseconds a call, share of equal sequences.
+        A report, which is printed, too: size, signatures, operators, milliseconds a call, share of equal sequences.
 
     Raises:
         ValueError: If the backend is not TensorFlow, the path exists or cannot be written, `source_length` is
@@ -105,9 +108,13 @@ def litert(
         signatures = step_signatures(generator_or_model, source_length, batch_size, lengths)
     else:
         signatures = {"generate" if is_generator else "serving_default": whole}
+    if strings:
+        check_tokenizers(generator_or_model, whole, source_tokenizer, target_tokenizer)
+        signatures["serving_default"] = _with_strings(whole, source_tokenizer, target_tokenizer, layout)
 
     with replacing(path, overwrite=overwrite) as new:
-        content = _convert(model, signatures, quantize)
+        parts = [model, *filter(None, (source_tokenizer, target_tokenizer))] if strings else [model]
+        content = _convert(parts, signatures, quantize, strings)
         finish = {"int4": to_int4, "int8": share_equal_buffers}.get(quantize, bytes)
         new.write_bytes(finish(content))
         operators = _operators(new)
@@ -136,19 +143,36 @@ def litert(
             milliseconds=milliseconds,
             agreement=agreed,
         )
-    if verbose:
-        print(report)
+    print(report)
     return report
 
 
-def _convert(model, signatures: dict[str, Signature], quantize: str | None) -> bytes:
+def _with_strings(whole: Signature, source_tokenizer, target_tokenizer, layout: str) -> Signature:
+    """The signature with a tokenizer around it, in static shapes."""
+    import tensorflow as tf
+
+    if source_tokenizer is None or layout == "step":
+        raise ValueError("litert takes strings=True with a source_tokenizer, and not with layout='step'.")
+    batch, length = whole.inputs[0].shape
+
+    def tokenize(text):
+        ids = source_tokenizer(text)[:, :length]
+        return tf.reshape(tf.pad(ids, [[0, 0], [0, length - tf.shape(ids)[1]]]), (batch, length))
+
+    text = with_tokenizers(whole, tokenize, target_tokenizer)
+    return text._replace(inputs=[text.inputs[0]._replace(shape=(batch,)), *text.inputs[1:]])
+
+
+def _convert(parts: list, signatures: dict[str, Signature], quantize: str | None, strings: bool) -> bytes:
     """The flatbuffer of some signatures. By way of a SavedModel: from concrete functions, a Keras 3 model would lose
     its weights (tensorflow 2.21)."""
     import tensorflow as tf
 
     with tempfile.TemporaryDirectory() as folder:
+        model, *_ = parts
         archive = keras.export.ExportArchive()
-        archive.track(model)
+        for part in parts:
+            archive.track(part)
         with int8_tables(model, quantize):
             for name, signature in signatures.items():
                 specifications = [tf.TensorSpec(shape, dtype, name=key) for key, shape, dtype in signature.inputs]
@@ -156,6 +180,7 @@ def _convert(model, signatures: dict[str, Signature], quantize: str | None) -> b
             archive.write_out(folder, verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(signatures))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        converter.allow_custom_ops = strings
         set_converter(converter, quantize)
         try:
             return converter.convert()
@@ -172,13 +197,16 @@ def _first_lines(error: Exception, count: int = 6) -> str:
 
 
 def _operators(path: Path) -> Counter:
-    """How often each builtin operator occurs in the file."""
+    """How often each operator occurs in the file."""
     from tensorflow.lite.python import schema_py_generated as schema
 
     names = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
+
+    def name(code):
+        return (code.CustomCode() or b"").decode() or names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
+
     model = schema.Model.GetRootAs(path.read_bytes())
-    codes = [model.OperatorCodes(place) for place in range(model.OperatorCodesLength())]
-    codes = [names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())] for code in codes]
+    codes = [name(model.OperatorCodes(place)) for place in range(model.OperatorCodesLength())]
     graphs = [model.Subgraphs(place) for place in range(model.SubgraphsLength())]
     return Counter(codes[graph.Operators(i).OpcodeIndex()] for graph in graphs for i in range(graph.OperatorsLength()))
 

@@ -42,7 +42,6 @@ def saved_model(
     samples=None,
     overwrite: bool = False,
     verify: bool = True,
-    verbose: bool = True,
 ) -> ExportReport:
     """Write a SavedModel that answers without Keras and without this package.
 
@@ -76,10 +75,9 @@ def saved_model(
             generator takes them.
         overwrite: Whether a folder that is there may be replaced. It is, only once the new one is complete.
         verify: Whether to load what was written and compare it with Python.
-        verbose: Whether to print the report.
 
     Returns:
-        A report: size, signatures, operators, milliseconds a call.
+        A report, which is printed, too: size, signatures, operators, milliseconds a call.
 
     Raises:
         ValueError: If the backend is not TensorFlow, the path exists or cannot be written, a tokenizer does not
@@ -136,8 +134,7 @@ def saved_model(
             milliseconds=milliseconds,
             agreement=1.0 if verify else None,
         )
-    if verbose:
-        print(report)
+    print(report)
     return report
 
 

@@ -117,16 +117,20 @@ class Tokenizer(keras.layers.Layer):
         """Strings (B,) to int32 ids (B, T), padded with 0 on the right."""
         import tensorflow as tf
 
-        strings = self._string_tensor(strings)
-        ids = self.encode(strings)
+        pieces = self.encode(self._string_tensor(strings))
+        lengths = tf.cast(pieces.row_lengths(), tf.int32)
         if self.max_length is not None:
-            ids = ids[:, : self.max_length - self.add_start - self.add_end]
-        column = tf.ones([tf.shape(strings)[0], 1], tf.int32)
-        if self.add_start:
-            ids = tf.concat([self.start_id * column, ids], axis=1)
+            lengths = tf.minimum(lengths, self.max_length - self.add_start - self.add_end)
+        # From here on with plain operations on dense rows, which LiteRT has, too.
+        ids = pieces.to_tensor(default_value=self.pad_id)
+        width = tf.reduce_max(tf.pad(lengths, [[0, 1]]))  # the pad is for a batch of no rows
+        ids = tf.pad(ids[:, :width], [[0, 0], [0, int(self.add_end)]])
+        places = tf.expand_dims(tf.range(tf.shape(ids)[1]), 0)
+        lengths = tf.expand_dims(lengths, 1)
+        ids = tf.where(places < lengths, ids, self.pad_id)
         if self.add_end:
-            ids = tf.concat([ids, self.end_id * column], axis=1)
-        return ids.to_tensor(default_value=self.pad_id)
+            ids = tf.where(places == lengths, self.end_id, ids)
+        return tf.pad(ids, [[0, 0], [int(self.add_start), 0]], constant_values=self.start_id)
 
     def detokenize(self, ids):
         """Ids (..., T) to strings (...): a row is read up to its first end or padding id.
@@ -150,8 +154,11 @@ class Tokenizer(keras.layers.Layer):
         known = (rows >= 0) & (rows < self.vocabulary_size)
         rows = tf.cast(tf.where(known, rows, self.unk_id), tf.int32)
         kept = (tf.cumsum(tf.cast(stops, tf.int32), axis=1) == 0) & ~tf.gather(self.is_control(), rows)
-        texts = self.decode(tf.ragged.boolean_mask(rows, kept))
-        return tf.ensure_shape(tf.reshape(texts, shape[:-1]), ids.shape[:-1])
+        counts = tf.reduce_sum(tf.cast(kept, tf.int32), axis=1)  # of int64, LiteRT's operation makes empty texts
+        pieces = tf.RaggedTensor.from_row_lengths(tf.boolean_mask(rows, kept), counts, validate=False)
+        texts = tf.reshape(self.decode(pieces), shape[:-1])
+        texts.set_shape(ids.shape[:-1])
+        return texts
 
     def compute_output_spec(self, strings):
         self._check_strings(strings.shape, strings.dtype)

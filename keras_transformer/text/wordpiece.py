@@ -125,7 +125,9 @@ class WordPieceTokenizer(Tokenizer):
         return self._graph_tokenizer.tokenize(_folded(strings, self.fold_case))
 
     def decode(self, ids):
-        return self._graph_tokenizer.detokenize(ids)
+        import tensorflow as tf
+
+        return self._graph_tokenizer.detokenize(ids.with_row_splits_dtype(tf.int64))
 
     def get_config(self):
         return {**super().get_config(), "vocabulary": self.get_vocabulary(), "fold_case": self.fold_case}

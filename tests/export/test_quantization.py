@@ -22,7 +22,7 @@ def model():
 def reports(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("quantized")
     names = (None, "float16", "int8", "int4")
-    options = {"source_length": 5, "batch_size": 2, "verbose": False}
+    options = {"source_length": 5, "batch_size": 2}
     return {name: kt.export.litert(model, folder / f"{name}.tflite", quantize=name, **options) for name in names}
 
 

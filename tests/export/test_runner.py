@@ -36,13 +36,13 @@ def translator(tokenizer):
 def folder(tmp_path_factory, translator, decoder_only, tokenizer):
     """The translator as a SavedModel and in both layouts, a sampler and a beam search step by step."""
     folder = tmp_path_factory.mktemp("runner")
-    tokenizers = {"source_tokenizer": tokenizer, "target_tokenizer": tokenizer, "verbose": False}
+    tokenizers = {"source_tokenizer": tokenizer, "target_tokenizer": tokenizer}
     kt.export.saved_model(translator, folder / "saved_model", **tokenizers)
     kt.export.litert(translator, folder / "generate.tflite", source_length=23, batch_size=2, **tokenizers)
     kt.export.litert(translator, folder / "step.tflite", source_length=23, layout="step", **tokenizers)
     for name, strategy in (("sampling", kt.Sampling(seed=4)), ("beams", kt.BeamSearch(3, num_return=2))):
         generator = with_strategy(decoder_only, strategy)
-        options = {"source_length": 4, "batch_size": 3, "layout": "step", "verbose": False}
+        options = {"source_length": 4, "batch_size": 3, "layout": "step"}
         kt.export.litert(generator, folder / f"{name}.tflite", **options)
     return folder
 
@@ -179,3 +179,27 @@ def test_what_is_no_export_of_ours(folder, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             kt.export.load(tmp_path / name)
+
+
+def test_strings_in_a_litert_file(translator, tokenizer, tmp_path):
+    """With the operations of TensorFlow Text registered; the other signature does without."""
+    from ai_edge_litert.interpreter import InterpreterWithCustomOps
+    from tensorflow_text.core.pybinds import tflite_registrar
+
+    path = tmp_path / "strings.tflite"
+    options = {"source_length": 23, "source_tokenizer": tokenizer, "target_tokenizer": tokenizer}
+    report = kt.export.litert(translator, path, strings=True, **options)
+    assert [name for name in report.operators if not name.isupper()]
+    interpreter = InterpreterWithCustomOps(
+        model_path=str(path), custom_op_registerers=tflite_registrar.SELECT_TFTEXT_OPS
+    )
+    run = interpreter.get_signature_runner("serving_default")
+    expected = translator(tokenizer(TEXTS).numpy())["tokens"]
+    texts = tokenizer.detokenize(expected).numpy()
+    for text, tokens, answer in zip(TEXTS, expected, texts, strict=True):
+        outputs = run(text=np.array([text.encode()], object))
+        np.testing.assert_array_equal(outputs["tokens"][0], tokens)
+        assert outputs["texts"].tolist() == [answer.tolist()]
+    np.testing.assert_array_equal(kt.export.load(path)(TEXTS)["tokens"], expected)
+    with pytest.raises(ValueError, match="strings=True with a source_tokenizer"):
+        kt.export.litert(translator, tmp_path / "model.tflite", source_length=5, strings=True)
