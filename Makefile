@@ -13,11 +13,14 @@ SOURCES := $(wildcard keras_transformer tests examples benchmarks)
 XLA := --xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0
 TEST_ENV := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 TF_CPP_MIN_LOG_LEVEL=2 \
 	XLA_FLAGS="$(XLA)"
+# What JAX has compiled in one test, it does not compile again in the next.
+JAX_ENV := JAX_COMPILATION_CACHE_DIR=$(VENV)/jax-cache JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
+	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=0
 WORKERS ?= 2
 JAX_TESTS := $(wildcard $(addprefix tests/,ops layers models decoding training))
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-jax lint format bench clean
+.PHONY: help quickstart test test-jax test-slow lint format bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -32,14 +35,17 @@ $(INSTALLED): setup.cfg pyproject.toml
 quickstart: $(INSTALLED) ## Train, evaluate and export a date translator, on real data (minutes)
 	@$(BIN)/python examples/translate_dates.py
 
-test: $(INSTALLED) lint ## Run every check: lint, tests and docstring examples on TensorFlow, then test-jax
+test: $(INSTALLED) lint ## Run the checks: lint, tests and docstring examples on TensorFlow, then test-jax
 	@echo "Tests on TensorFlow"
-	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS)
+	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow"
 	@$(MAKE) --no-print-directory test-jax
 
 test-jax: $(INSTALLED) ## Run the tests that must pass on the JAX backend too (ALL=1: those that compile for long, too)
 	@echo "Tests on JAX"
-	@KERAS_BACKEND=jax $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) $(JAX_TESTS)
+	@KERAS_BACKEND=jax $(JAX_ENV) $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) $(JAX_TESTS)
+
+test-slow: $(INSTALLED) ## Run the tests that make test leaves out: serving from C, quantization, more tokenizers in exports
+	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) -m slow tests
 
 lint: $(INSTALLED) ## Check style and formatting with ruff
 	@$(BIN)/ruff check --quiet $(SOURCES)
@@ -56,6 +62,7 @@ bench: $(INSTALLED) ## Run the benchmarks: training and generation against other
 	@$(BIN)/python benchmarks/training_choices.py
 	@$(BIN)/python benchmarks/decoding_choices.py
 	@$(BIN)/python benchmarks/decode.py
+	@$(BIN)/python benchmarks/deploy.py
 	@$(BIN)/python benchmarks/serve_load.py
 
 clean: ## Remove build outputs and caches; .venv stays

@@ -80,8 +80,8 @@ def litert(
             activations staying float32. Quantized answers may differ; the report tells how many of the samples do.
         source_tokenizer, target_tokenizer: Tokenizers to describe in the file, for `kt.export.load`.
         strings: Whether to add a signature `serving_default` that takes strings, `text` (B,), and returns `texts`
-            (B, N), too. It holds operations of TensorFlow Text, so it runs only where these are registered: in Python by
-            `InterpreterWithCustomOps` with `tensorflow_text`'s `tflite_registrar.SELECT_TFTEXT_OPS`.
+            (B, N), too. It holds operations of TensorFlow Text, so it runs only where these are registered: in Python
+            by `InterpreterWithCustomOps` with `tensorflow_text`'s `tflite_registrar.SELECT_TFTEXT_OPS`.
         samples: What to compare with Python besides random ids: strings if there is a source tokenizer, else ids, as a
             generator takes them.
         overwrite: Whether a file that is there may be replaced. It is, only once the new one is complete.

@@ -15,6 +15,7 @@ def encoder_model():
     return keras.Model(source, kt.EncoderLayer(4, 13)(x), name="encoder")
 
 
+@pytest.mark.long
 def test_nested_models(roughen, assert_decodes_exactly):
     source = keras.Input((None,), dtype="int32", name="source")
     target = keras.Input((None,), dtype="int32", name="target")
@@ -119,6 +120,7 @@ def test_training_after_the_generator_was_made_shows(model):
     assert generator(prompt)["tokens"].tolist() == wanted
 
 
+@pytest.mark.long
 @pytest.mark.xla
 def test_bfloat16(language_model):
     keras.config.set_dtype_policy("mixed_bfloat16")

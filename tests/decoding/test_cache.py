@@ -112,6 +112,7 @@ def test_layers_of_different_windows_and_grouped_queries(cache, language_model, 
     assert_same(generate(model, cache=cache), expected)
 
 
+@pytest.mark.long
 @pytest.mark.xla
 def test_a_ring_that_is_compiled(language_model, greedy_oracle):
     model = language_model(block(window=3, num_kv_heads=2), block(window=5))

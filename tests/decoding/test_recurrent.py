@@ -113,6 +113,7 @@ def test_a_row_does_not_depend_on_its_batch(attending):
         assert_same(alone, {name: x[row : row + 1] for name, x in together.items()})
 
 
+@pytest.mark.long
 def test_score_says_what_generation_reported(attending):
     found = generate(attending, SOURCES, PREFIXES)
     scores = generator_of(attending).score(SOURCES, found["tokens"], prompt_lengths=(PREFIXES != 0).sum(axis=1))

@@ -282,6 +282,7 @@ def test_sampled_sequences_without_a_cache(tiny):
     assert_distributed(generator(np.full((ROWS, 1), 2)), expected, ROWS)
 
 
+@pytest.mark.long
 @pytest.mark.xla
 def test_sampled_tokens_compiled_with_their_scores_and_the_same_twice(model, draft):
     strategy = kt.Speculative(draft, 2, strategy=kt.Sampling(temperature=1.3, seed=23))

@@ -89,6 +89,7 @@ def test_stream_of_an_encoder_decoder_with_a_row_that_ends_first(roughen):
     np.testing.assert_array_equal(streamed, expected["tokens"][:, 0, 1 : 1 + streamed.shape[1]])
 
 
+@pytest.mark.long
 def test_the_first_token_comes_before_the_second_is_computed(generators, monkeypatch):
     generator, expected = generators("greedy")
     steps, advance = [], generator._compiled_advance

@@ -73,6 +73,7 @@ def test_refused_with_the_name_and_the_remedy(kind, roughen):
     assert "cache=False" in str(error.value) or "causal=True" in str(error.value)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["causal convolution", "LSTM", "attention of Keras"])
 def test_any_causal_model_generates_without_a_cache(kind, roughen, assert_decodes_exactly):
     assert_decodes_exactly(model_with(CAUSAL[kind][0], roughen), caches=(False,))

@@ -19,7 +19,7 @@ import keras_transformer as kt
 tf = pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_text")
 pytest.importorskip("sentencepiece")
-pytestmark = pytest.mark.tensorflow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
 
 SERVING = pathlib.Path(__file__).resolve().parents[2] / "examples" / "serving"
 OPS = pathlib.Path(importlib.util.find_spec("tensorflow_text").origin).parent

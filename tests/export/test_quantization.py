@@ -6,7 +6,7 @@ import pytest
 import keras_transformer as kt
 
 pytest.importorskip("ai_edge_litert")
-pytestmark = pytest.mark.tensorflow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ tf = pytest.importorskip("tensorflow")
 pytest.importorskip("tensorflow_text")
 keras_hub = pytest.importorskip("keras_hub")
 sentencepiece = pytest.importorskip("sentencepiece")
-pytestmark = pytest.mark.tensorflow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
 
 TEXTS = ["the cat", "", "a dog the", "다람쥐 🎉 عربي"]
 CORPUS = ["the cat sat", "a dog and the cat", "다람쥐 헌 쳇바퀴에", "عربي 🎉 日本語"] * 3

@@ -125,6 +125,7 @@ def trained():
     return model, history.history["loss"]
 
 
+@pytest.mark.long
 def test_trains_with_fit(trained):
     _, losses = trained
     assert losses[-1] < 0.3 * losses[0]

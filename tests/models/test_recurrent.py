@@ -65,6 +65,7 @@ def test_saved_and_loaded(cell, attention, tmp_path, assert_close):
     assert_close(loaded([SOURCE, TARGET]), model([SOURCE, TARGET]))
 
 
+@pytest.mark.long
 def test_trains_with_fit():
     """Rows that repeat one token, which the decoder must learn from the source."""
     source = np.repeat(np.random.default_rng(0).integers(4, 13, (64, 1)), 3, axis=1)

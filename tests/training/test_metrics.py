@@ -97,6 +97,7 @@ def test_accuracy_of_ties_is_that_of_the_lowest_id(ids, logits):
     assert float(metric.result()) == pytest.approx(np.mean(ids == 0))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_in_compile(policy, jit_compile, ids, assert_close):
