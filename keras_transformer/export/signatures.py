@@ -115,7 +115,7 @@ def step_signatures(
 
     `encode` makes the memory from the sources (if there are any), `prefill_N` the carry from the memory and a prompt
     of up to N tokens, `decode` takes the carry one step further, `finish` turns it into `tokens`, `lengths` and
-    `scores`. The carry holds `tokens`, `lengths`, `finished`, the caches and whatever else the strategy keeps.
+    `scores`. The carry holds `tokens`, `lengths`, `finished` (0 or 1), the caches and whatever else the strategy keeps.
 
     Args:
         generator: What is exported.
@@ -203,22 +203,29 @@ def prefill_lengths(generator: Generator, source_length: int | None) -> list[int
 
 
 class _Packing:
-    """A nested dict of tensors as flat, named inputs and outputs of signatures."""
+    """A nested dict of tensors as flat, named inputs and outputs of signatures.
+
+    Booleans go in and out as int32: LiteRT.js (2.5) loads no file that has a boolean at an interface.
+    """
 
     def __init__(self, prefix: str, structure):
         self._structure = structure
         paths = [path for path, _ in keras.tree.flatten_with_path(structure)]
-        self._names = [prefix + re.sub(r"\W+", "_", "_".join(path)) for path in paths]
+        names = [prefix + re.sub(r"\W+", "_", "_".join(path)) for path in paths]
+        leaves = keras.tree.flatten(structure)
+        self._dtypes = [keras.backend.standardize_dtype(x.dtype) for x in leaves]
         self.inputs = [
-            Input(name, tuple(x.shape), keras.backend.standardize_dtype(x.dtype))
-            for name, x in zip(self._names, keras.tree.flatten(structure), strict=True)
+            Input(name, tuple(x.shape), "int32" if dtype == "bool" else dtype)
+            for name, x, dtype in zip(names, leaves, self._dtypes, strict=True)
         ]
 
     def pack(self, structure) -> dict:
-        return dict(zip(self._names, keras.tree.flatten(structure), strict=True))
+        leaves = zip(keras.tree.flatten(structure), self.inputs, strict=True)
+        return {x.name: ops.cast(leaf, x.dtype) for leaf, x in leaves}
 
     def unpack(self, values):
-        return keras.tree.pack_sequence_as(self._structure, list(values))
+        leaves = [ops.cast(value, dtype) for value, dtype in zip(values, self._dtypes, strict=True)]
+        return keras.tree.pack_sequence_as(self._structure, leaves)
 
 
 def read_prompts(generator: Generator, prompts):
