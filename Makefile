@@ -14,10 +14,13 @@ XLA := --xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0
 TEST_ENV := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 TF_CPP_MIN_LOG_LEVEL=2 \
 	XLA_FLAGS="$(XLA)"
 WORKERS ?= 2
+BROWSER := examples/browser
+PORT ?= 8000
+export MODEL
 JAX_TESTS := $(wildcard $(addprefix tests/,ops layers models decoding training))
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-jax lint format bench clean
+.PHONY: help quickstart browser-demo test test-jax test-browser lint format bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +35,21 @@ $(INSTALLED): setup.cfg pyproject.toml
 quickstart: $(INSTALLED) ## Train, evaluate and export a date translator, on real data (minutes)
 	@$(BIN)/python examples/translate_dates.py
 
+# `ci` installs exactly what the lock file names, for the page and for its test.
+$(BROWSER)/node_modules: $(BROWSER)/package-lock.json
+	@cd $(BROWSER) && npm ci --no-audit --no-fund
+	@touch $@
+
+translator.keras: | $(INSTALLED)
+	@$(BIN)/python examples/translate_dates.py
+
+$(BROWSER)/models/attention.tflite: translator.keras $(BROWSER)/export.py | $(INSTALLED)
+	@$(BIN)/python $(BROWSER)/export.py --model .
+
+browser-demo: $(BROWSER)/node_modules $(BROWSER)/models/attention.tflite ## Serve the date translator as a page (trains it, the first time)
+	@echo "Open http://127.0.0.1:$(PORT)/ in a browser; end with Ctrl+C"
+	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory $(BROWSER)
+
 test: $(INSTALLED) lint ## Run every check: lint, tests and docstring examples on TensorFlow, then test-jax
 	@echo "Tests on TensorFlow"
 	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS)
@@ -40,6 +58,9 @@ test: $(INSTALLED) lint ## Run every check: lint, tests and docstring examples o
 test-jax: $(INSTALLED) ## Run the tests that must pass on the JAX backend too (ALL=1: those that compile for long, too)
 	@echo "Tests on JAX"
 	@KERAS_BACKEND=jax $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) $(JAX_TESTS)
+
+test-browser: $(INSTALLED) $(BROWSER)/node_modules ## Test that page in headless Chromium (MODEL=folder: with the model that is there)
+	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python -m pytest -q -rs tests/examples/test_browser.py
 
 lint: $(INSTALLED) ## Check style and formatting with ruff
 	@$(BIN)/ruff check --quiet $(SOURCES)

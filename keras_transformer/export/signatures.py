@@ -205,7 +205,8 @@ def prefill_lengths(generator: Generator, source_length: int | None) -> list[int
 class _Packing:
     """A nested dict of tensors as flat, named inputs and outputs of signatures.
 
-    Booleans go in and out as int32: LiteRT.js (2.5) loads no file that has a boolean at an interface.
+    Two things that LiteRT.js (2.5) cannot do are avoided: it loads no file that has a boolean at an interface, so these
+    go in and out as int32, and an output that is an input, as the lengths of prompts would be, is never written.
     """
 
     def __init__(self, prefix: str, structure):
@@ -221,11 +222,17 @@ class _Packing:
 
     def pack(self, structure) -> dict:
         leaves = zip(keras.tree.flatten(structure), self.inputs, strict=True)
-        return {x.name: ops.cast(leaf, x.dtype) for leaf, x in leaves}
+        return {x.name: _computed(ops.cast(leaf, x.dtype)) for leaf, x in leaves}
 
     def unpack(self, values):
         leaves = [ops.cast(value, dtype) for value, dtype in zip(values, self._dtypes, strict=True)]
         return keras.tree.pack_sequence_as(self._structure, leaves)
+
+
+def _computed(x):
+    """The integers x as the outcome of an operation that a converter does not see through, as it does `identity`, a
+    reshaping or a sum with 0."""
+    return ops.maximum(x, np.iinfo("int32").min) if keras.backend.is_int_dtype(x.dtype) else x
 
 
 def read_prompts(generator: Generator, prompts):
