@@ -1,9 +1,9 @@
 """Write the files that the page in this folder runs, from what the quickstart saved.
 
-    python examples/translate_dates.py                      writes translator.keras and tokenizer.model
-    python examples/browser/export.py                       writes, to examples/browser/models:
-        translator.tflite, translator-int8.tflite           the loop in its parts, tokenizers included
-        attention.tflite                                    where the last decoder layer looks
+python examples/translate_dates.py                      writes translator.keras and tokenizer.model
+python examples/browser/export.py                       writes, to examples/browser/models:
+    translator.tflite, translator-int8.tflite           the loop in its parts, tokenizers included
+    attention.tflite                                    where the last decoder layer looks
 """
 
 import argparse
