@@ -41,7 +41,8 @@ async function translateAll(texts) {
     const labels = (scope) => [...document.querySelectorAll(`#numbers th[scope=${scope}]`)].map((th) => th.textContent);
     const { cell, left, top } = layout(labels("row"), labels("col"), canvas.parentElement.clientWidth);
     const scale = devicePixelRatio;
-    const pixel = (x, y) => Array.from(canvas.getContext("2d").getImageData(x * scale, y * scale, 1, 1).data.slice(0, 3));
+    const drawing = canvas.getContext("2d");
+    const pixel = (x, y) => Array.from(drawing.getImageData(x * scale, y * scale, 1, 1).data.slice(0, 3));
     answers.push({
       tokens: [...document.querySelectorAll("#tokens li")].map((token) => Number(token.dataset.token)),
       text: find("#answer").textContent,

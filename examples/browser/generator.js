@@ -58,7 +58,8 @@ export class Generator {
       }
       const room = this.prefills.find((size) => size >= prompts.length);
       if (room === undefined) throw new RangeError(`'${target}' has ${prompts.length} tokens; too many for the file.`);
-      [carry, time] = await timed(`prefill_${room}`, { prompts, prompt_lengths: [Math.max(1, prompts.length)] }, memory);
+      const prompt_lengths = [Math.max(1, prompts.length)];
+      [carry, time] = await timed(`prefill_${room}`, { prompts, prompt_lengths }, memory);
       yield { tokens: soFar(carry), ...time };
       while (!carry.finished.toTypedArray()[0]) {
         const before = carry;

@@ -94,7 +94,7 @@ function showMeasures({ encode = [0], prefill = [0], decode = [0] }, length) {
   }));
 }
 
-/** Row by row, where the model looked when it wrote each token: the answer but its end goes in, the end too comes out. */
+/** Shows where the model looked when it wrote each token: the answer goes in without its end, which is written last. */
 async function showAttention(model, ids, tokens) {
   const { sources, target } = model.metadata;
   const signature = (await attention()).signatures.serving_default;

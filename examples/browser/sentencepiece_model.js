@@ -32,7 +32,7 @@ export function readModel(bytes) {
   }
   if (modelType !== UNIGRAM) throw new Error("The tokenizer is not a unigram model: only those are read here.");
   const other = pieces.find(({ type }) => ![NORMAL, UNKNOWN, CONTROL, UNUSED].includes(type));
-  if (other) throw new Error(`The piece '${other.piece}' is of type ${other.type}, user-defined or byte: not read here.`);
+  if (other) throw new Error(`The piece '${other.piece}' is user-defined or a byte: such models are not read.`);
   return { ...model, addDummyPrefix: flags[3], removeExtraWhitespaces: flags[4], escapeWhitespaces: flags[5] };
 }
 

@@ -22,7 +22,7 @@ export class Tokenizer {
     this.normalizer = new Normalizer(model);
     this.pieces = model.pieces;
     this.unknown = model.pieces.findIndex(({ type }) => type === UNKNOWN);
-    const normal = model.pieces.flatMap(({ piece, score, type }, id) => (type === NORMAL ? [{ piece, score, id }] : []));
+    const normal = model.pieces.map((entry, id) => ({ ...entry, id })).filter(({ type }) => type === NORMAL);
     this.normal = new Map(normal.map((entry) => [entry.piece, entry]));
     this.longest = normal.reduce((longest, { piece }) => Math.max(longest, [...piece].length), 1);
     this.unknownScore = Math.fround(normal.reduce((least, { score }) => Math.min(least, score), 0) - UNKNOWN_PENALTY);

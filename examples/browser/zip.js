@@ -14,7 +14,7 @@ export function readZip(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   let end = bytes.length - END_SIZE;
   while (end >= 0 && view.getUint32(end, true) !== END) end--;
-  if (end < 0) throw new Error("The file does not end in a zip archive: it was not written by kt.export, or is cut off.");
+  if (end < 0) throw new Error("The file ends in no zip archive: it was not written by kt.export, or is cut off.");
 
   const files = new Map();
   let place = end - view.getUint32(end + 12, true); // the directory stands right before its end
