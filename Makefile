@@ -17,10 +17,13 @@ TEST_ENV := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 
 JAX_ENV := JAX_COMPILATION_CACHE_DIR=$(VENV)/jax-cache JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
 	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=0
 WORKERS ?= 2
+BROWSER := examples/browser
+PORT ?= 8000
+export MODEL
 JAX_TESTS := $(wildcard $(addprefix tests/,ops layers models decoding training))
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-jax test-slow lint format bench clean
+.PHONY: help quickstart browser-demo test test-jax test-slow test-browser lint format bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -35,6 +38,21 @@ $(INSTALLED): setup.cfg pyproject.toml
 quickstart: $(INSTALLED) ## Train, evaluate and export a date translator, on real data (minutes)
 	@$(BIN)/python examples/translate_dates.py
 
+# `ci` installs exactly what the lock file names, for the page and for its test.
+$(BROWSER)/node_modules: $(BROWSER)/package-lock.json
+	@cd $(BROWSER) && npm ci --no-audit --no-fund
+	@touch $@
+
+translator.keras: | $(INSTALLED)
+	@$(BIN)/python examples/translate_dates.py
+
+$(BROWSER)/models/attention.tflite: translator.keras $(BROWSER)/export.py | $(INSTALLED)
+	@$(BIN)/python $(BROWSER)/export.py --model .
+
+browser-demo: $(BROWSER)/node_modules $(BROWSER)/models/attention.tflite ## Serve the date translator as a page (trains it, the first time)
+	@echo "Open http://127.0.0.1:$(PORT)/ in a browser; end with Ctrl+C"
+	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory $(BROWSER)
+
 test: $(INSTALLED) lint ## Run the checks: lint, tests and docstring examples on TensorFlow, then test-jax
 	@echo "Tests on TensorFlow"
 	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow"
@@ -46,6 +64,9 @@ test-jax: $(INSTALLED) ## Run the tests that must pass on the JAX backend too (A
 
 test-slow: $(INSTALLED) ## Run the tests that make test leaves out: serving from C, quantization, more tokenizers in exports
 	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) -m slow tests
+
+test-browser: $(INSTALLED) $(BROWSER)/node_modules ## Test that page in headless Chromium (MODEL=folder: with the model that is there)
+	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python -m pytest -q -rs tests/examples/test_browser.py
 
 lint: $(INSTALLED) ## Check style and formatting with ruff
 	@$(BIN)/ruff check --quiet $(SOURCES)

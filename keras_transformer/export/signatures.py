@@ -1,5 +1,6 @@
 """What an export answers to: the pure functions behind its signatures, and samples to try them on."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -115,7 +116,7 @@ def step_signatures(
 
     `encode` makes the memory from the sources (if there are any), `prefill_N` the carry from the memory and a prompt
     of up to N tokens, `decode` takes the carry one step further, `finish` turns it into `tokens`, `lengths` and
-    `scores`. The carry holds `tokens`, `lengths`, `finished`, the caches and whatever else the strategy keeps.
+    `scores`. The carry holds `tokens`, `lengths`, `finished` (0 or 1), the caches and whatever else the strategy keeps.
 
     Args:
         generator: What is exported.
@@ -144,17 +145,17 @@ def step_signatures(
     carry, memory = _Packing("", carry), _Packing("memory_", memory)
 
     def encode(*values):
-        return memory.pack(begin(values, None, *start(prefill_lengths[0]))[1])
+        return memory.pack(begin(values, None, *start(prefill_lengths[0]))[1], values)
 
     def prefill(*values):
         prompts, lengths = values[-2:]
         given = memory.unpack(values[:-2]) if sources else None
-        return carry.pack(begin((), given, prompts, lengths)[0])
+        return carry.pack(begin((), given, prompts, lengths)[0], values)
 
     def decode(*values):
         chosen = strategy.with_seed(values[-1]) if seed else strategy
         held, given = values[: len(carry.inputs)], values[len(carry.inputs) : len(values) - len(seed)]
-        return carry.pack(chosen.advance(decoder, carry.unpack(held), memory.unpack(given)))
+        return carry.pack(chosen.advance(decoder, carry.unpack(held), memory.unpack(given)), values)
 
     def finish(*values):
         return strategy.finish(decoder, carry.unpack(values))
@@ -203,22 +204,36 @@ def prefill_lengths(generator: Generator, source_length: int | None) -> list[int
 
 
 class _Packing:
-    """A nested dict of tensors as flat, named inputs and outputs of signatures."""
+    """A nested dict of tensors as flat, named inputs and outputs of signatures.
+
+    LiteRT.js (2.5) asks for care. It loads no file that has a boolean at an interface, so these go in and out as
+    int32. An output that is also an input, as the lengths of prompts would be, it leaves unwritten, and of two outputs
+    that are one tensor it knows one name only. So each is a sum of its own, with a 0 that no converter can foresee;
+    but not tensors of rank 4: those are caches and projections, always computed, and large.
+    """
 
     def __init__(self, prefix: str, structure):
         self._structure = structure
         paths = [path for path, _ in keras.tree.flatten_with_path(structure)]
-        self._names = [prefix + re.sub(r"\W+", "_", "_".join(path)) for path in paths]
+        names = [prefix + re.sub(r"\W+", "_", "_".join(path)) for path in paths]
+        leaves = keras.tree.flatten(structure)
+        self._dtypes = [keras.backend.standardize_dtype(x.dtype) for x in leaves]
         self.inputs = [
-            Input(name, tuple(x.shape), keras.backend.standardize_dtype(x.dtype))
-            for name, x in zip(self._names, keras.tree.flatten(structure), strict=True)
+            Input(name, tuple(x.shape), "int32" if dtype == "bool" else dtype)
+            for name, x, dtype in zip(names, leaves, self._dtypes, strict=True)
         ]
 
-    def pack(self, structure) -> dict:
-        return dict(zip(self._names, keras.tree.flatten(structure), strict=True))
+    def pack(self, structure, values) -> dict:
+        """The structure as outputs of a signature that was given `values`."""
+        smallest = ops.cast(min(values, key=lambda x: math.prod(x.shape)), "float32")
+        zero = ops.minimum(ops.sum(ops.square(smallest)), 0.0)
+        leaves = [ops.cast(x, y.dtype) for x, y in zip(keras.tree.flatten(structure), self.inputs, strict=True)]
+        leaves = [x if len(x.shape) >= 4 else x + ops.cast(i * zero, x.dtype) for i, x in enumerate(leaves, 1)]
+        return {y.name: x for x, y in zip(leaves, self.inputs, strict=True)}
 
     def unpack(self, values):
-        return keras.tree.pack_sequence_as(self._structure, list(values))
+        leaves = [ops.cast(value, dtype) for value, dtype in zip(values, self._dtypes, strict=True)]
+        return keras.tree.pack_sequence_as(self._structure, leaves)
 
 
 def read_prompts(generator: Generator, prompts):

@@ -88,3 +88,27 @@ def test_plain_model_of_several_inputs_and_known_shapes(tmp_path):
     (output,) = Interpreter(str(tmp_path / "model.tflite")).get_signature_runner("serving_default")(**inputs).values()
     expected = model({"a": inputs["right"], "b": inputs["left"]})["sum"]
     np.testing.assert_allclose(output, expected, rtol=1e-5)
+
+
+def test_what_the_steps_take_and_give_is_what_litert_js_can_handle(encoder_decoder, tmp_path):
+    """No booleans; no output that is an input or a constant, and no tensor that is two outputs."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    options = {"start_token": 2, "end_token": 3, "max_length": 7, "strategy": kt.BeamSearch(3)}
+    generator = kt.Generator(encoder_decoder.model, **options)
+    kt.export.litert(generator, tmp_path / "beam.tflite", source_length=5, layout="step", verify=False)
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs((tmp_path / "beam.tflite").read_bytes()))
+    assert {signature.signatureKey for signature in model.signatureDefs} == {
+        b"encode",
+        b"prefill_7",
+        b"decode",
+        b"finish",
+    }
+    for signature in model.signatureDefs:
+        graph = model.subgraphs[signature.subgraphIndex]
+        inputs, outputs = ([x.tensorIndex for x in side] for side in (signature.inputs, signature.outputs))
+        types = {graph.tensors[place].type for place in [*inputs, *outputs]}
+        assert types <= {schema.TensorType.FLOAT32, schema.TensorType.INT32}
+        computed = {place for operator in graph.operators for place in operator.outputs}
+        assert set(outputs) <= computed
+        assert len(set(outputs)) == len(outputs)

@@ -1,0 +1,91 @@
+// The generation loop over the signatures of kt.export.litert(..., layout="step").
+
+import { compile, download, release, run } from "./runtime.js";
+import { Tokenizer } from "./tokenizer.js";
+import { readZip } from "./zip.js";
+
+const DESCRIPTION = "keras_transformer.json";
+
+/** A .tflite file that generates, with its tokenizers. */
+export class Generator {
+  /** @returns {Promise<Generator>} The generator at an address. */
+  static async load(url) {
+    const bytes = await download(url);
+    const files = readZip(bytes);
+    if (!files.has(DESCRIPTION)) throw new Error(`${url} has no ${DESCRIPTION}: it was not written by kt.export.`);
+    const metadata = JSON.parse(new TextDecoder().decode(files.get(DESCRIPTION)));
+    if (metadata.layout !== "step" || metadata.batch_size !== 1) {
+      throw new Error(`${url}: export with layout="step" and batch_size=1.`);
+    }
+    return new Generator(await compile(bytes), metadata, files, bytes.length);
+  }
+
+  constructor(model, metadata, files, size) {
+    Object.assign(this, { model, metadata, size });
+    const tokenizer = (settings) => new Tokenizer(settings, files.get(settings?.files.model));
+    this.target = tokenizer(metadata.target_tokenizer);
+    this.source = metadata.sources.length ? tokenizer(metadata.source_tokenizer) : this.target;
+    this.prefills = Object.keys(model.signatures)
+      .filter((name) => name.startsWith("prefill_"))
+      .map((name) => Number(name.slice("prefill_".length)))
+      .sort((a, b) => a - b);
+  }
+
+  /**
+   * Generates, and hands out the tokens so far: after the prompt was read, after each token, and once when all is done.
+   *
+   * @param {number[]} ids Of the source, or the prompt of a decoder-only model.
+   * @param {number} seed Of a strategy that draws.
+   * @yields {{tokens: number[], name: string, milliseconds: number}} With the signature that ran, and how long it took.
+   */
+  async *generate(ids, seed = 0) {
+    const { sources, target, start_token } = this.metadata;
+    const random = this.metadata.takes_seed ? { seed: [seed] } : {};
+    let memory = {};
+    let carry = {};
+    const timed = async (name, rows, tensors) => {
+      const begin = performance.now();
+      const outputs = await run(this.model.signatures[name], rows, tensors);
+      return [outputs, { name, milliseconds: performance.now() - begin }];
+    };
+    try {
+      let time;
+      let prompts = ids.length || start_token === null ? ids : [start_token];
+      if (sources.length) {
+        [memory, time] = await timed("encode", { [sources[0]]: ids });
+        prompts = [start_token];
+        yield { tokens: prompts, ...time };
+      }
+      const room = this.prefills.find((size) => size >= prompts.length);
+      if (room === undefined) throw new RangeError(`'${target}' has ${prompts.length} tokens; too many for the file.`);
+      const prompt_lengths = [Math.max(1, prompts.length)];
+      [carry, time] = await timed(`prefill_${room}`, { prompts, prompt_lengths }, memory);
+      yield { tokens: soFar(carry), ...time };
+      while (!carry.finished.toTypedArray()[0]) {
+        const before = carry;
+        [carry, time] = await timed("decode", random, { ...before, ...memory });
+        release(before);
+        yield { tokens: soFar(carry), ...time };
+      }
+      const [answer, last] = await timed("finish", {}, carry);
+      const tokens = Array.from(answer.tokens.toTypedArray().subarray(0, answer.lengths.toTypedArray()[0]));
+      release(answer);
+      yield { tokens, ...last };
+    } finally {
+      release(carry);
+      release(memory);
+    }
+  }
+
+  /** Frees the file's memory. */
+  delete() {
+    this.model.delete();
+  }
+}
+
+/** The tokens of the only row; a strategy of several beams has none until it finishes. */
+function soFar({ tokens, lengths }) {
+  return lengths && tokens.type.layout.dimensions.length === 2
+    ? Array.from(tokens.toTypedArray().subarray(0, lengths.toTypedArray()[0]))
+    : [];
+}
