@@ -9,7 +9,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
+import keras
 from keras import ops
+
+from keras_transformer.ops.cache import empty, write
 
 _DECODING: ContextVar["Decoding | None"] = ContextVar("decoding", default=None)
 _RECORDING: ContextVar["Recording | None"] = ContextVar("recording", default=None)
@@ -116,13 +119,14 @@ class Decoding:
         empty = f"{name}/key" not in self.state
         caches = [self._cache(f"{name}/{part}", new, size, is_ring) for part, new in (("key", key), ("value", value))]
         slots = self._slots(size, is_ring)
-        written = [write(cache, new, slots) for cache, new in zip(caches, (key, value), strict=True)]
+        # Of what several tokens see in a ring, they overwrite some: they look at the ring as it was, and at themselves.
+        looks_back = is_ring and self.ancestry is None and key.shape[2] != 1
+        written = [write(cache, new, slots, looks_back) for cache, new in zip(caches, (key, value), strict=True)]
         self.state.update(zip((f"{name}/key", f"{name}/value"), written, strict=True))
 
         if empty and key.shape[2] != 1:
             return key, value, self.positions, None
-        if is_ring and self.ancestry is None and key.shape[2] != 1:
-            # Some of what these tokens see, they overwrite: they look at what was there before, and at themselves.
+        if looks_back:
             before = self._slot_positions(self.positions[:, :1] - 1, size, is_ring)
             both = [ops.concatenate([x[:, :, :size], new], axis=2) for x, new in zip(caches, (key, value), strict=True)]
             return *both, ops.concatenate([before, self.positions], axis=1), None
@@ -141,7 +145,8 @@ class Decoding:
         if name in self.state:
             return self.state[name]
         batch, heads, _, width = ops.shape(new)
-        self.initial[name] = ops.zeros((batch, heads, self.beams * size + is_ring, width), new.dtype)
+        dtype = keras.backend.standardize_dtype(new.dtype)
+        self.initial[name] = empty((batch, heads, self.beams * size + is_ring, width), dtype)
         return self.initial[name]
 
     def _slots(self, size: int, is_ring: bool):
@@ -202,7 +207,7 @@ class Decoding:
             """Keep the states (B, 1 or N, U) after the tokens at `positions`, (B, 1), of all beams."""
             for key, new in zip(names, states, strict=True):
                 new = new if new.shape[1] == self.beams else ops.repeat(new, self.beams, axis=1)
-                self.state[key] = write(self.state[key], ops.expand_dims(new, 2), ops.mod(positions, size))
+                self.state[key] = write(self.state[key], ops.expand_dims(new, 2), ops.mod(positions, size), keep=True)
 
         first, last = self.positions[:, :1], self.positions[:, -1:]
         if self.lengths is not None:
@@ -232,21 +237,6 @@ class Decoding:
         if slots[0] not in self.memory:
             self.memory.update(zip(slots, project(), strict=True))
         return tuple(self.memory[slot] for slot in slots)
-
-
-def write(cache, new, slots):
-    """Write `new` (B, G, T, K) into `cache` (B, G, C, K) at `slots` (B, T) of each row.
-
-    A scatter: of the ways to write that need no XLA op, it alone costs the same however long the cache is
-    (benchmarks/decoding_choices.py), and XLA performs it in place.
-    """
-    batch, heads, _, width = ops.shape(new)
-    rows = ops.reshape(ops.arange(batch, dtype="int32"), (-1, 1, 1))
-    columns = ops.reshape(ops.arange(heads, dtype="int32"), (1, -1, 1))
-    slots = ops.expand_dims(slots, 1)  # (B, 1, T)
-    zero = ops.zeros_like(rows + columns + slots)
-    indices = ops.stack([rows + zero, columns + zero, slots + zero], axis=-1)  # (B, G, T, 3)
-    return ops.scatter_update(cache, ops.reshape(indices, (-1, 3)), ops.reshape(new, (-1, width)))
 
 
 def _take(rings, beams, slots):

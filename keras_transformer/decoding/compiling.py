@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import keras
 
+from keras_transformer.ops.cache import in_place
+
 
 def compiled(function: Callable, variables: list, jit_compile: bool = True) -> Callable:
     """Compile `function` with XLA on TensorFlow and JAX; on PyTorch, run it eagerly without gradients.
@@ -17,7 +19,9 @@ def compiled(function: Callable, variables: list, jit_compile: bool = True) -> C
     if backend == "tensorflow":
         import tensorflow as tf
 
-        traced = tf.function(function, jit_compile=jit_compile, autograph=False)
+        traced = tf.function(
+            function if jit_compile else in_place()(function), jit_compile=jit_compile, autograph=False
+        )
         # By way of the concrete function: TensorFlow would warn of too many shapes, which are few (buckets.py).
         return lambda *args: traced.get_concrete_function(*args)(*args)
     if backend == "jax":
