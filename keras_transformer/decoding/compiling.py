@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import keras
 
-from keras_transformer.ops.cache import in_place
+from keras_transformer.ops.runtime import without_xla
 
 
 def compiled(function: Callable, variables: list, jit_compile: bool = True) -> Callable:
@@ -20,7 +20,7 @@ def compiled(function: Callable, variables: list, jit_compile: bool = True) -> C
         import tensorflow as tf
 
         traced = tf.function(
-            function if jit_compile else in_place()(function), jit_compile=jit_compile, autograph=False
+            function if jit_compile else without_xla()(function), jit_compile=jit_compile, autograph=False
         )
         # By way of the concrete function: TensorFlow would warn of too many shapes, which are few (buckets.py).
         return lambda *args: traced.get_concrete_function(*args)(*args)

@@ -26,7 +26,7 @@ from keras_transformer.export.signatures import (
     score_signature,
 )
 from keras_transformer.export.strings import check_tokenizers, with_tokenizers
-from keras_transformer.ops.cache import in_place
+from keras_transformer.ops.runtime import without_xla
 from keras_transformer.text.keras_hub import as_tokenizer
 
 EXTRA = "assets.extra"  # where TensorFlow leaves room for files of one's own
@@ -149,7 +149,7 @@ def _signatures(
         return with_tokenizers(ids, source_tokenizer, target_tokenizer)
 
     compiled = limited(_compiled(ids))
-    ids = limited(ids._replace(function=in_place()(ids.function)))
+    ids = limited(ids._replace(function=without_xla()(ids.function)))
     if isinstance(target, Generator):
         signatures = {"serving_default": serving(ids), "generate": ids, "score": limited(score_signature(target))}
         if len(target.graph.input_names) > 1:

@@ -3,7 +3,9 @@
 import keras
 from keras import ops
 
+from keras_transformer.context import decoding
 from keras_transformer.layers.checks import check_ids, check_positive, check_sequence, describe
+from keras_transformer.ops.runtime import is_without_xla
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
@@ -58,11 +60,20 @@ class TokenEmbedding(keras.layers.Layer):
     def call(self, inputs, reverse: bool = False):
         if reverse:
             check_sequence(self, "inputs to reverse", inputs.shape, self.dim)
-            return ops.matmul(inputs, ops.transpose(ops.convert_to_tensor(self.embeddings)))
+            return self._project(inputs)
         self._check_rank(inputs)
         check_ids(self, inputs, self.vocabulary_size)
         embedded = self.look_up(ops.cast(inputs, "int32"))
         return embedded * ops.cast(self.dim**0.5, embedded.dtype) if self.scale else embedded
+
+    def _project(self, inputs):
+        table = ops.convert_to_tensor(self.embeddings)
+        if decoding() is None or not is_without_xla():
+            return ops.matmul(inputs, ops.transpose(table))
+        # For the few rows of a step TensorFlow's product E x^T is twice as fast as x E^T (batch 32).
+        rows = ops.reshape(inputs, (-1, self.dim))
+        logits = ops.transpose(ops.matmul(table, ops.transpose(rows)))
+        return ops.reshape(logits, (-1, ops.shape(inputs)[1], self.vocabulary_size))
 
     def look_up(self, ids):
         """The rows of the table that ids (B, T) name."""

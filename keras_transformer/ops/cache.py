@@ -2,37 +2,19 @@
 
 XLA performs a scatter in place, TensorFlow's own kernel copies the whole cache first: a quarter of a step at batch 32
 (benchmarks/deploy.py). Its in-place operations, `Empty` and `InplaceUpdate`, do not, but LiteRT and ONNX lack them, so
-they are used only where `in_place` says so.
+they are used only where `without_xla` says so. A cache that was written to in place is no longer what it was, so nothing may
+read it after the write. A step of decoding does not: what it reads of a cache is what `write` returns, and the next write
+waits for the tokens that follow from it.
 """
 
-import contextlib
-from collections.abc import Iterator
-from contextvars import ContextVar
-
-import keras
 from keras import ops
 
-_IN_PLACE: ContextVar[bool] = ContextVar("in_place", default=False)
-
-
-@contextlib.contextmanager
-def in_place() -> Iterator[None]:
-    """Let `write` overwrite its argument, on TensorFlow, while this is active.
-
-    The cache that was written to is no longer what it was, so nothing may read it after the write. A step of decoding
-    does not: what it reads of a cache is what `write` returns, and the next write waits for the tokens that follow
-    from it.
-    """
-    token = _IN_PLACE.set(keras.backend.backend() == "tensorflow")
-    try:
-        yield
-    finally:
-        _IN_PLACE.reset(token)
+from keras_transformer.ops.runtime import is_without_xla
 
 
 def empty(shape: tuple, dtype: str):
     """A cache of zeros. In place, one that shares its memory with no other, as constants may."""
-    if not _IN_PLACE.get():
+    if not is_without_xla():
         return ops.zeros(shape, dtype)
     import tensorflow as tf
 
@@ -62,7 +44,7 @@ def write(cache, new, slots, keep: bool = False):
     rows = ops.reshape(ops.arange(batch, dtype="int32"), (-1, 1, 1))
     columns = ops.reshape(ops.arange(heads, dtype="int32"), (1, -1, 1))
     slots = ops.expand_dims(slots, 1)  # (B, 1, T)
-    if _IN_PLACE.get() and not keep:
+    if is_without_xla() and not keep:
         return _write_in_place(cache, new, (rows * heads + columns) * ops.shape(cache)[2] + slots)
     zero = ops.zeros_like(rows + columns + slots)
     indices = ops.stack([rows + zero, columns + zero, slots + zero], axis=-1)  # (B, G, T, 3)

@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_transformer.ops.cache import empty, in_place, write
+from keras_transformer.ops.cache import empty, write
+from keras_transformer.ops.runtime import without_xla
 
 B, G, C, K, T = 3, 2, 7, 5, 2
 
@@ -39,7 +40,7 @@ def test_two_caches_in_a_graph_do_not_share_their_memory():
     zeros = np.zeros_like(cache)
 
     @tf.function(autograph=False)
-    @in_place()
+    @without_xla()
     def both(new, slots):
         first, second = (empty((tf.shape(new)[0], G, C, K), "float32") for _ in range(2))
         return write(first, new, slots), write(second, -new, (slots + 1) % C), empty((B, G, C, K), "float32")
@@ -59,7 +60,7 @@ def test_what_is_kept_is_not_overwritten():
     cache, new, slots = tensors(3)
 
     @tf.function(autograph=False)
-    @in_place()
+    @without_xla()
     def function(cache, new, slots):
         before = cache + 0.0
         after = write(before, new, slots, keep=True)
@@ -79,7 +80,7 @@ def test_in_a_loop_nothing_is_copied():
     _, new, slots = tensors(4)
 
     @tf.function(autograph=False)
-    @in_place()
+    @without_xla()
     def loop(new):
         first = empty((B, G, C, K), "float32")
         _, last = tf.while_loop(
