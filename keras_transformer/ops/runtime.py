@@ -1,4 +1,4 @@
-"""Whether what is traced now will run as a TensorFlow graph without XLA, which does well by other means than XLA does."""
+"""Whether what is traced now will run as a TensorFlow graph without XLA, where other ways are fast than under XLA."""
 
 import contextlib
 from collections.abc import Iterator
