@@ -52,7 +52,7 @@ class _KerasHubTokenizer(Tokenizer):
     def decode(self, ids):
         import tensorflow as tf
 
-        return tf.convert_to_tensor(self.tokenizer.detokenize(ids), tf.string)
+        return tf.convert_to_tensor(self.tokenizer.detokenize(ids.with_row_splits_dtype(tf.int64)), tf.string)
 
 
 def _check(tokenizer) -> None:
