@@ -1,6 +1,6 @@
 """How a cache is made and written: by a scatter, or in place where a TensorFlow graph runs without XLA.
 
-XLA performs a scatter in place, TensorFlow's own kernel copies the whole cache first: a quarter of a step at batch 32.
+XLA performs a scatter in place, TensorFlow's own kernel copies the whole cache first.
 Its in-place operations, `Empty` and `InplaceUpdate`, do not, but LiteRT and ONNX lack them, so they are used only where
 `without_xla` says so. A cache that was written to in place is no longer what it was, so nothing may read it after the
 write. A step of decoding does not: what it reads of a cache is what `write` returns, and the next write waits for the
