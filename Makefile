@@ -23,7 +23,7 @@ export MODEL
 JAX_TESTS := $(wildcard $(addprefix tests/,ops layers models decoding training))
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart browser-demo test test-jax test-slow test-browser lint format bench clean
+.PHONY: help quickstart lecture browser-demo test test-jax test-slow test-browser lint format bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -37,6 +37,12 @@ $(INSTALLED): setup.cfg pyproject.toml
 
 quickstart: $(INSTALLED) ## Train, evaluate and export a date translator, on real data (minutes)
 	@$(BIN)/python examples/translate_dates.py
+
+lecture: $(INSTALLED) ## Measure the claims of the lecture, one script after another (DATA=folder of the Multi30k data set)
+	@for script in examples/lecture/[a-z]_*.py; do \
+		echo "== $$script"; \
+		$(BIN)/python $$script $$(grep -q 'data=' $$script && echo "$(if $(DATA),--data $(DATA))") || exit 1; \
+	done
 
 # `ci` installs exactly what the lock file names, for the page and for its test.
 $(BROWSER)/node_modules: $(BROWSER)/package-lock.json

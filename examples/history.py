@@ -1,0 +1,316 @@
+"""From RNN to Transformer: the same sentences, German to English, for each system on the way.
+
+Each rung of the ladder is a functional model of this package, trained for ten epochs on the Multi30k data set and
+judged on its test set of 2016 by BLEU (sacreBLEU, on lower-cased tokens):
+
+    lstm         two LSTM layers, the source in one fixed state                   https://arxiv.org/abs/1409.3215
+    gru          a GRU, the source in one fixed context vector                    https://arxiv.org/abs/1406.1078
+    attention    a GRU that attends to the source at every step (additive)        https://arxiv.org/abs/1409.0473
+    transformer  attention alone, three layers                                    https://arxiv.org/abs/1706.03762
+
+Vocabularies are the tokens seen twice or more, a batch is 128 sentences, and what can be chosen (the epoch, the length
+penalty of the beams) is chosen on the validation set. Sizes and figures to compare with are those of
+https://github.com/bentrevett/pytorch-seq2seq, whose models have the same widths.
+
+    python examples/history.py --data DIR                      all rungs, one after another; continues where it stopped
+    python examples/history.py --data DIR --rung transformer   one of them
+    python examples/history.py --table                         the table and the plot, from what is there
+
+What it learns lies in --work, a folder for each rung, and can be deleted at any time; figures go to
+examples/results/history.json, a plot of BLEU by the length of the source to docs/history.png.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import sacrebleu
+from multi30k import read_multi30k
+from rich.console import Console
+from rich.table import Table
+
+import keras_transformer as kt
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from report import save_results
+
+PADDING, UNKNOWN, START, END = range(4)
+EPOCHS, BATCH, SEED = 10, 128, 0
+LONGEST = 60  # tokens of an answer
+LENGTHS = ((1, 7), (8, 9), (10, 11), (12, 13), (14, 16), (17, 20), (21, 100))  # of a source, in tokens
+PENALTIES = (0.0, 0.6, 1.0, 1.4)
+PUBLISHED = {  # parameters, BLEU
+    "lstm": (13_898_501, 13.76),
+    "gru": (14_219_781, 20.61),
+    "attention": (20_518_405, 28.30),
+    "transformer": (9_038_341, 36.52),
+}
+TITLES = {
+    "lstm": "LSTM, 2 layers",
+    "gru": "GRU, context vector",
+    "attention": "GRU with attention",
+    "transformer": "Transformer",
+}
+
+
+class Vocabulary:
+    """Words and their ids, in the order of their number of occurrences; words seen once are unknown."""
+
+    def __init__(self, sentences: list[str]):
+        counts = Counter(word for sentence in sentences for word in sentence.split())
+        self.words = ["<pad>", "<unk>", "<s>", "</s>", *(word for word, n in counts.most_common() if n > 1)]
+        self.ids = {word: i for i, word in enumerate(self.words)}
+
+    def encode(self, sentence: str) -> list[int]:
+        return [self.ids.get(word, UNKNOWN) for word in sentence.split()]
+
+    def decode(self, ids) -> str:
+        return " ".join(self.words[i] for i in ids if i not in (PADDING, START, END))
+
+
+class Pairs(keras.utils.PyDataset):
+    """Batches ((sources, targets), labels) of sentences of similar length, in an order drawn from (seed, epoch)."""
+
+    def __init__(self, sources: list[list[int]], targets: list[list[int]], seed: int, epoch: int = 0):
+        super().__init__()
+        self.sources, self.targets, self.seed = sources, targets, seed
+        self._draw(epoch)
+
+    def _draw(self, epoch: int) -> None:
+        self.epoch = epoch
+        random = np.random.default_rng((self.seed, epoch))
+        order = random.permutation(len(self.sources))
+        pools = [order[i : i + 50 * BATCH] for i in range(0, len(order), 50 * BATCH)]
+        pools = [sorted(pool, key=lambda i: (len(self.targets[i]), len(self.sources[i]))) for pool in pools]
+        self.batches = [pool[i : i + BATCH] for pool in pools for i in range(0, len(pool), BATCH)]
+        random.shuffle(self.batches)
+
+    def on_epoch_end(self):
+        self._draw(self.epoch + 1)
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        sources = padded([self.sources[i] for i in self.batches[index]])
+        targets = padded([self.targets[i] for i in self.batches[index]])
+        return (sources, targets[:, :-1]), targets[:, 1:]
+
+
+def padded(rows: list[list[int]]) -> np.ndarray:
+    """Ids (B, T), padded with 0."""
+    return keras.utils.pad_sequences(rows, padding="post", value=PADDING)
+
+
+def build_model(rung: str, source_size: int, target_size: int) -> keras.Model:
+    """The model of a rung, as wide as the one whose BLEU was published."""
+    if rung == "transformer":
+        return kt.models.transformer(
+            source_size,
+            target_size,
+            num_layers=3,
+            dim=256,
+            num_heads=8,
+            intermediate_dim=512,
+            dropout=0.2,
+            normalize_first=True,
+        )
+    options = {
+        "lstm": {"cell": "lstm", "num_layers": 2},
+        "gru": {"cell": "gru"},
+        "attention": {"cell": "gru", "attention": "additive"},
+    }[rung]
+    return kt.models.recurrent_seq2seq(source_size, target_size, dim=512, dropout=0.5, **options)
+
+
+def compile_model(model: keras.Model, rung: str, steps: int) -> None:
+    """Adam, with a learning rate that rises for an epoch and falls to nothing."""
+    peak = {"lstm": 2e-3, "gru": 2e-3, "attention": 1e-3, "transformer": 2e-3}[rung]
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, decay_steps=steps * (EPOCHS - 1), warmup_target=peak, warmup_steps=steps
+    )
+    optimizer = keras.optimizers.Adam(schedule, beta_2=0.98, clipnorm=1.0)
+    model.compile(optimizer, kt.training.SequenceCrossentropy(label_smoothing=0.1), metrics=[kt.training.Perplexity()])
+
+
+class Seconds(keras.callbacks.Callback):
+    """Notes what the training part of an epoch took."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.begin, self.training = time.perf_counter(), None
+
+    def on_test_begin(self, logs=None):
+        self.training = time.perf_counter() - self.begin
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["seconds"] = round(self.training, 1)
+
+
+def train(model: keras.Model, rung: str, data: dict, folder: Path) -> list[dict]:
+    """Ten epochs, those that `folder` has not seen yet; what each of them gave."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "epochs.csv"
+    done = len(log.read_text().splitlines()) - 1 if log.exists() else 0
+    batches = Pairs(*data["train"], SEED, epoch=max(0, done))
+    compile_model(model, rung, len(batches))
+    callbacks = [
+        Seconds(),
+        keras.callbacks.BackupAndRestore(folder / "newest", delete_checkpoint=False),
+        keras.callbacks.ModelCheckpoint(folder / "{epoch:02d}.weights.h5", save_weights_only=True),
+        keras.callbacks.CSVLogger(log, append=True),
+    ]
+    if done < EPOCHS:
+        validation = Pairs(*data["val"], SEED)
+        model.fit(batches, epochs=EPOCHS, validation_data=validation, shuffle=False, verbose=2, callbacks=callbacks)
+    names, *rows = (line.split(",") for line in log.read_text().splitlines())
+    return [dict(zip(names, map(float, row), strict=True)) for row in rows]
+
+
+def translate(model: keras.Model, strategy, sources: list[list[int]], vocabulary: Vocabulary) -> tuple[list[str], int]:
+    """Translations, and how many tokens they have, end tokens included."""
+    generator = kt.Generator(
+        model,
+        start_token=START,
+        end_token=END,
+        max_length=LONGEST,
+        strategy=strategy,
+        processors=[kt.ForbiddenTokens([UNKNOWN])],
+    )
+    order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
+    answers, count = [""] * len(sources), 0
+    for rows in (order[i : i + BATCH] for i in range(0, len(order), BATCH)):
+        result = generator(padded([sources[i] for i in rows]))
+        count += int((result["lengths"][:, 0] - 1).sum())
+        for i, tokens in zip(rows, result["tokens"][:, 0], strict=True):
+            answers[i] = vocabulary.decode(tokens)
+    return answers, count
+
+
+def bleu(answers: list[str], references: list[str]) -> float:
+    """BLEU of tokens as they are: both sides are tokenized and lower-cased already."""
+    return sacrebleu.corpus_bleu(answers, [references], tokenize="none", force=True).score
+
+
+def evaluate(model: keras.Model, data: dict, texts: dict, vocabulary: Vocabulary, console: Console) -> dict:
+    """BLEU, the length penalty chosen on validation; and how many tokens a second come out."""
+    validation = {}
+    for penalty in PENALTIES:
+        answers, _ = translate(model, kt.BeamSearch(5, length_penalty=penalty), data["val"][0], vocabulary)
+        validation[penalty] = bleu(answers, texts["val"][1])
+        console.print(f"  validation, length penalty {penalty}: {validation[penalty]:.2f}")
+    chosen = max(validation, key=validation.get)
+    figures = {"validation_bleu": {str(penalty): score for penalty, score in validation.items()}, "penalty": chosen}
+    sources, references = data["test_2016_flickr"][0], texts["test_2016_flickr"][1]
+    lengths = np.array([len(source) - 1 for source in sources])  # without the end
+    for name, strategy in (("greedy", kt.Greedy()), ("beam", kt.BeamSearch(5, length_penalty=chosen))):
+        translate(model, strategy, sources, vocabulary)  # compiles
+        begin = time.perf_counter()
+        answers, count = translate(model, strategy, sources, vocabulary)
+        seconds = time.perf_counter() - begin
+        by_length = {}
+        for low, high in LENGTHS:
+            rows = np.flatnonzero((lengths >= low) & (lengths <= high))
+            score = bleu([answers[i] for i in rows], [references[i] for i in rows])
+            by_length[f"{low}-{high}"] = {"sentences": len(rows), "mean_length": lengths[rows].mean(), "bleu": score}
+        figures[name] = {
+            "bleu": bleu(answers, references),
+            "tokens_per_second": count / seconds,
+            "bleu_by_source_length": by_length,
+        }
+        console.print(f"  test, {name}: {figures[name]['bleu']:.2f}")
+    figures["examples"] = [
+        {"source": texts["test_2016_flickr"][0][i], "reference": references[i], "answer": answers[i]} for i in range(5)
+    ]
+    return figures
+
+
+def run(rung: str, texts: dict, work: Path, console: Console) -> dict:
+    """Train and judge a rung."""
+    console.rule(TITLES[rung])
+    keras.utils.set_random_seed(SEED)
+    source_vocabulary, target_vocabulary = (Vocabulary(sentences) for sentences in texts["train"])
+    data = {
+        split: (
+            [[*source_vocabulary.encode(sentence), END] for sentence in sources],
+            [[START, *target_vocabulary.encode(sentence), END] for sentence in targets],
+        )
+        for split, (sources, targets) in texts.items()
+    }
+    model = build_model(rung, len(source_vocabulary.words), len(target_vocabulary.words))
+    console.print(f"{model.count_params():,} parameters; published: {PUBLISHED[rung][0]:,}")
+    epochs = train(model, rung, data, work / rung)
+    best = min(range(EPOCHS), key=lambda epoch: epochs[epoch]["val_loss"])
+    model.load_weights(work / rung / f"{best + 1:02d}.weights.h5")
+    return {
+        "parameters": model.count_params(),
+        "published_parameters": PUBLISHED[rung][0],
+        "published_bleu": PUBLISHED[rung][1],
+        "best_epoch": best + 1,
+        "seconds_per_epoch": float(np.median([epoch["seconds"] for epoch in epochs])),
+        "epochs": epochs,
+        **evaluate(model, data, texts, target_vocabulary, console),
+    }
+
+
+def show(figures: dict, plot: Path, console: Console) -> None:
+    """The table, and the plot of BLEU by the length of the source."""
+    from matplotlib.figure import Figure
+
+    table = Table(title="Multi30k, German to English, test 2016")
+    for column in ("", "parameters", "s an epoch", "BLEU greedy", "BLEU beam 5", "published", "tokens/s greedy"):
+        table.add_column(column, justify="right" if column else "left")
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for rung, one in figures.items():
+        table.add_row(
+            TITLES[rung],
+            f"{one['parameters']:,}",
+            f"{one['seconds_per_epoch']:.0f}",
+            f"{one['greedy']['bleu']:.2f}",
+            f"{one['beam']['bleu']:.2f}",
+            f"{one['published_bleu']:.2f}",
+            f"{one['greedy']['tokens_per_second']:,.0f}",
+        )
+        points = one["beam"]["bleu_by_source_length"].values()
+        axes.plot([p["mean_length"] for p in points], [p["bleu"] for p in points], marker="o", label=TITLES[rung])
+    axes.set(xlabel="tokens of the source", ylabel="BLEU", title="BLEU by the length of the source sentence")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    figure.savefig(plot, dpi=120)
+    console.print(table)
+    console.print(f"Written: {plot}")
+
+
+def main() -> None:
+    """Train what is left to train, and show where all rungs are."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="folder of the Multi30k data set; default: download it")
+    parser.add_argument("--rung", choices=list(TITLES), help="one of them; default: all")
+    parser.add_argument("--work", type=Path, default=Path("history"), help="folder for checkpoints")
+    parser.add_argument("--results", type=Path, default=Path("examples/results/history.json"))
+    parser.add_argument("--plot", type=Path, default=Path("docs/history.png"))
+    parser.add_argument("--table", action="store_true", help="show the results that are there, train nothing")
+    options = parser.parse_args()
+    console = Console()
+    found = json.loads(options.results.read_text())["rungs"] if options.results.exists() else {}
+    if not options.table:
+        texts = read_multi30k(options.data, ("de", "en"))
+        for rung in [options.rung] if options.rung else [rung for rung in TITLES if rung not in found]:
+            found[rung] = run(rung, texts, options.work, console)
+            rungs = {rung: found[rung] for rung in TITLES if rung in found}
+            save_results(options.results, "examples/history.py", {"seed": SEED, "epochs": EPOCHS, "rungs": rungs})
+    if not found:
+        raise SystemExit(f"There are no results in {options.results} yet; run without --table first.")
+    show({rung: found[rung] for rung in TITLES if rung in found}, options.plot, console)
+
+
+if __name__ == "__main__":
+    main()
