@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "examples")]  # report.py and multi30k.py
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for multi30k.py
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from report import save_results
 
+ROOT = Path(__file__).parents[2]
 SEED = 0
 
 
