@@ -14,6 +14,7 @@ https://github.com/bentrevett/pytorch-seq2seq, whose models have the same widths
 
     python examples/history.py --data DIR                      all rungs, one after another; continues where it stopped
     python examples/history.py --data DIR --rung transformer   one of them
+    python examples/history.py --data DIR --speed              seconds an epoch and tokens/s of each, on an idle machine
     python examples/history.py --table                         the table and the plot, from what is there
 
 What it learns lies in --work, a folder for each rung, and can be deleted at any time; figures go to
@@ -174,8 +175,8 @@ def train(model: keras.Model, rung: str, data: dict, folder: Path) -> list[dict]
     return [dict(zip(names, map(float, row), strict=True)) for row in rows]
 
 
-def translate(model: keras.Model, strategy, sources: list[list[int]], vocabulary: Vocabulary) -> tuple[list[str], int]:
-    """Translations, and how many tokens they have, end tokens included."""
+def translate(model: keras.Model, strategy, sources: list[list[int]], vocabulary: Vocabulary) -> list[str]:
+    """Translations, of sentences of similar length at a time."""
     generator = kt.Generator(
         model,
         start_token=START,
@@ -185,13 +186,12 @@ def translate(model: keras.Model, strategy, sources: list[list[int]], vocabulary
         processors=[kt.ForbiddenTokens([UNKNOWN])],
     )
     order = sorted(range(len(sources)), key=lambda i: len(sources[i]))
-    answers, count = [""] * len(sources), 0
+    answers = [""] * len(sources)
     for rows in (order[i : i + BATCH] for i in range(0, len(order), BATCH)):
         result = generator(padded([sources[i] for i in rows]))
-        count += int((result["lengths"][:, 0] - 1).sum())
         for i, tokens in zip(rows, result["tokens"][:, 0], strict=True):
             answers[i] = vocabulary.decode(tokens)
-    return answers, count
+    return answers
 
 
 def bleu(answers: list[str], references: list[str]) -> float:
@@ -200,10 +200,10 @@ def bleu(answers: list[str], references: list[str]) -> float:
 
 
 def evaluate(model: keras.Model, data: dict, texts: dict, vocabulary: Vocabulary, console: Console) -> dict:
-    """BLEU, the length penalty chosen on validation; and how many tokens a second come out."""
+    """BLEU on the test set, the length penalty chosen on validation."""
     validation = {}
     for penalty in PENALTIES:
-        answers, _ = translate(model, kt.BeamSearch(5, length_penalty=penalty), data["val"][0], vocabulary)
+        answers = translate(model, kt.BeamSearch(5, length_penalty=penalty), data["val"][0], vocabulary)
         validation[penalty] = bleu(answers, texts["val"][1])
         console.print(f"  validation, length penalty {penalty}: {validation[penalty]:.2f}")
     chosen = max(validation, key=validation.get)
@@ -211,10 +211,7 @@ def evaluate(model: keras.Model, data: dict, texts: dict, vocabulary: Vocabulary
     sources, references = data["test_2016_flickr"][0], texts["test_2016_flickr"][1]
     lengths = np.array([len(source) - 1 for source in sources])  # without the end
     for name, strategy in (("greedy", kt.Greedy()), ("beam", kt.BeamSearch(5, length_penalty=chosen))):
-        translate(model, strategy, sources, vocabulary)  # compiles
-        begin = time.perf_counter()
-        answers, count = translate(model, strategy, sources, vocabulary)
-        seconds = time.perf_counter() - begin
+        answers = translate(model, strategy, sources, vocabulary)
         by_length = {}
         for low, high in LENGTHS:
             rows = np.flatnonzero((lengths >= low) & (lengths <= high))
@@ -222,7 +219,6 @@ def evaluate(model: keras.Model, data: dict, texts: dict, vocabulary: Vocabulary
             by_length[f"{low}-{high}"] = {"sentences": len(rows), "mean_length": lengths[rows].mean(), "bleu": score}
         figures[name] = {
             "bleu": bleu(answers, references),
-            "tokens_per_second": count / seconds,
             "bleu_by_source_length": by_length,
         }
         console.print(f"  test, {name}: {figures[name]['bleu']:.2f}")
@@ -232,11 +228,9 @@ def evaluate(model: keras.Model, data: dict, texts: dict, vocabulary: Vocabulary
     return figures
 
 
-def run(rung: str, texts: dict, work: Path, console: Console) -> dict:
-    """Train and judge a rung."""
-    console.rule(TITLES[rung])
-    keras.utils.set_random_seed(SEED)
-    source_vocabulary, target_vocabulary = (Vocabulary(sentences) for sentences in texts["train"])
+def prepare(texts: dict) -> tuple[list[Vocabulary], dict]:
+    """The vocabularies of source and target, and the ids of each split."""
+    source_vocabulary, target_vocabulary = vocabularies = [Vocabulary(sentences) for sentences in texts["train"]]
     data = {
         split: (
             [[*source_vocabulary.encode(sentence), END] for sentence in sources],
@@ -244,6 +238,40 @@ def run(rung: str, texts: dict, work: Path, console: Console) -> dict:
         )
         for split, (sources, targets) in texts.items()
     }
+    return vocabularies, data
+
+
+def measure_speed(rung: str, texts: dict, console: Console) -> dict:
+    """Seconds an epoch and tokens a second, of a model with random weights that ends no sentence of its own accord."""
+    vocabularies, data = prepare(texts)
+    model = build_model(rung, *(len(vocabulary.words) for vocabulary in vocabularies))
+    batches = Pairs(*data["train"], SEED)
+    compile_model(model, rung, len(batches))
+    sample = [batches[i] for i in range(0, len(batches), 5)]  # in a random order, so of all lengths
+    model.train_on_batch(*sample[0])
+    begin = time.perf_counter()
+    for inputs, labels in sample[1:]:
+        model.train_on_batch(inputs, labels)
+    seconds = (time.perf_counter() - begin) * len(batches) / (len(sample) - 1)
+    forbidden = [UNKNOWN, END]
+    generator = kt.Generator(
+        model, start_token=START, end_token=END, max_length=21, processors=[kt.ForbiddenTokens(forbidden)]
+    )
+    sources = padded(sorted(data["test_2016_flickr"][0], key=len)[500 - BATCH // 2 : 500 + BATCH // 2])
+    generator(sources)  # compiles
+    begin = time.perf_counter()
+    for _ in range(5):
+        generator(sources)
+    tokens = 5 * BATCH * 20 / (time.perf_counter() - begin)
+    console.print(f"{TITLES[rung]}: {seconds:.0f} s an epoch, {tokens:,.0f} tokens/s")
+    return {"seconds_per_epoch": seconds, "tokens_per_second": tokens}
+
+
+def run(rung: str, texts: dict, work: Path, console: Console) -> dict:
+    """Train and judge a rung."""
+    console.rule(TITLES[rung])
+    keras.utils.set_random_seed(SEED)
+    (source_vocabulary, target_vocabulary), data = prepare(texts)
     model = build_model(rung, len(source_vocabulary.words), len(target_vocabulary.words))
     console.print(f"{model.count_params():,} parameters; published: {PUBLISHED[rung][0]:,}")
     epochs = train(model, rung, data, work / rung)
@@ -254,7 +282,6 @@ def run(rung: str, texts: dict, work: Path, console: Console) -> dict:
         "published_parameters": PUBLISHED[rung][0],
         "published_bleu": PUBLISHED[rung][1],
         "best_epoch": best + 1,
-        "seconds_per_epoch": float(np.median([epoch["seconds"] for epoch in epochs])),
         "epochs": epochs,
         **evaluate(model, data, texts, target_vocabulary, console),
     }
@@ -265,7 +292,7 @@ def show(figures: dict, plot: Path, console: Console) -> None:
     from matplotlib.figure import Figure
 
     table = Table(title="Multi30k, German to English, test 2016")
-    for column in ("", "parameters", "s an epoch", "BLEU greedy", "BLEU beam 5", "published", "tokens/s greedy"):
+    for column in ("", "parameters", "s an epoch", "BLEU greedy", "BLEU beam 5", "published", "tokens/s"):
         table.add_column(column, justify="right" if column else "left")
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -273,11 +300,11 @@ def show(figures: dict, plot: Path, console: Console) -> None:
         table.add_row(
             TITLES[rung],
             f"{one['parameters']:,}",
-            f"{one['seconds_per_epoch']:.0f}",
+            f"{one['speed']['seconds_per_epoch']:.0f}" if "speed" in one else "",
             f"{one['greedy']['bleu']:.2f}",
             f"{one['beam']['bleu']:.2f}",
             f"{one['published_bleu']:.2f}",
-            f"{one['greedy']['tokens_per_second']:,.0f}",
+            f"{one['speed']['tokens_per_second']:,.0f}" if "speed" in one else "",
         )
         points = one["beam"]["bleu_by_source_length"].values()
         axes.plot([p["mean_length"] for p in points], [p["bleu"] for p in points], marker="o", label=TITLES[rung])
@@ -297,14 +324,19 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("history"), help="folder for checkpoints")
     parser.add_argument("--results", type=Path, default=Path("examples/results/history.json"))
     parser.add_argument("--plot", type=Path, default=Path("docs/history.png"))
+    parser.add_argument("--speed", action="store_true", help="measure how fast each rung is, train nothing")
     parser.add_argument("--table", action="store_true", help="show the results that are there, train nothing")
     options = parser.parse_args()
     console = Console()
     found = json.loads(options.results.read_text())["rungs"] if options.results.exists() else {}
     if not options.table:
         texts = read_multi30k(options.data, ("de", "en"))
-        for rung in [options.rung] if options.rung else [rung for rung in TITLES if rung not in found]:
-            found[rung] = run(rung, texts, options.work, console)
+        done = set(found) if not options.speed else set(TITLES) - set(found)
+        for rung in [options.rung] if options.rung else [rung for rung in TITLES if rung not in done]:
+            if options.speed:
+                found[rung] = {**found[rung], "speed": measure_speed(rung, texts, console)}
+            else:
+                found[rung] = run(rung, texts, options.work, console)
             rungs = {rung: found[rung] for rung in TITLES if rung in found}
             save_results(options.results, "examples/history.py", {"seed": SEED, "epochs": EPOCHS, "rungs": rungs})
     if not found:

@@ -185,16 +185,17 @@ class Decoder:
         size = self.vocabulary_size
         ids = ops.arange(size, dtype="int32")
         forbidden = ops.cast(FORBIDDEN, "float32")
+        not_padding = ops.where(ids == 0, forbidden, 0.0)  # (V,), to be added: a pass over (..., V) less than to select
         if self.processors:
             shape = ops.shape(log_probabilities)
             log_probabilities = ops.reshape(log_probabilities, (-1, size))
             histories, lengths = ops.reshape(histories, (-1, self.max_length)), ops.reshape(lengths, (-1,))
             for processor in self.processors:
                 log_probabilities = processor(log_probabilities, histories, lengths)
-            log_probabilities = ops.where(ids == 0, forbidden, ops.reshape(log_probabilities, shape))
+            log_probabilities = ops.reshape(log_probabilities, shape) + not_padding
             stuck = ops.max(log_probabilities, axis=-1, keepdims=True) <= forbidden / 2
-            log_probabilities = ops.where(ops.logical_and(stuck, ids == self.end_token), 0.0, log_probabilities)
-        return ops.where(ids == 0, forbidden, log_probabilities)
+            return ops.where(ops.logical_and(stuck, ids == self.end_token), 0.0, log_probabilities)
+        return log_probabilities + not_padding
 
     # Without a cache the state is the tokens themselves, one row of L for each beam.
 

@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_transformer.decoding.decoder import Decoder
 from keras_transformer.ops.attention import FORBIDDEN
+from keras_transformer.ops.runtime import is_without_xla
 
 
 class Strategy:
@@ -156,9 +157,14 @@ def argmax(x):
     """Index of the first largest element along the last axis, int32.
 
     Written with max, comparison and min, which every runtime has and which agree on ties: `ops.argmax` of floats
-    has no builtin LiteRT op, and `ops.top_k` sorts (benchmarks/decoding_choices.py).
+    has no builtin LiteRT op, and `ops.top_k` sorts (benchmarks/decoding_choices.py). TensorFlow's own operation, which
+    is one pass, is taken where neither XLA nor LiteRT will run it.
     """
     x = ops.convert_to_tensor(x)
+    if is_without_xla():
+        import tensorflow as tf
+
+        return tf.argmax(x, axis=-1, output_type="int32")
     size = x.shape[-1]
     largest = ops.max(x, axis=-1, keepdims=True)
     indices = ops.where(x >= largest, ops.arange(size, dtype="int32"), size)

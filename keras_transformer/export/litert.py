@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_transformer.decoding import Generator
 from keras_transformer.export.agreement import agreement, check_generated, check_outputs, python_answers
+from keras_transformer.export.archive import write_archive
 from keras_transformer.export.files import replacing
 from keras_transformer.export.metadata import metadata_files
 from keras_transformer.export.quantization import (
@@ -170,14 +171,8 @@ def _convert(parts: list, signatures: dict[str, Signature], quantize: str | None
 
     with tempfile.TemporaryDirectory() as folder:
         model, *_ = parts
-        archive = keras.export.ExportArchive()
-        for part in parts:
-            archive.track(part)
         with int8_tables(model, quantize):
-            for name, signature in signatures.items():
-                specifications = [tf.TensorSpec(shape, dtype, name=key) for key, shape, dtype in signature.inputs]
-                archive.add_endpoint(name, signature.function, specifications)
-            archive.write_out(folder, verbose=False)
+            write_archive(folder, signatures, parts)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(signatures))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         converter.allow_custom_ops = strings

@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_transformer.decoding import Generator
 from keras_transformer.export.agreement import check_generated, check_outputs, python_answers
+from keras_transformer.export.archive import write_archive
 from keras_transformer.export.files import replacing
 from keras_transformer.export.metadata import metadata_files
 from keras_transformer.export.report import ExportReport, size_of, specification
@@ -101,19 +102,8 @@ def saved_model(
     signatures = _signatures(generator_or_model, ids, source_tokenizer, target_tokenizer, max_source_length, xla)
 
     with replacing(path, overwrite=overwrite) as new:
-        archive = keras.export.ExportArchive()
-        for part in (model, source_tokenizer, target_tokenizer):
-            if part is None:
-                continue
-            if not getattr(part, "built", True):  # Keras tracks layers that have been called only
-                part(tf.constant(["a"]))
-            archive.track(part)
-        if is_generator and generator_or_model.strategy.variables:
-            archive.track(generator_or_model.strategy.draft)
-        for name, signature in signatures.items():
-            specifications = [tf.TensorSpec(shape, dtype, name=key) for key, shape, dtype in signature.inputs]
-            archive.add_endpoint(name, signature.function, specifications)
-        archive.write_out(str(new), verbose=False)
+        parts = [part for part in (model, source_tokenizer, target_tokenizer) if part is not None]
+        write_archive(str(new), signatures, parts)
         (new / EXTRA).mkdir()
         for name, content in metadata_files(generator_or_model, source_tokenizer, target_tokenizer).items():
             (new / EXTRA / name).write_bytes(content)

@@ -158,6 +158,13 @@ def test_encode_gives_what_the_decoder_reads(folder, encoder_decoder):
     np.testing.assert_array_equal(outputs["memory_mask"], SOURCES != 0)
 
 
+def test_each_weight_is_saved_once(folder, encoder_decoder):
+    shapes = tf.train.load_checkpoint(str(folder / "encoder_decoder/variables/variables")).get_variable_to_shape_map()
+    matrices = sorted(tuple(shape) for shape in shapes.values() if len(shape) > 1)
+    weights = [weight for weight in encoder_decoder.model.trainable_variables if len(weight.shape) > 1]
+    assert matrices == sorted(tuple(weight.shape) for weight in weights)
+
+
 def test_a_seed_for_each_call_and_a_signature_for_xla(encoder_decoder, tmp_path, capsys):
     def sampling(seed):
         options = {"max_length": 9, "end_token": 3, "start_token": 2}
