@@ -3,9 +3,9 @@
     MultiHead(X) = Concat(head_1, ..., head_H) W_O,  head_h = Attention(X W_Q,h, X W_K,h, X W_V,h)
     ("Attention Is All You Need", section 3.2.2, https://arxiv.org/abs/1706.03762)
 
-The task needs eight relations at once: each position has to name the tokens 1 to 4 places before and behind it, from one
-attention layer and a linear output. The layer is always 512 wide with the same number of weights; only the number of
-heads that share the width differs, from one head of 512 to eight of 64. What is reported is the accuracy on fresh
+The task needs eight relations at once: each position has to name the tokens 1 to 4 places before and behind it, from
+one attention layer and a linear output. The layer is always 512 wide with the same number of weights; only the number
+of heads that share the width differs, from one head of 512 to eight of 64. What is reported is the accuracy on fresh
 sequences, the mean of three seeds.
 
     python examples/lecture/g_heads.py
@@ -13,8 +13,8 @@ sequences, the mean of three seeds.
 
 import keras
 import numpy as np
+import page
 from matplotlib.figure import Figure
-from page import arguments, table, write
 
 import keras_transformer as kt
 
@@ -55,19 +55,19 @@ def train(heads: int, seed: int) -> tuple[keras.Model, list[float], float]:
 
 def main() -> None:
     """Train each number of heads with each seed, and compare."""
-    options = arguments(__doc__)
+    options = page.arguments(__doc__)
     runs = {heads: [train(heads, seed) for seed in SEEDS] for heads in HEADS}
     weights = {heads: runs[heads][0][0].get_layer("attention").count_params() for heads in HEADS}
     accuracy = {heads: [round(float(run[2]), 4) for run in runs[heads]] for heads in HEADS}
     means = {heads: round(float(np.mean(accuracy[heads])), 4) for heads in HEADS}
     loss = {heads: round(float(np.mean([run[1][-1] for run in runs[heads]])), 4) for heads in HEADS}
-    table(
+    page.table(
         f"{len(OFFSETS)} relations from one attention layer of width {DIM}, after {STEPS} steps",
         ["heads", "width of a head", "weights of the layer", "loss", "accuracy", "by seed"],
         [[h, DIM // h, f"{weights[h]:,}", loss[h], f"{means[h]:.1%}", accuracy[h]] for h in HEADS],
     )
 
-    figure = Figure(figsize=(14, 6.5), layout="constrained")
+    figure = Figure(figsize=(14, 5), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1, 2))
     axes = left.subplots()
     axes.bar([str(h) for h in HEADS], [means[h] for h in HEADS])
@@ -81,7 +81,7 @@ def main() -> None:
             axes.imshow(scores, vmin=0, vmax=1)
             axes.set(title="the only head" if heads == 1 else f"head {number} of 8", xticks=[], yticks=[])
     next(panels).axis("off")
-    write(
+    page.write(
         options,
         __file__,
         "One head averages all relations into one and misses some; eight heads of 64 keep them apart.",

@@ -13,8 +13,8 @@ Then the mean of the outputs is compared for two sentences of the same words tha
 
 import keras
 import numpy as np
+import page
 from matplotlib.figure import Figure
-from page import SEED, arguments, table, write
 
 import keras_transformer as kt
 
@@ -25,7 +25,7 @@ ENCODERS = ("without positions", "with positions")
 
 def build_encoder(size: int, positions: bool) -> keras.Model:
     """A stack of encoder layers, whose weights do not depend on whether positions are added."""
-    keras.utils.set_random_seed(SEED)
+    keras.utils.set_random_seed(page.SEED)
     tokens = keras.Input((None,), dtype="int32")
     x = kt.TokenEmbedding(size, DIM, scale=True)(tokens)
     if positions:
@@ -42,10 +42,10 @@ def encode(encoder: keras.Model, tokens: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     """Shuffle, compare, and draw the sinusoids."""
-    options = arguments(__doc__)
+    options = page.arguments(__doc__)
     words = sorted({word for sentence in SENTENCES for word in sentence.split()})
     first, second = (np.array([[1 + words.index(word) for word in text.split()]]) for text in SENTENCES)
-    random = np.random.default_rng(SEED)
+    random = np.random.default_rng(page.SEED)
     sentence, order = random.integers(1, 101, (1, 19)), random.permutation(19)
 
     shuffled, means = {}, {}
@@ -55,7 +55,7 @@ def main() -> None:
         shuffled[name] = float(f"{np.abs(difference).max():.2e}")
         difference = encode(encoder, first).mean(axis=0) - encode(encoder, second).mean(axis=0)
         means[name] = float(f"{np.abs(difference).max():.2e}")
-    table(
+    page.table(
         "Largest differences in float32 (outputs are of size 1)",
         ["encoder", "shuffled sentence", " / ".join(SENTENCES)],
         [[name, shuffled[name], means[name]] for name in ENCODERS],
@@ -76,7 +76,7 @@ def main() -> None:
     right.set(yscale="log", title="largest |f(Px) - P f(x)|")
 
     without, having = ENCODERS
-    write(
+    page.write(
         options,
         __file__,
         "Without positional encoding the order of the words is unknown; with it, it is known.",

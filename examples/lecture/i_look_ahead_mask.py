@@ -13,10 +13,10 @@ training, with the whole text before them, and as in generation, with the words 
 
 import keras
 import numpy as np
+import page
 import tensorflow as tf
 from matplotlib.figure import Figure
 from multi30k import read_multi30k
-from page import SEED, arguments, table, write
 
 import keras_transformer as kt
 
@@ -28,8 +28,8 @@ PROMPTS = ("a man", "two dogs", "a little girl in")
 
 def leaks() -> dict[str, np.ndarray]:
     """The norm of d output_t / d input_s, (T, T), of two layers with the same weights in both stacks."""
-    keras.utils.set_random_seed(SEED)
-    x = tf.random.stateless_normal((1, 12, 32), (SEED, 1))
+    keras.utils.set_random_seed(page.SEED)
+    x = tf.random.stateless_normal((1, 12, 32), (page.SEED, 1))
     norms, weights = {}, None
     for name, layer in LAYER.items():
         vectors = keras.Input((None, 32))
@@ -58,15 +58,17 @@ def read(folder) -> tuple[list[str], dict[str, np.ndarray]]:
 
 def train(layer, size: int, rows: np.ndarray) -> tuple[keras.Model, list[float]]:
     """A language model of such layers, and its loss on the way."""
-    keras.utils.set_random_seed(SEED)
+    keras.utils.set_random_seed(page.SEED)
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     embedding = kt.TokenEmbedding(size, DIM, scale=True)
     x = kt.PositionalEncoding()(embedding(tokens))
     for _ in range(LAYERS):
         x = layer(HEADS, 4 * DIM)(x)
     model = keras.Model(tokens, embedding(x, reverse=True), name="language_model")
-    model.compile(keras.optimizers.Adam(1e-3), kt.training.SequenceCrossentropy(), metrics=[kt.training.TokenAccuracy()])
-    parts, order = [], np.random.default_rng(SEED).permutation(len(rows))
+    model.compile(
+        keras.optimizers.Adam(1e-3), kt.training.SequenceCrossentropy(), metrics=[kt.training.TokenAccuracy()]
+    )
+    parts, order = [], np.random.default_rng(page.SEED).permutation(len(rows))
     for part in np.split(rows[order[: STEPS * BATCH]], range(50 * BATCH, STEPS * BATCH, 50 * BATCH)):
         parts.append(model.fit(part[:, :-1], part[:, 1:], batch_size=BATCH, verbose=0).history["loss"][0])
     return model, parts
@@ -96,7 +98,7 @@ def continue_text(model: keras.Model, prompt: list[int]) -> list[int]:
 
 def main() -> None:
     """Differentiate, train, judge, generate."""
-    options = arguments(__doc__, data="folder of the Multi30k data set; downloaded if not given")
+    options = page.arguments(__doc__, data="folder of the Multi30k data set; downloaded if not given")
     norms = leaks()
     future = {name: float(np.triu(norm, 1).max()) for name, norm in norms.items()}
     vocabulary, rows = read(options.data)
@@ -114,11 +116,16 @@ def main() -> None:
                 assert result["tokens"][0, 0, : result["lengths"][0, 0]].tolist() == answer
         except ValueError as error:
             refusal = str(error)
-    table(
+    page.table(
         "Next word: loss and accuracy on other captions",
         ["", "largest gradient by a later token", *results["with mask"], "continuations"],
         [
-            [name, f"{future[name]:.3g}", *(f"{loss:.3f}, {share:.1%}" for loss, share in result.values()), texts[name][0]]
+            [
+                name,
+                f"{future[name]:.3g}",
+                *(f"{loss:.3f}, {share:.1%}" for loss, share in result.values()),
+                texts[name][0],
+            ]
             for name, result in results.items()
         ],
     )
@@ -136,7 +143,7 @@ def main() -> None:
     axes.set(xlabel="step", ylabel="loss", ylim=(0, None))
     axes.legend()
     blind, sighted = results["without mask"]["words so far"], results["with mask"]["words so far"]
-    write(
+    page.write(
         options,
         __file__,
         "The look-ahead mask hides future tokens, and a model trained without it cannot generate.",
