@@ -65,11 +65,11 @@ def train(layer, size: int, rows: np.ndarray) -> tuple[keras.Model, list[float]]
     for _ in range(LAYERS):
         x = layer(HEADS, 4 * DIM)(x)
     model = keras.Model(tokens, embedding(x, reverse=True), name="language_model")
-    model.compile(
-        keras.optimizers.Adam(1e-3), kt.training.SequenceCrossentropy(), metrics=[kt.training.TokenAccuracy()]
-    )
-    parts, order = [], np.random.default_rng(page.SEED).permutation(len(rows))
-    for part in np.split(rows[order[: STEPS * BATCH]], range(50 * BATCH, STEPS * BATCH, 50 * BATCH)):
+    model.compile(keras.optimizers.Adam(1e-3), kt.training.SequenceCrossentropy())
+    random = np.random.default_rng(page.SEED)
+    order = np.concatenate([random.permutation(len(rows)) for _ in range(1 + STEPS * BATCH // len(rows))])
+    parts = []
+    for part in rows[order[: STEPS * BATCH]].reshape(STEPS // 50, 50 * BATCH, LENGTH + 1):
         parts.append(model.fit(part[:, :-1], part[:, 1:], batch_size=BATCH, verbose=0).history["loss"][0])
     return model, parts
 
@@ -110,7 +110,7 @@ def main() -> None:
         answers = [continue_text(model, prompt) for prompt in prompts]
         texts[name] = [" ".join(vocabulary[i] for i in answer if i not in (START, END)) for answer in answers]
         try:
-            generator = kt.Generator(model, max_length=LENGTH, end_token=END, jit_compile=False)
+            generator = kt.Generator(model, max_length=LENGTH, end_token=END, cache=False, jit_compile=False)
             for prompt, answer in zip(prompts, answers, strict=True):
                 result = generator(np.array([prompt]))
                 assert result["tokens"][0, 0, : result["lengths"][0, 0]].tolist() == answer
@@ -118,14 +118,9 @@ def main() -> None:
             refusal = str(error)
     page.table(
         "Next word: loss and accuracy on other captions",
-        ["", "largest gradient by a later token", *results["with mask"], "continuations"],
+        ["", "largest gradient by a later token", *results["with mask"]],
         [
-            [
-                name,
-                f"{future[name]:.3g}",
-                *(f"{loss:.3f}, {share:.1%}" for loss, share in result.values()),
-                texts[name][0],
-            ]
+            [name, f"{future[name]:.3g}", *(f"{loss:.3f}, {share:.1%}" for loss, share in result.values())]
             for name, result in results.items()
         ],
     )
