@@ -67,7 +67,7 @@ def main() -> None:
         [[h, DIM // h, f"{weights[h]:,}", loss[h], f"{means[h]:.1%}", accuracy[h]] for h in HEADS],
     )
 
-    figure = Figure(figsize=(14, 5), layout="constrained")
+    figure = Figure(figsize=(14, 6.5), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1, 2))
     axes = left.subplots()
     axes.bar([str(h) for h in HEADS], [means[h] for h in HEADS])
