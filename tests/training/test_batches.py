@@ -58,8 +58,8 @@ def test_every_example_once_an_epoch(size, shuffle):
 
 
 def test_batches_keep_to_the_budget_and_to_few_shapes():
-    batches = TokenBatches(PAIRS, tokens_per_batch=131, boundaries=[5, 11, 17, 31, 61])
-    assert batches.shapes == [(26, 5), (11, 11), (7, 17), (4, 31)]
+    batches = TokenBatches(PAIRS, tokens_per_batch=131, boundaries=[13, 23, 31, 61])
+    assert batches.shapes == [(10, 13), (5, 23), (4, 31)]
     for (source, target), labels in epoch_of(batches):
         assert source.shape == target.shape == labels.shape
         assert source.shape in batches.shapes
@@ -145,7 +145,7 @@ def test_dataset_starts_at_any_step_and_ends_after_epochs():
 def test_training_continues_exactly():
     pytest.importorskip("tensorflow")
     sequences = [[2, *target[1:]] for _, target in PAIRS]
-    batches = TokenBatches(sequences, tokens_per_batch=256, vocabulary_size=VOCABULARY)
+    batches = TokenBatches(sequences, batch_size=31, boundaries=[32], vocabulary_size=VOCABULARY)
 
     def make_model():
         keras.utils.set_random_seed(1)

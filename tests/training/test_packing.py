@@ -141,8 +141,7 @@ def language_model(kind):
     tokens, segments, positions = inputs = [keras.Input((None,), dtype="int32") for _ in range(3)]
     embedding, added, position = kt.TokenEmbedding(VOCABULARY, DIM), encoding(kind), POSITIONS[kind]
     x = embedding(tokens) if added is None else added()(embedding(tokens), positions=positions)
-    for _ in range(2):
-        x = kt.DecoderLayer(HEADS, INNER, position=position and position())(x, segment_ids=segments)
+    x = kt.DecoderLayer(HEADS, INNER, position=position and position())(x, segment_ids=segments)
     return keras.Model(inputs, embedding(x, reverse=True))
 
 
@@ -171,7 +170,7 @@ def loss_and_gradients(model, inputs, labels):
             outputs, _ = model.stateless_call(weights, [x.value for x in model.non_trainable_variables], inputs)
             return loss(labels, outputs)
 
-        return jax.value_and_grad(value)([x.value for x in model.trainable_variables])
+        return jax.jit(jax.value_and_grad(value))([x.value for x in model.trainable_variables])
     import tensorflow as tf
 
     with tf.GradientTape() as tape:
