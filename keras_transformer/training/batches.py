@@ -129,6 +129,8 @@ class TokenBatches(Batches):
             `tokenizers`, a sequence of texts or of pairs of them, as `read_texts` and `read_pairs` return it.
         tokens_per_batch: The most positions that a batch has on one side, padding included.
         batch_size: Rows of each batch, in place of `tokens_per_batch`.
+        batch_size_multiple: What divides the number of rows that `tokens_per_batch` gives, such as the number of
+            replicas that a batch is dealt out to.
         boundaries: The lengths to pad to, increasing. Default: 4, 8, 12, 16, 20, and then each a quarter longer.
         max_length: Longer examples are left out, counted in `too_long`, with a warning; for pairs one number for both
             sides or one for each. A target, as a single sequence, counts without its last id.
@@ -171,6 +173,7 @@ class TokenBatches(Batches):
         *,
         tokens_per_batch: int | None = None,
         batch_size: int | None = None,
+        batch_size_multiple: int = 1,
         boundaries: Sequence[int] | None = None,
         max_length: int | tuple[int, int] | None = None,
         tokenizers: Callable | tuple[Callable, Callable] | None = None,
@@ -185,7 +188,7 @@ class TokenBatches(Batches):
                 f"Received: tokens_per_batch={tokens_per_batch}, batch_size={batch_size}"
             )
         if batch_size is None:
-            check_size("TokenBatches", tokens_per_batch=tokens_per_batch)
+            check_size("TokenBatches", tokens_per_batch=tokens_per_batch, batch_size_multiple=batch_size_multiple)
         else:
             check_size("TokenBatches", batch_size=batch_size)
         super().__init__(
@@ -200,12 +203,16 @@ class TokenBatches(Batches):
         lengths = self._examples.lengths.max(axis=1)
         longest = int(lengths.max())
         boundaries = _boundaries(longest) if boundaries is None else _checked_boundaries(boundaries, longest)
-        if tokens_per_batch is not None and tokens_per_batch < boundaries[-1]:
+        sizes = [
+            batch_size or tokens_per_batch // (boundary * batch_size_multiple) * batch_size_multiple
+            for boundary in boundaries
+        ]
+        if not sizes[-1]:
             raise ValueError(
-                f"TokenBatches: tokens_per_batch={tokens_per_batch} has no room for the longest sequence, of {longest} "
-                f"positions, padded to {boundaries[-1]}. Make it larger, or leave out long ones with max_length."
+                f"TokenBatches: tokens_per_batch={tokens_per_batch} has no room for {batch_size_multiple} x the longest "
+                f"sequence, of {longest} positions, padded to {boundaries[-1]}. Make it larger, or leave out long ones "
+                "with max_length."
             )
-        sizes = [batch_size or tokens_per_batch // boundary for boundary in boundaries]
         self._rows = list(zip(sizes, boundaries, strict=True))
         self._bucket = np.searchsorted(boundaries, lengths)
         first = self._epoch(0)

@@ -67,6 +67,13 @@ def test_batches_keep_to_the_budget_and_to_few_shapes():
         assert longest <= source.shape[1]
 
 
+def test_rows_that_replicas_can_share():
+    batches = TokenBatches(PAIRS, tokens_per_batch=131, batch_size_multiple=3, boundaries=[13, 23, 31])
+    assert batches.shapes == [(9, 13), (3, 23), (3, 31)]
+    held = [pair for batch in epoch_of(batches) for pair in pairs_of(batch)]
+    assert sorted(held, key=lambda pair: pair[1][0]) == PAIRS
+
+
 def test_report_counts_what_the_batches_hold():
     batches = TokenBatches(PAIRS, tokens_per_batch=131)
     arrays = [array for inputs, _ in epoch_of(batches) for array in inputs]
@@ -250,7 +257,9 @@ def test_unequal_numbers_of_lines_and_wrong_columns(tmp_path):
         ([[2, 3]], {"batch_size": 7}, "either tokens_per_batch or batch_size"),
         ([[2, 3]], {"tokens_per_batch": None}, "either tokens_per_batch or batch_size"),
         ([[2, 3]], {"tokens_per_batch": 1.5}, "positive integer as tokens_per_batch"),
-        ([[2] * 48], {}, "tokens_per_batch=47 has no room for the longest sequence, of 47"),
+        ([[2] * 48], {}, "tokens_per_batch=47 has no room for 1 x the longest sequence, of 47"),
+        ([[2] * 24], {"batch_size_multiple": 2}, "no room for 2 x the longest sequence, of 23 positions, padded to 28"),
+        ([[2, 3]], {"batch_size_multiple": 0}, "positive integer as batch_size_multiple"),
         ([[2] * 12], {"boundaries": [4, 10]}, "boundaries end at 10, the longest sequence has 11"),
         ([[2] * 12], {"boundaries": [16, 8]}, "boundaries that increase"),
         ([[2] * 12], {"boundaries": []}, "boundaries that increase"),
