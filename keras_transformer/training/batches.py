@@ -210,8 +210,8 @@ class TokenBatches(Batches):
         if not sizes[-1]:
             raise ValueError(
                 f"TokenBatches: tokens_per_batch={tokens_per_batch} has no room for {batch_size_multiple} x the "
-                f"longest sequence, of {longest} positions, padded to {boundaries[-1]}. Make it larger, or leave out long "
-                "ones with max_length."
+                f"longest sequence, of {longest} positions, padded to {boundaries[-1]}. Make it larger, or leave out "
+                "long ones with max_length."
             )
         self._rows = list(zip(sizes, boundaries, strict=True))
         self._bucket = np.searchsorted(boundaries, lengths)
