@@ -83,10 +83,11 @@ format: $(INSTALLED) ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff check --quiet --fix $(SOURCES)
 	@$(BIN)/ruff format --quiet $(SOURCES)
 
-bench: $(INSTALLED) ## Run the benchmarks: training and generation against other libraries, and what ours is made of
+bench: $(INSTALLED) ## Run the benchmarks: training and generation against other libraries, and what ours is made of (DATA=folder of the Multi30k data set)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
 	@$(BIN)/python benchmarks/train_step.py
 	@$(BIN)/python benchmarks/training_choices.py
+	@$(BIN)/python benchmarks/batching.py $(if $(DATA),--data $(DATA))
 	@$(BIN)/python benchmarks/decoding_choices.py
 	@$(BIN)/python benchmarks/decode.py
 	@$(BIN)/python benchmarks/deploy.py

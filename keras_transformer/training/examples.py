@@ -1,0 +1,180 @@
+"""What batches are made of: sequences of ids, single or in pairs, checked once and then taken by number.
+
+A side is what one input of the model sees: of a source all ids, of a target, and of a single sequence, all but the
+last. The labels are all but the first.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from keras_transformer.text.tokenizer import Tokenizer
+
+CHUNK = 4096  # examples that are checked at a time
+
+
+class Examples:
+    """The examples of a training set that are not too long, with the lengths of their sides.
+
+    Args:
+        owner: Who takes them, for error messages.
+        examples: A sequence of rows of ids or of pairs of them; with `tokenizers`, of texts or of pairs of texts.
+        tokenizers: What makes ids of texts, (B,) to (B, T) padded with 0; for pairs one for both sides, or two.
+        vocabulary_size: Ids lie below it; for pairs one number for both sides, or two. None: no check.
+        limit: What the length of the longest side is called, and the length; for pairs one number for both sides, or
+            two. None: no limit.
+
+    Attributes:
+        lengths: (N, 1 or 2), int32. Of the sides of each example.
+        limits: The length of the longest side, for each side.
+        too_long: How many examples were left out.
+    """
+
+    def __init__(self, owner: str, examples: Sequence, tokenizers, vocabulary_size, limit):
+        self.owner = owner
+        (limit_name, longest), *_ = limit.items()
+        try:
+            count = len(examples)
+            self.paired = count > 0 and _is_pair(examples[0])
+        except (TypeError, KeyError) as error:
+            raise ValueError(
+                f"{owner} takes a list, an array or another sequence of rows of ids or of pairs of them, or what "
+                "`read_texts` or `read_pairs` returns. Put what a generator yields into a list. "
+                f"Received: {type(examples).__name__}"
+            ) from error
+        if not count:
+            raise ValueError(f"{owner} was given no examples.")
+        self._examples = examples
+        self.sides = 2 if self.paired else 1
+        self._tokenizers = self._per_side("tokenizers", tokenizers, "a tokenizer", callable)
+        self._check_framing(self._tokenizers[-1])
+        self._vocabulary_sizes = self._per_side("vocabulary_size", vocabulary_size, "a positive integer", is_positive)
+        self.limits = self._per_side(limit_name, longest, "a positive integer", is_positive)
+        self._numbers = np.arange(count)
+        lengths = [self._check(self._numbers[i : i + CHUNK]) for i in range(0, count, CHUNK)]
+        self.lengths = np.concatenate(lengths)
+        fits = np.ones(count, bool)
+        for limit, side in zip(self.limits, self.lengths.T, strict=True):
+            fits &= True if limit is None else side <= limit
+        self.too_long = int(count - fits.sum())
+        if self.too_long:
+            self._leave_out(fits, f"{limit_name}={longest}")
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def _per_side(self, name: str, value, kind: str, is_valid: Callable) -> list:
+        """The value of each side, from one for all or one for each."""
+        values = [value] * self.sides if not isinstance(value, list | tuple) else list(value)
+        if len(values) != self.sides or not all(one is None or is_valid(one) for one in values):
+            number = "one for source and target or one for each" if self.paired else "one"
+            raise ValueError(f"{self.owner} takes {kind} as {name}, {number}. Received: {value!r}")
+        return values
+
+    def _check_framing(self, tokenizer) -> None:
+        if self.paired and isinstance(tokenizer, Tokenizer) and not (tokenizer.add_start and tokenizer.add_end):
+            raise ValueError(
+                f"{self.owner}: the tokenizer of the targets has add_start={tokenizer.add_start} and "
+                f"add_end={tokenizer.add_end}; a decoder begins with the start id and learns to end with the end id. "
+                "Make both True."
+            )
+
+    def _leave_out(self, fits, limit: str) -> None:
+        if not fits.any():
+            raise ValueError(
+                f"{self.owner}: all {len(fits)} examples are longer than {limit}; the shortest has "
+                f"{self.lengths.max(axis=1).min()} positions. Make it larger."
+            )
+        warnings.warn(
+            f"{self.owner} leaves out {self.too_long} of {len(fits)} examples, which are longer than {limit}.",
+            stacklevel=5,
+        )
+        self._numbers, self.lengths = self._numbers[fits], self.lengths[fits]
+
+    def _check(self, numbers) -> np.ndarray:
+        """The lengths of the sides of examples, all of whose ids are looked at."""
+        lengths = []
+        for side, (ids, counts) in enumerate(self._read(numbers)):
+            is_target = side == self.sides - 1
+            size = self._vocabulary_sizes[side]
+            owners = np.repeat(numbers, counts)
+            self._refuse(numbers[counts < 1 + is_target], side, f"has fewer than {1 + is_target} ids", is_target)
+            self._refuse(owners[ids == 0], side, "holds the id 0, which is padding")
+            self._refuse(owners[ids < 0], side, "holds a negative id")
+            if size is not None:
+                self._refuse(owners[ids >= size], side, f"holds an id outside of the vocabulary of {size}")
+            lengths.append(counts - is_target)
+        return np.stack(lengths, axis=1).astype("int32")
+
+    def _refuse(self, numbers, side: int, reason: str, is_target: bool = False) -> None:
+        if not len(numbers):
+            return
+        example = self._examples[int(numbers[0])]
+        name = ("the source", "the target")[side] if self.paired else "it"
+        remedy = ". A model is given all but the last and learns to give all but the first" if is_target else ""
+        raise ValueError(f"{self.owner}: example {numbers[0]}: {name} {reason}{remedy}: {str(example)[:200]}")
+
+    def _read(self, numbers) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For each side the ids of examples, end to end, and how many each has."""
+        if not len(numbers):  # a worker's part of the last batch
+            return [(np.zeros(0, "int32"), np.zeros(0, "int32"))] * self.sides
+        examples = [self._examples[int(number)] for number in numbers]
+        if self.paired:
+            for number, example in zip(numbers, examples, strict=True):
+                if len(example) != 2:
+                    raise ValueError(
+                        f"{self.owner} takes pairs (source, target), as the first example is one; example {number} "
+                        f"has {len(example)} parts."
+                    )
+            columns = zip(*examples, strict=True)
+        else:
+            columns = [examples]
+        return [
+            self._ids(numbers, column) if tokenizer is None else self._tokenize(tokenizer, column)
+            for column, tokenizer in zip(columns, self._tokenizers, strict=True)
+        ]
+
+    def _ids(self, numbers, rows) -> tuple[np.ndarray, np.ndarray]:
+        arrays = [np.asarray(row) if len(row) else np.zeros(0, "int32") for row in rows]
+        for number, array in zip(numbers, arrays, strict=True):
+            if array.ndim != 1 or array.dtype.kind not in "iu":
+                advice = " Give `tokenizers` for texts." if array.dtype.kind in "USO" else ""
+                raise ValueError(
+                    f"{self.owner} takes rows of integer ids; example {number} is of shape {array.shape} and dtype "
+                    f"{array.dtype}.{advice}"
+                )
+        return np.concatenate(arrays), np.array([len(array) for array in arrays])
+
+    def _tokenize(self, tokenizer, texts) -> tuple[np.ndarray, np.ndarray]:
+        ids = np.asarray(tokenizer(list(texts)))  # (B, T)
+        return ids[ids != 0], (ids != 0).sum(axis=1)
+
+    def take(self, indices) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
+        """Of examples, for each side what the model sees, end to end, and the lengths; and the labels."""
+        *sources, (ids, counts) = self._read(self._numbers[indices])
+        ends = np.cumsum(counts)
+        return [*sources, (np.delete(ids, ends - 1), counts - 1)], np.delete(ids, ends - counts)
+
+
+def _is_pair(example) -> bool:
+    if isinstance(example, str) or not len(example):
+        return False
+    return isinstance(example[0], str) or np.ndim(example[0]) > 0
+
+
+def is_positive(value) -> bool:
+    """Whether a value is a positive integer."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value > 0
+
+
+def place(values, lengths, rows, starts, shape: tuple[int, int]) -> np.ndarray:
+    """Sequences that lie end to end in `values`, each written to its row of zeros from its start on, int32."""
+    array = np.zeros(shape, "int32")
+    array[np.repeat(rows, lengths), np.repeat(starts, lengths) + count_up(lengths)] = values
+    return array
+
+
+def count_up(lengths) -> np.ndarray:
+    """0, 1, ..., n - 1 for each n of `lengths`, end to end."""
+    return np.arange(np.sum(lengths)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
