@@ -17,7 +17,7 @@ class Bleu(keras.callbacks.Callback):
 
     Put it before the callbacks that are to see the value: callbacks run in the order of their list, and
     `EarlyStopping(monitor="val_bleu", mode="max")`, `ModelCheckpoint` and `CSVLogger` look into the logs when it is
-    their turn. In epochs between two evaluations the last value stands there; before the first, NaN.
+    their turn. In epochs between two evaluations the last value stands there, and counts for their patience.
 
     Args:
         generator: `kt.Generator` of the model in training, with the strategy, lengths and tokens it should have; or
@@ -27,7 +27,7 @@ class Bleu(keras.callbacks.Callback):
         decode: From a list of ids to a string, called with the first sequence of each row as it was generated, without
             its padding: `lambda ids: tokenizer.decode([ids])[0]`.
         tokenize: How sacreBLEU splits words: "13a", "intl", "zh", "ja-mecab", "char", "none", ... Default: its own.
-        every: Number of epochs from one evaluation to the next.
+        every: Number of epochs from one evaluation to the next; the first epoch of a `fit` is evaluated in any case.
         batch_size: Sources at a time.
         name: Name of the value in the logs.
 
@@ -80,7 +80,7 @@ class Bleu(keras.callbacks.Callback):
         self.batch_size = batch_size
         self.name = name
         self.translations: list[str] = []
-        self._last = float("nan")
+        self._last: float | None = None
 
     def translate(self) -> list[str]:
         """A text for each source."""
@@ -105,10 +105,10 @@ class Bleu(keras.callbacks.Callback):
         return _sacrebleu().corpus_bleu(self.translations, by_number, **options).score
 
     def on_train_begin(self, logs=None):
-        self._last = float("nan")
+        self._last = None
 
     def on_epoch_end(self, epoch, logs=None):
-        if (epoch + 1) % self.every == 0:
+        if self._last is None or (epoch + 1) % self.every == 0:
             self._last = self.score()
         if logs is not None:
             logs[self.name] = self._last
