@@ -77,27 +77,22 @@ def test_keeps_half_precision_where_the_layer_does(assert_close):
     assert_close(outputs, expected, 0)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "jax", reason="only JAX says how much memory a program takes")
-def test_takes_less_memory():
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="only JAX shows what is kept for the backward pass")
+def test_keeps_less_for_the_backward_pass():
     import jax
 
-    def temporaries(wrap):
+    def kept(wrap):
         tokens = keras.Input((None,), dtype="int32")
         x = kt.TokenEmbedding(11, 16)(tokens)
-        for _ in range(5):
+        for _ in range(3):
             x = wrap(kt.DecoderLayer(2, 64, dropout=0.1))(x)
         model = keras.Model(tokens, keras.layers.Dense(11)(x))
+        trainable, state = ([v.value for v in x] for x in (model.trainable_variables, model.non_trainable_variables))
+        ids = np.ones((16, 64), "int32")
+        _, backward = jax.vjp(lambda values: model.stateless_call(values, state, ids, training=True)[0], trainable)
+        return sum(x.nbytes for x in jax.tree.leaves(backward))
 
-        def loss(trainable, non_trainable, ids):
-            return ops.sum(ops.square(model.stateless_call(trainable, non_trainable, ids, training=True)[0]))
-
-        values = [
-            [variable.value for variable in x] for x in (model.trainable_variables, model.non_trainable_variables)
-        ]
-        compiled = jax.jit(jax.grad(loss)).lower(*values, np.ones((16, 64), "int32")).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
-
-    assert temporaries(Remat) < 0.6 * temporaries(lambda layer: layer)
+    assert kept(Remat) < 0.2 * kept(lambda layer: layer)
 
 
 def test_takes_encoder_and_decoder_layers_only():
