@@ -14,8 +14,8 @@ class Remat(SequenceLayer):
     ("Training Deep Nets with Sublinear Memory Cost", https://arxiv.org/abs/1604.06174.) Of all that the layer computes
     in training only its input and output stay in memory until the gradients are taken; the rest is computed again,
     at the price of one more forward pass. The numbers are those of the layer alone: dropout's seeds are read once and
-    handed to both passes, which is what `keras.remat` around a layer with dropout lacks. (Compiled by JAX for a CPU it saves
-    nothing: there XLA merges the two passes again.)
+    handed to both passes, which is what `keras.remat` around a layer with dropout lacks. (Compiled by JAX for a CPU
+    it saves nothing: there XLA merges the two passes again.)
 
     Outside of training it is the layer itself: it generates with a cache, exports, and shows its attention weights.
 
