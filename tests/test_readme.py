@@ -1,4 +1,4 @@
-"""README.md is tested as it stands: its Python runs, and the make targets that it names exist."""
+"""README.md and docs/training.md are tested as they stand: their Python runs, and the make targets named exist."""
 
 import pathlib
 import re
@@ -14,9 +14,11 @@ def readme():
 
 
 @pytest.mark.tensorflow
-def test_python_blocks_run_in_order(readme, fresh_process, tmp_path):
-    blocks = re.findall(r"^```python\n(.*?)^```$", readme, flags=re.MULTILINE | re.DOTALL)
-    assert blocks, "README.md shows no Python"
+@pytest.mark.parametrize("page", ["README.md", "docs/training.md"])
+def test_python_blocks_run_in_order(page, fresh_process, tmp_path):
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    assert blocks, f"{page} shows no Python"
     fresh_process("\n".join(blocks), cwd=tmp_path)
 
 

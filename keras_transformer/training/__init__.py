@@ -1,19 +1,30 @@
-"""What training a sequence model needs beside `model.fit`: batches, a loss, a schedule, and metrics."""
+"""What training a sequence model needs beside `model.fit`: batches, loss, schedule, metrics, checkpoints, callbacks."""
 
+from keras_transformer.training.averaging import average_checkpoints
 from keras_transformer.training.batches import TokenBatches
+from keras_transformer.training.callbacks import Bleu, TokenRate
+from keras_transformer.training.checkpoints import Checkpoints
 from keras_transformer.training.corpus import read_pairs, read_texts
 from keras_transformer.training.losses import SequenceCrossentropy
-from keras_transformer.training.metrics import Perplexity, TokenAccuracy
+from keras_transformer.training.metrics import PaddingRatio, Perplexity, TokenAccuracy, TokenCount
 from keras_transformer.training.packing import PackedBatches
+from keras_transformer.training.rematerialization import Remat
 from keras_transformer.training.schedules import InverseSquareRootSchedule
 
 __all__ = [
+    "Bleu",
+    "Checkpoints",
     "InverseSquareRootSchedule",
     "PackedBatches",
+    "PaddingRatio",
     "Perplexity",
+    "Remat",
     "SequenceCrossentropy",
     "TokenAccuracy",
     "TokenBatches",
+    "TokenCount",
+    "TokenRate",
+    "average_checkpoints",
     "read_pairs",
     "read_texts",
 ]

@@ -118,3 +118,69 @@ class Perplexity(TokenMean):
 
     def get_config(self):
         return {**super().get_config(), "from_logits": self.from_logits}
+
+
+@keras.saving.register_keras_serializable("keras_transformer")
+class TokenCount(keras.metrics.Sum):
+    """Number of real tokens seen since the last reset, those with y_true != ignore_id; what `TokenRate` reads.
+
+    Counted in float32: exact up to 16.7 million, then to six digits.
+
+    Args:
+        ignore_id: The label of padding.
+        name: Name of the metric.
+        dtype: Data type of the count.
+
+    Call arguments: `y_true` (B, T) ids; `y_pred` and `sample_weight` are not looked at.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_transformer.training import TokenCount
+    >>> count = TokenCount()
+    >>> count.update_state(np.array([[3, 1, 0, 0]]), None)
+    >>> float(count.result())
+    2.0
+    """
+
+    def __init__(self, *, ignore_id: int = 0, name: str = "tokens", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+        self.ignore_id = ignore_id
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        super().update_state(ops.cast(ops.not_equal(y_true, self.ignore_id), self.dtype))
+
+    def get_config(self):
+        return {**super().get_config(), "ignore_id": self.ignore_id}
+
+
+@keras.saving.register_keras_serializable("keras_transformer")
+class PaddingRatio(keras.metrics.Mean):
+    """Fraction of the positions that are padding, y_true == ignore_id: computation that nothing is learned from.
+
+    Args:
+        ignore_id: The label of padding.
+        name: Name of the metric.
+        dtype: Data type of the sums and the result.
+
+    Call arguments: `y_true` (B, T) ids; `y_pred` and `sample_weight` are not looked at.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_transformer.training import PaddingRatio
+    >>> ratio = PaddingRatio()
+    >>> ratio.update_state(np.array([[3, 1, 5, 0]]), None)
+    >>> float(ratio.result())
+    0.25
+    """
+
+    def __init__(self, *, ignore_id: int = 0, name: str = "padding", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+        self.ignore_id = ignore_id
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        super().update_state(ops.cast(ops.equal(y_true, self.ignore_id), self.dtype))
+
+    def get_config(self):
+        return {**super().get_config(), "ignore_id": self.ignore_id}

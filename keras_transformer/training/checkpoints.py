@@ -1,0 +1,198 @@
+"""Checkpoints from which a training goes on as if it had never been interrupted."""
+
+import os
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+
+from keras_transformer.training.snapshots import (
+    DamagedSnapshot,
+    assign,
+    read_snapshot,
+    write_snapshot,
+)
+
+# What `model.stop_training` is set to at the end of an epoch that was begun before the interruption: as true as True,
+# but not what another callback sets when it wants the training to stop.
+_EPOCH_IS_OVER = "the rest of the epoch is done"
+
+
+class Position(NamedTuple):
+    """How far a training is: go on with `epoch`, of which `batch` batches are done, `step` batches in all."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+
+
+class Checkpoints(keras.callbacks.Callback):
+    """Saves all that a training needs to go on exactly: weights, optimizer, dropout's seeds, position in the data.
+
+    A checkpoint is written at the end of each epoch and, with `every`, within epochs, too. It is written beside, synced
+    and renamed, so a kill at any moment leaves whole checkpoints; each carries checksums, and a damaged one is passed
+    over for the one before. `resume` loads the newest and says where to go on. If the data is a function of the step,
+    the weights are in the end those of an uninterrupted training, bit for bit where the arithmetic is deterministic:
+
+        checkpoints = kt.training.Checkpoints("checkpoints", every=500)
+        position = checkpoints.resume(model)
+        model.fit(
+            batches(first_step=position.step),      # endless, from that batch on
+            steps_per_epoch=2000,
+            initial_epoch=position.epoch,
+            epochs=20,
+            callbacks=[..., checkpoints],
+        )
+
+    An epoch that was interrupted is completed: it ends after the steps that were left of it, so that epochs stay where
+    they were. Without `every`, `position.step` is a whole number of epochs, and any data will do that is the same in
+    each epoch. Put the callback behind the others, whose effects (a lowered learning rate, `val_bleu`) it then saves,
+    but before `SwapEMAWeights(swap_on_epoch=True)`, which puts averages in the place of the weights.
+
+    Not restored: the means over the interrupted epoch, which cover its second part only, and what other callbacks
+    remember. `history` has the logs of all epochs, and Keras' callbacks take the best value so far as an argument:
+    `EarlyStopping(baseline=...)`, `ModelCheckpoint(initial_value_threshold=...)`; `CSVLogger(append=True)`.
+
+    Args:
+        directory: Where the checkpoints, `step-<number>.npz`, are; created when the first is written. The files are zip
+            archives of NumPy arrays and JSON, no pickles; `numpy.load` opens them.
+        every: Number of steps between checkpoints within an epoch. Default: at the end of epochs only.
+        keep: How many checkpoints to keep; None for all.
+
+    Raises:
+        ValueError: If `every` or `keep` is not positive; by `resume`, if the checkpoints are of another model or all
+            are damaged; by `fit`, if there are checkpoints and `resume` was not called, or `initial_epoch` or
+            `steps_per_epoch` do not suit the checkpoint.
+
+    Example:
+
+    >>> import keras, numpy as np, tempfile, keras_transformer as kt
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    >>> model.compile("adam", "mse")
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> checkpoints = kt.training.Checkpoints(folder.name)
+    >>> checkpoints.resume(model)
+    Position(epoch=0, batch=0, step=0)
+    >>> _ = model.fit(np.ones((10, 3)), np.ones(10), batch_size=5, epochs=2, callbacks=[checkpoints], verbose=0)
+    >>> kt.training.Checkpoints(folder.name).resume(model)
+    Position(epoch=2, batch=0, step=4)
+    """
+
+    def __init__(self, directory: str | os.PathLike, *, every: int | None = None, keep: int | None = 3):
+        super().__init__()
+        for name, value in (("every", every), ("keep", keep)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"Checkpoints takes a positive integer or None as `{name}`. Received: {value!r}")
+        self.directory = Path(directory)
+        self.every = every
+        self.keep = keep
+        self.position = Position()
+        self.history: list[dict] = []
+        self._saved_steps: int | None = None
+        self._belongs = False  # whether what is in the directory is of this training
+
+    def resume(self, model: keras.Model) -> Position:
+        """Load the newest whole checkpoint into the compiled model; without any, leave the model as it is.
+
+        Returns: Where to go on: `initial_epoch=position.epoch`, with the data from batch `position.step` on.
+        """
+        groups = _groups(model)
+        damaged = []
+        for path in reversed(checkpoint_paths(self.directory)):
+            try:
+                snapshot = read_snapshot(path)
+            except DamagedSnapshot as error:
+                damaged.append((path, error))
+                continue
+            assign(snapshot, groups, source=f"The checkpoint '{path}'")
+            self.position = Position(**snapshot.extra["position"])
+            self.history = snapshot.extra["history"]
+            self._saved_steps = snapshot.extra["steps_per_epoch"]
+            break
+        else:
+            if damaged:
+                raise ValueError(
+                    f"None of the {len(damaged)} checkpoints in '{self.directory}' can be read: {damaged[0][1]}. "
+                    "Remove them to start anew."
+                )
+            self.position, self.history = Position(), []
+        for path, error in damaged:
+            os.replace(path, path.with_suffix(".damaged"))
+            warnings.warn(f"{error}. It is renamed, and the checkpoint before it is used.", stacklevel=2)
+        self._belongs = True
+        return self.position
+
+    # What Keras calls
+
+    def on_train_begin(self, logs=None):
+        if not self._belongs and checkpoint_paths(self.directory):
+            raise ValueError(
+                f"'{self.directory}' has checkpoints. Call `resume(model)` before `fit` to go on from the newest, or "
+                "choose another directory."
+            )
+        self._belongs = True
+        if self.position.batch and self._steps != self._saved_steps:
+            raise ValueError(
+                f"The checkpoint is from within an epoch, after {self.position.batch} of {self._saved_steps} steps. "
+                f"Call `fit` with steps_per_epoch={self._saved_steps}. Received: {self._steps}"
+            )
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch != self.position.epoch:
+            raise ValueError(
+                f"Checkpoints goes on with epoch {self.position.epoch}, and `fit` with {epoch}. "
+                f"Call `fit` with initial_epoch={self.position.epoch}."
+            )
+        self._start = self.position
+
+    def on_train_batch_end(self, batch, logs=None):
+        before, done = self.position, batch + 1
+        self.position = Position(before.epoch, self._start.batch + done, self._start.step + done)
+        if self._steps is not None and self.position.batch >= self._steps:  # `on_epoch_end` saves
+            if self._start.batch and not self.model.stop_training:
+                self.model.stop_training = _EPOCH_IS_OVER
+        elif self.every and before.step // self.every < self.position.step // self.every:
+            self._save()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.model.stop_training is _EPOCH_IS_OVER:
+            self.model.stop_training = False
+        stopped_within = self.model.stop_training and self._steps is not None and self.position.batch < self._steps
+        if not stopped_within:
+            self.position = Position(epoch + 1, 0, self.position.step)
+            self.history.append({"epoch": epoch, **{name: float(value) for name, value in (logs or {}).items()}})
+        self._save()
+
+    @property
+    def _steps(self) -> int | None:
+        """Steps in an epoch, if `fit` knows."""
+        return self.params.get("steps")
+
+    def _save(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = self.directory / f"step-{self.position.step:010d}.npz"
+        extra = {"position": self.position._asdict(), "steps_per_epoch": self._steps, "history": self.history}
+        write_snapshot(path, _groups(self.model), extra)
+        if self.keep is not None:
+            for old in checkpoint_paths(self.directory)[: -self.keep]:
+                old.unlink()
+
+
+def checkpoint_paths(directory: str | os.PathLike) -> list[Path]:
+    """The checkpoints in a directory, oldest first."""
+    return sorted(Path(directory).glob("step-*.npz"))
+
+
+def _groups(model: keras.Model) -> dict[str, list]:
+    """The variables that make up the state of a training, dropout's seeds among those not trained."""
+    optimizer = getattr(model, "optimizer", None)
+    if not model.built or optimizer is None:
+        raise ValueError(f"Checkpoints takes a model that is built and compiled. '{model.name}' is not.")
+    if not optimizer.built:
+        optimizer.build(model.trainable_variables)
+    return {
+        "trainable": model.trainable_variables,
+        "non_trainable": model.non_trainable_variables,
+        "optimizer": optimizer.variables,
+    }

@@ -1,0 +1,134 @@
+"""One file with a training's variables: written whole or not at all, and checked when it is read."""
+
+import contextlib
+import io
+import json
+import os
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+GROUPS = ("trainable", "non_trainable", "optimizer")
+# What reading a damaged archive may end in. Each member carries a checksum, which is compared before it is parsed.
+DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, KeyError, TypeError, ValueError, RuntimeError)
+_DESCRIPTION = "description.json"
+
+
+class DamagedSnapshot(ValueError):
+    """A snapshot that is truncated or was altered."""
+
+
+class Snapshot(NamedTuple):
+    """What is in a file: for each group the variables' descriptions and values, and what else was written."""
+
+    variables: dict[str, list[dict]]
+    arrays: dict[str, list[np.ndarray]]
+    extra: dict
+
+
+def write_snapshot(path: Path, groups: dict[str, list], extra: dict) -> None:
+    """Write the variables of `groups` and the JSON of `extra`; at any moment, `path` is the old file or the new.
+
+    The format is a zip archive, as of `numpy.savez`: a description in JSON and each variable as a `.npy` file.
+    """
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    description = {"format": 1, "extra": extra, "variables": {}}
+    with open(unfinished, "wb") as file:
+        with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
+            for group, variables in groups.items():
+                description["variables"][group] = [describe(variable) for variable in variables]
+                for index, variable in enumerate(variables):
+                    with archive.open(f"{group}/{index}.npy", "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, _bits(variable), allow_pickle=False)
+            archive.writestr(_DESCRIPTION, json.dumps(description))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
+    with contextlib.suppress(OSError):  # where folders cannot be opened, as on Windows
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def read_snapshot(path: Path, groups=GROUPS) -> Snapshot:
+    """Read `groups` of a snapshot; raises `DamagedSnapshot` unless every byte read is what was written."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            description = json.loads(archive.read(_DESCRIPTION))
+            if description["format"] != 1:
+                raise ValueError(f"unknown format {description['format']}")
+            variables = {group: description["variables"][group] for group in groups}
+            arrays = {
+                group: [_read_array(archive, f"{group}/{index}.npy", x) for index, x in enumerate(variables[group])]
+                for group in groups
+            }
+            return Snapshot(variables, arrays, description["extra"])
+    except DAMAGE as error:
+        raise DamagedSnapshot(f"'{path}' is damaged: {error}") from error
+
+
+def assign(snapshot: Snapshot, groups: dict[str, list], *, source: str) -> None:
+    """Give variables the values of a snapshot, all or none.
+
+    Raises: ValueError that names the first variable that is not in both, or has another shape or type.
+    """
+    for group, variables in groups.items():
+        check_same(snapshot.variables[group], [describe(variable) for variable in variables], source=source)
+    for group, variables in groups.items():
+        for variable, array in zip(variables, snapshot.arrays[group], strict=True):
+            variable.assign(array)
+
+
+def check_same(saved: list[dict], wanted: list[dict], *, source: str) -> None:
+    """Compare descriptions of variables, in their order; names without the numbers that Keras appends to them."""
+    for index in range(max(len(saved), len(wanted))):
+        there, here = (x[index] if index < len(x) else None for x in (saved, wanted))
+        if there is None or here is None or _identity(there) != _identity(here):
+            raise ValueError(
+                f"{source} is of another model. First difference: it has {_spell(there)} where the model has "
+                f"{_spell(here)}. Build the model as it was built then, compiled with the same optimizer, or choose "
+                "another directory."
+            )
+
+
+def describe(variable) -> dict:
+    """Name, shape and type of a variable."""
+    return {
+        "path": variable.path,
+        "shape": list(variable.shape),
+        "dtype": keras.backend.standardize_dtype(variable.dtype),
+    }
+
+
+def _identity(described: dict) -> tuple:
+    # A model that is built twice in a process has "dense_1" where it had "dense".
+    parts = described["path"].replace("/", "_").split("_")
+    name = "_".join(part for part in parts if not part.isdigit())
+    return name, tuple(described["shape"]), described["dtype"]
+
+
+def _spell(described: dict | None) -> str:
+    if described is None:
+        return "no variable"
+    return f"'{described['path']}' of shape {tuple(described['shape'])} and type {described['dtype']}"
+
+
+def _bits(variable) -> np.ndarray:
+    """The value as an array of a type that NumPy can write: bfloat16 and the 8-bit floats go as integers."""
+    array = np.asarray(keras.ops.convert_to_numpy(variable))
+    return array if array.dtype.isbuiltin == 1 else array.view(f"uint{8 * array.dtype.itemsize}")
+
+
+def _read_array(archive: zipfile.ZipFile, name: str, described: dict) -> np.ndarray:
+    array = np.lib.format.read_array(io.BytesIO(archive.read(name)), allow_pickle=False)
+    array = array.view(described["dtype"])
+    if list(array.shape) != described["shape"]:
+        raise ValueError(f"'{described['path']}' has the shape {array.shape}, not {tuple(described['shape'])}")
+    return array

@@ -1,0 +1,293 @@
+"""Checkpoints: a training that is killed and resumed ends where an uninterrupted one does, and damage is noticed."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+from keras_transformer import models
+from keras_transformer.training import Checkpoints, SequenceCrossentropy
+
+STEPS, EPOCHS = 7, 3
+
+# The script that is killed: data and model as below, weights written at the end.
+SCRIPT = """
+import sys, keras, numpy as np
+from keras_transformer import models
+from keras_transformer.training import Checkpoints, SequenceCrossentropy
+directory, result = sys.argv[1:]
+keras.utils.set_random_seed(3)
+model = models.language_model(13, num_layers=2, dim=8, num_heads=2, intermediate_dim=16, dropout=0.3)
+model.compile(keras.optimizers.Adam(0.01, global_clipnorm=1.0), SequenceCrossentropy())
+
+def batches(step):
+    while True:
+        ids = np.random.default_rng(step).integers(1, 13, (5, 9))
+        yield ids[:, :-1], ids[:, 1:]
+        step += 1
+
+print("begin", flush=True)
+checkpoints = Checkpoints(directory, every=7)
+position = checkpoints.resume(model)
+model.fit(batches(position.step), steps_per_epoch=500, epochs=4, initial_epoch=position.epoch, verbose=0,
+          callbacks=[checkpoints])
+np.savez(result, *model.get_weights())
+"""
+
+
+def batches(step):
+    """Endless, and a function of the step."""
+    while True:
+        ids = np.random.default_rng(step).integers(1, 13, (5, 9))
+        yield ids[:, :-1], ids[:, 1:]
+        step += 1
+
+
+class Interruption(Exception):
+    """Stands for the kill in the tests within one process."""
+
+
+class Interrupt(keras.callbacks.Callback):
+    """Ends the training after some steps, before or behind the callbacks that come after it in the list."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.left = steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if not self.left:
+            raise Interruption
+
+
+class State:
+    """One compiled model for all tests, and what it is at the beginning of a training."""
+
+    def __init__(self):
+        keras.utils.set_random_seed(3)
+        self.model = models.language_model(13, num_layers=1, dim=8, num_heads=2, intermediate_dim=16, dropout=0.3)
+        self.model.compile(keras.optimizers.Adam(0.05, global_clipnorm=1.0), SequenceCrossentropy())
+        self.model.optimizer.build(self.model.trainable_variables)
+        self.initial = self.values()
+
+    @property
+    def variables(self):
+        return [*self.model.variables, *self.model.optimizer.variables]
+
+    def values(self):
+        return [np.array(keras.ops.convert_to_numpy(variable)) for variable in self.variables]
+
+    def reset(self, seed=None):
+        """As at the beginning; with a seed, other weights, as a new process would have."""
+        for variable, value in zip(self.variables, self.initial, strict=True):
+            shift = (
+                0 if seed is None or not variable.trainable else np.random.default_rng(seed).normal(size=value.shape)
+            )
+            variable.assign(value + shift)
+        return self.model
+
+    def fit(self, checkpoints, *callbacks, epochs=EPOCHS):
+        position = checkpoints.position
+        return self.model.fit(
+            batches(position.step),
+            steps_per_epoch=STEPS,
+            epochs=epochs,
+            initial_epoch=position.epoch,
+            verbose=0,
+            callbacks=[*callbacks, checkpoints],
+        )
+
+
+@pytest.fixture(scope="module")
+def state():
+    return State()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(state):
+    model = state.reset()
+    history = model.fit(batches(0), steps_per_epoch=STEPS, epochs=EPOCHS, verbose=0).history
+    return state.values(), history
+
+
+def assert_same(values, expected):
+    for value, wanted in zip(values, expected, strict=True):
+        if keras.backend.backend() == "tensorflow":
+            np.testing.assert_array_equal(value, wanted)
+        else:
+            np.testing.assert_allclose(value, wanted, atol=1e-6)
+
+
+def test_interrupted_anywhere_and_resumed_is_equal(state, uninterrupted, tmp_path):
+    # Nothing is saved in the first step. Then: within epochs, at an epoch's end before it is saved, at a saved step.
+    positions = []
+    for number, steps in enumerate((1, 4, 5, 4, 2, 99)):
+        model = state.reset(seed=number if number > 1 else None)
+        checkpoints = Checkpoints(tmp_path, every=3)
+        positions.append(tuple(checkpoints.resume(model)))
+        try:
+            history = state.fit(checkpoints, Interrupt(steps)).history
+        except Interruption:
+            continue
+    assert positions == [(0, 0, 0), (0, 0, 0), (0, 3, 3), (1, 0, 7), (1, 2, 9), (1, 2, 9)]
+    expected, whole = uninterrupted
+    assert_same(state.values(), expected)
+    assert history["loss"][-1] == pytest.approx(whole["loss"][-1], rel=1e-6)
+    assert [epoch["epoch"] for epoch in checkpoints.history] == [0, 1, 2]
+    # The mean over an epoch that was not interrupted.
+    assert checkpoints.history[2]["loss"] == pytest.approx(whole["loss"][2], rel=1e-6)
+
+
+def saved(state, directory, epochs=2, **options):
+    """Three checkpoints, of steps 7, 9 and 14."""
+    state.reset()
+    checkpoints = Checkpoints(directory, every=9, **options)
+    state.fit(checkpoints, epochs=epochs)
+    return sorted(os.listdir(directory))
+
+
+def test_keeps_the_last(state, tmp_path):
+    assert saved(state, tmp_path, keep=2) == ["step-0000000009.npz", "step-0000000014.npz"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "flipped"])
+def test_damaged_checkpoint_falls_back(state, tmp_path, damage):
+    *_, newest = saved(state, tmp_path)
+    path = tmp_path / newest
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        content[content.index(state.model.get_weights()[0].tobytes())] ^= 4
+    path.write_bytes({"truncated": content[: len(content) // 2], "empty": b"", "flipped": content}[damage])
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.warns(UserWarning, match="step-0000000014.npz' is damaged.*the checkpoint before it is used"):
+        assert checkpoints.resume(state.reset()) == (1, 2, 9)
+    assert (tmp_path / "step-0000000014.damaged").exists()
+    for path in tmp_path.glob("*.npz"):
+        path.write_bytes(b"PK")
+    with pytest.raises(ValueError, match="None of the 2 checkpoints"):
+        Checkpoints(tmp_path).resume(state.model)
+    assert len(list(tmp_path.glob("*.npz"))) == 2
+
+
+def test_no_changed_bit_goes_unnoticed(state, tmp_path):
+    from keras_transformer.training.snapshots import DamagedSnapshot, read_snapshot
+
+    path = tmp_path / saved(state, tmp_path)[-1]
+    content = path.read_bytes()
+    whole = read_snapshot(path)
+    generator, noticed = np.random.default_rng(5), 0
+    for place in generator.integers(0, len(content), 150):
+        changed = bytearray(content)
+        changed[place] ^= 1 << int(generator.integers(8))
+        path.write_bytes(changed)
+        try:
+            again = read_snapshot(path)
+        except DamagedSnapshot:
+            noticed += 1
+            continue
+        # Some bytes of a zip archive, such as time stamps, mean nothing here.
+        assert again.extra == whole.extra
+        for group, arrays in whole.arrays.items():
+            for one, other in zip(arrays, again.arrays[group], strict=True):
+                np.testing.assert_array_equal(one, other)
+    assert noticed > 75
+
+
+def test_another_model_is_refused(state, tmp_path):
+    files = saved(state, tmp_path)
+    contents = [(tmp_path / name).read_bytes() for name in files]
+    other = models.language_model(13, num_layers=1, dim=8, num_heads=2, intermediate_dim=17)
+    other.compile("adam", SequenceCrossentropy())
+    before = other.get_weights()
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(ValueError, match=r"another model. First difference: .*\(8, 16\).*\(8, 17\)"):
+        checkpoints.resume(other)
+    with pytest.raises(ValueError, match="has checkpoints. Call `resume"):
+        other.fit(batches(0), steps_per_epoch=1, verbose=0, callbacks=[checkpoints])
+    for weight, value in zip(other.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, value)
+    assert [(tmp_path / name).read_bytes() for name in files] == contents
+    other.compile("sgd", SequenceCrossentropy())
+    with pytest.raises(ValueError, match="First difference"):
+        Checkpoints(tmp_path).resume(other)
+
+
+def test_a_model_that_is_built_again_is_the_same(state, tmp_path):
+    saved(state, tmp_path)
+    again = State()
+    assert [variable.path for variable in again.variables] != [variable.path for variable in state.variables]
+    assert Checkpoints(tmp_path).resume(again.model).step == 14
+    assert_same(again.values(), state.values())
+
+
+def test_fit_that_does_not_suit_the_checkpoint(state, tmp_path):
+    saved(state, tmp_path)
+    (tmp_path / "step-0000000014.npz").unlink()
+    checkpoints = Checkpoints(tmp_path)
+    position = checkpoints.resume(state.model)
+    arguments = {"epochs": 2, "verbose": 0, "callbacks": [checkpoints]}
+    with pytest.raises(ValueError, match="after 2 of 7 steps. Call `fit` with steps_per_epoch=7. Received: 5"):
+        state.model.fit(batches(0), steps_per_epoch=5, initial_epoch=position.epoch, **arguments)
+    with pytest.raises(ValueError, match="Call `fit` with initial_epoch=1"):
+        state.model.fit(batches(0), steps_per_epoch=7, **arguments)
+    assert checkpoints.position == position
+
+
+def test_early_stopping_still_stops(state, tmp_path):
+    """The end of an interrupted epoch is not taken for the end of the training, nor the other way round."""
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = epoch == 1
+
+    saved(state, tmp_path)
+    (tmp_path / "step-0000000014.npz").unlink()
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.resume(state.reset())
+    state.fit(checkpoints, Stop(), epochs=9)
+    assert checkpoints.position == (2, 0, 14)
+
+
+@pytest.mark.parametrize("arguments", [{"every": 0}, {"keep": -1}, {"every": 2.5}])
+def test_bad_arguments(arguments, tmp_path):
+    with pytest.raises(ValueError, match="Checkpoints takes a positive integer or None"):
+        Checkpoints(tmp_path, **arguments)
+
+
+def run_script(tmp_path, directory, kill_after=None):
+    result = tmp_path / "weights.npz"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(tmp_path / directory), str(result)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout.readline() == "begin\n"
+    if kill_after is not None:
+        time.sleep(kill_after)
+        process.send_signal(signal.SIGKILL)
+    killed = process.wait() == -signal.SIGKILL
+    return killed, None if killed else list(np.load(result).values())
+
+
+@pytest.mark.slow
+def test_killed_five_times_and_resumed_is_equal(tmp_path):
+    _, expected = run_script(tmp_path, "uninterrupted")
+    generator, kills, seconds = random.Random(7), 0, 6.0
+    while kills < 5:
+        killed, weights = run_script(tmp_path, "killed", kill_after=generator.uniform(0.7, 1.3) * seconds)
+        if killed:
+            kills += 1
+        else:  # a quick machine was done before the kill
+            shutil.rmtree(tmp_path / "killed")
+            kills, seconds = 0, seconds * 0.6
+    _, weights = run_script(tmp_path, "killed")
+    assert_same(weights, expected)
