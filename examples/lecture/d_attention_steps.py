@@ -1,8 +1,6 @@
-"""Attention step by step, and who asks whom: cross-attention against self-attention.
+"""Claim: attention is scores, softmax and weighted sum; self-attention asks the own sequence, cross-attention another.
 
-The claim: attention is three steps, scores, softmax and weighted sum; in self-attention a sentence asks itself, in
-cross-attention one sequence asks another. The formula ("Attention Is All You Need", section 3.2,
-https://arxiv.org/abs/1706.03762):
+"Attention Is All You Need", section 3.2 (https://arxiv.org/abs/1706.03762):
 
     scores = Q K^T / sqrt(d_k),   weights = softmax(scores),   output = weights V
     self-attention: Q, K and V from X;   cross-attention: Q from X, K and V from the memory M

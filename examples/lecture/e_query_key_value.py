@@ -1,7 +1,6 @@
-"""Query, key and value: a look-up that one attention layer learns.
+"""Claim: a query is compared with every key, and the value of the best key is what comes back.
 
-The claim: a query is compared with every key, and the value of the best key is what comes back. The formula
-("Attention Is All You Need", section 3.2.1, https://arxiv.org/abs/1706.03762):
+"Attention Is All You Need", section 3.2.1 (https://arxiv.org/abs/1706.03762):
 
     Attention(Q, K, V) = softmax(Q K^T / sqrt(d_k)) V,   Q = X W_Q, K = X W_K, V = X W_V
 

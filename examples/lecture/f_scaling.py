@@ -1,7 +1,6 @@
-"""Why scores are divided by the square root of the key width.
+"""Claim: dot products grow with the width, the softmax saturates, its gradient vanishes; one division prevents it.
 
-The claim: dot products grow with the width of the vectors, the softmax saturates and its gradient vanishes; one
-division keeps it alive. The formula ("Attention Is All You Need", section 3.2.1, https://arxiv.org/abs/1706.03762):
+"Attention Is All You Need", section 3.2.1 (https://arxiv.org/abs/1706.03762):
 
     Attention(Q, K, V) = softmax(Q K^T / sqrt(d_k)) V
 
