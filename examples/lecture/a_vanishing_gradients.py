@@ -57,7 +57,6 @@ def gradient_at_first_step(kind: str) -> list[float]:
     direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
     deviation = WIDTH**-0.5 if kind == SMALL else 1.0
 
-    @tf.function(reduce_retracing=True)
     def gradient(inputs):
         with tf.GradientTape() as tape:
             tape.watch(inputs)
@@ -99,7 +98,7 @@ def draw(gradients: dict, recalls: dict) -> Figure:
     for axes, lengths in ((left, GRADIENT_LENGTHS), (right, RECALL_LENGTHS)):
         axes.set_xlabel("length of the sequence")
         axes.set_xticks(lengths, lengths)
-        axes.minorticks_off()
+        axes.set_xticks([], minor=True)
         axes.legend(fontsize=8)
     return figure
 

@@ -24,7 +24,7 @@ import keras_transformer as kt
 
 START, END, FIRST = 1, 2, 3  # ids; 0 is padding
 SYMBOLS, SHORTEST, LONGEST = 20, 4, 30
-WIDTH, STEPS, BATCH, TESTS = 128, 600, 64, 100
+WIDTH, STEPS, BATCH, TESTS = 128, 900, 64, 100
 LENGTHS = range(SHORTEST, LONGEST + 1, 2)
 KINDS = {"fixed": None, "dot": "dot", "additive": "additive"}
 LABELS = {"fixed": "one fixed context vector", "dot": "attention, dot", "additive": "attention, additive"}
@@ -47,7 +47,8 @@ def train(attention: str | None) -> keras.Model:
     keras.utils.set_random_seed(SEED)
     vocabulary = FIRST + SYMBOLS
     model = kt.models.recurrent_seq2seq(vocabulary, vocabulary, cell="gru", attention=attention, dim=WIDTH)
-    model.compile(keras.optimizers.Adam(3e-3, clipnorm=1.0), kt.training.SequenceCrossentropy())
+    optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(3e-3, STEPS), clipnorm=1.0)
+    model.compile(optimizer, kt.training.SequenceCrossentropy())
     rng = np.random.default_rng(SEED)
     sources, targets = draw_pairs(rng, rng.integers(SHORTEST, LONGEST + 1, STEPS * BATCH))
     model.fit([sources, targets[:, :-1]], targets[:, 1:], batch_size=BATCH, verbose=2)

@@ -78,7 +78,7 @@ def draw(unscaled: list[dict], scaled: list[dict]) -> Figure:
     for axes in (variance, entropy, gradient):
         axes.set_xlabel("d_k")
         axes.set_xticks(WIDTHS, WIDTHS, fontsize=7)
-        axes.minorticks_off()
+        axes.set_xticks([], minor=True)
         axes.legend(fontsize=8)
     return figure
 
