@@ -75,7 +75,7 @@ def draw(figures: dict) -> Figure:
         for kind, label in LABELS.items():
             axes.plot(LENGTHS, figures[kind][key], marker="o", label=label)
         axes.set(xlabel="length of the source", title=key.replace("_", " "), ylim=(-0.02, 1.02))
-    axes.legend()
+    axes.legend(loc="center right")
     return figure
 
 
