@@ -7,6 +7,8 @@ import pytest
 from keras_transformer.text import ByteTokenizer
 from keras_transformer.training import SequenceCrossentropy, TokenBatches, read_pairs, read_texts
 
+pytestmark = pytest.mark.long  # the code is NumPy and tf.data, the same on every backend
+
 VOCABULARY = 97
 
 

@@ -55,6 +55,7 @@ def data():
     return [ids, ids], ids
 
 
+@pytest.mark.long
 def test_in_a_training(model, tmp_path):
     pytest.importorskip("sacrebleu")
     bleu = Bleu(Copy(), SOURCES, REFERENCES, decode, every=2)

@@ -199,6 +199,7 @@ def test_training_on_packed_rows_is_training_on_the_sequences(kind, assert_close
     assert_close(packed, loss_and_gradients(model, alone, answers))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["sinusoids", "rotary"])
 def test_training_on_packed_pairs_is_training_on_the_pairs(kind, assert_close):
     if keras.backend.backend() not in ("tensorflow", "jax"):
