@@ -84,8 +84,9 @@ class Runner:
             (B,) int32, the next token of each row; 0 for a row that has ended.
 
         Raises:
-            ValueError: If the export has no `decode` signature (`kt.export.litert(..., layout="step")`), or its
-                strategy finds the first token only when it has found the last, as beam search does.
+            ValueError: If the export is not made to stream, by `kt.export.litert(..., layout="step")` or
+                `kt.export.saved_model(..., streaming=True)`, or its strategy finds the first token only when it has
+                found the last, as beam search does.
         """
         raise NotImplementedError
 
@@ -143,9 +144,15 @@ class SavedModelRunner(Runner):
         return {name: x.numpy() for name, x in outputs.items()}
 
     def stream(self, inputs, *, seed: int = 0):
-        raise ValueError(
-            "A SavedModel answers whole sequences. To stream, export with kt.export.litert(..., layout='step')."
-        )
+        if "advance" not in self._loaded.signatures:
+            raise ValueError(
+                "The SavedModel cannot stream: export a Greedy or Sampling generator with "
+                "kt.export.saved_model(..., streaming=True)."
+            )
+        arrays = self._read(inputs)
+        tensors = {name: self._constant(x) for name, x in {**arrays, **self._seed(seed)}.items()}
+        carries = stream(self._loaded.signatures, tensors)
+        return new_tokens({name: carry[name].numpy() for name in ("tokens", "lengths")} for carry in carries)
 
 
 class LiteRTRunner(Runner):
@@ -196,14 +203,28 @@ class LiteRTRunner(Runner):
         if rows > self.metadata["batch_size"]:
             raise ValueError(f"The file streams {self.metadata['batch_size']} rows at a time, got {rows}.")
         (batch,) = self._batches(arrays, rows)
-        return self._stream({**batch, **self._seed(seed)}, rows)
+        carries = self._program.steps({**batch, **self._seed(seed)})
+        return new_tokens({name: carry[name][:rows] for name in ("tokens", "lengths")} for carry in carries)
 
-    def _stream(self, inputs: dict[str, np.ndarray], rows: int) -> Iterator[np.ndarray]:
-        before = None
-        for carry in self._program.steps(inputs):
-            tokens, lengths = carry["tokens"][:rows], carry["lengths"][:rows]
-            for offset in range(0 if before is None else int((lengths - before).max(initial=0))):
-                position = before + offset
-                new = tokens[np.arange(rows), np.minimum(position, tokens.shape[1] - 1)]
-                yield np.where(position < lengths, new, 0)
-            before = lengths
+
+def stream(signatures: dict, tensors: dict) -> Iterator[dict]:
+    """The carry before the first step and after each, by the signatures `begin` and `advance` of a SavedModel."""
+    seed = {name: x for name, x in tensors.items() if name == "seed"}
+    carry = signatures["begin"](**{name: x for name, x in tensors.items() if name != "seed"})
+    yield carry
+    while not carry["finished"].numpy().all():
+        carry = {**carry, **signatures["advance"](**carry, **seed)}
+        yield carry
+
+
+def new_tokens(carries: Iterator[dict[str, np.ndarray]]) -> Iterator[np.ndarray]:
+    """The tokens (B,) that each carry, `tokens` (B, L) and `lengths` (B,), has more than the one before; 0 where a row
+    has none."""
+    before = None
+    for carry in carries:
+        tokens, lengths = carry["tokens"], carry["lengths"]
+        for offset in range(0 if before is None else int((lengths - before).max(initial=0))):
+            position = before + offset
+            new = tokens[np.arange(len(tokens)), np.minimum(position, tokens.shape[1] - 1)]
+            yield np.where(position < lengths, new, 0)
+        before = lengths

@@ -25,10 +25,12 @@ from keras_transformer.export.signatures import (
     require_tensorflow,
     sample_inputs,
     score_signature,
+    stream_signatures,
 )
 from keras_transformer.export.strings import check_tokenizers, with_tokenizers
 from keras_transformer.ops.runtime import without_xla
 from keras_transformer.text.keras_hub import as_tokenizer
+from keras_transformer_runtime.runner import stream
 
 EXTRA = "assets.extra"  # where TensorFlow leaves room for files of one's own
 
@@ -41,6 +43,7 @@ def saved_model(
     target_tokenizer=None,
     max_source_length: int | None = 1024,
     xla: bool = False,
+    streaming: bool = False,
     samples=None,
     overwrite: bool = False,
     verify: bool = True,
@@ -73,6 +76,8 @@ def saved_model(
             `max_length` in any case.
         xla: Whether to add signatures compiled with XLA, faster where it is not switched off: `generate_xla` and, with
             tokenizers, `serving_default_xla`; of a plain model `serving_default_xla`.
+        streaming: Whether to add the loop in two parts, `begin` and `advance`, with which `kt.export.load(path).stream`
+            hands out tokens as they come. The caches are inputs and outputs of each step.
         samples: What to compare with Python besides random ids: strings if there is a source tokenizer, else ids, as a
             generator takes them.
         overwrite: Whether a folder that is there may be replaced. It is, only once the new one is complete.
@@ -83,7 +88,8 @@ def saved_model(
 
     Raises:
         ValueError: If the backend is not TensorFlow, the path exists or cannot be written, a tokenizer does not
-            fit the model, `max_source_length` is not positive, or an operation of the model needs XLA.
+            fit the model, `max_source_length` is not positive, an operation of the model needs XLA, or `streaming` is
+            asked of a plain model or of a strategy that chooses among whole sequences.
         ExportMismatchError: If the export does not give what Python gives; nothing is written then.
     """
     require_tensorflow("A SavedModel")
@@ -100,6 +106,12 @@ def saved_model(
     if is_generator and len(model.inputs) == 1 and max_source_length is not None:
         max_source_length = max(max_source_length, generator_or_model.max_length)
     signatures = _signatures(generator_or_model, ids, source_tokenizer, target_tokenizer, max_source_length, xla)
+    if streaming:
+        if not is_generator:
+            raise ValueError("saved_model takes streaming=True for a Generator, not for a plain model.")
+        parts = stream_signatures(generator_or_model)
+        limit = refusing_longer if max_source_length is not None else lambda signature, _: signature
+        signatures |= {"begin": limit(parts["begin"], max_source_length), "advance": parts["advance"]}
 
     with replacing(path, overwrite=overwrite) as new:
         parts = [part for part in (model, source_tokenizer, target_tokenizer) if part is not None]
@@ -204,6 +216,10 @@ def _verify(target, loaded, ids: Signature, source_tokenizer, longest: float, sa
     batches = [values] if samples is None or source_tokenizer is not None else [values, as_inputs(samples, ids)]
     for batch in batches:
         compare("generate" if is_generator else "encode", batch, named(batch))
+    if "advance" in loaded.signatures:
+        *_, carry = stream(loaded.signatures, named(values))
+        exported = {key: carry[key].numpy()[:, None] for key in ("tokens", "lengths", "scores")}
+        check_generated(target, values, python_answers(target, values), exported, "SavedModel's advance")
     if source_tokenizer is not None:
         texts = [] if samples is None else _tensors([np.asarray(samples, object)])
         for length in range(values[0].shape[1], 0, -1):  # the ids of a text may be more than those it was made from

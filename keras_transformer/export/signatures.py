@@ -169,6 +169,55 @@ def step_signatures(
     return signatures
 
 
+def stream_signatures(generator: Generator) -> dict[str, Signature]:
+    """The loop in two parts, for a program that hands out tokens as they come, with any number of rows of any length.
+
+    `begin` takes what `generate` takes, but for a seed, and gives the carry, `tokens`, `lengths`, `finished` (0 or 1),
+    the caches and whatever else the strategy keeps, and the memory; `advance` takes all of that one step further.
+    """
+    if not generator.strategy.returns_final_tokens:
+        raise ValueError(
+            f"{type(generator.strategy).__name__} knows the first token only when the last is found: export without "
+            "streaming, or with Greedy() or Sampling(...)."
+        )
+    _require_start_token(generator)
+    strategy, decoder = generator.strategy, generator.decoder
+    seed = [Input("seed", (), "int32")] if strategy.is_random else []
+    sources = _source_inputs(generator)
+    inputs = sources or [_target_input(generator)]
+
+    def start(*values):
+        if sources:
+            rows = ops.shape(values[0])[0]
+            prompts = ops.full((rows, 1), generator.start_token, dtype="int32"), ops.ones((rows,), dtype="int32")
+        else:
+            prompts = read_prompts(generator, values[0])
+        memory = strategy.encode(decoder, _by_slot(generator, values) if sources else {})
+        return strategy.begin(decoder, memory, *prompts)
+
+    # Two runs tell what the carry and the memory are made of, and which of their dimensions vary.
+    samples = [
+        sample_inputs(generator, Signature(inputs, start), min(length, generator.max_length), batch)
+        for length, batch in ((5, 2), (7, 3))
+    ]
+    runs = [start(*map(ops.convert_to_tensor, values)) for values in samples]
+    carry, memory = (_Packing(prefix, *parts) for prefix, *parts in zip(("", "memory_"), *runs, strict=True))
+
+    def begin(*values):
+        new, kept = start(*values)
+        return {**carry.pack(new), **memory.pack(kept)}
+
+    def advance(*values):
+        chosen = strategy.with_seed(values[-1]) if seed else strategy
+        held, given = values[: len(carry.inputs)], values[len(carry.inputs) : len(values) - len(seed)]
+        return carry.pack(chosen.advance(decoder, carry.unpack(held), memory.unpack(given)))
+
+    return {
+        "begin": Signature(inputs, begin),
+        "advance": Signature([*carry.inputs, *memory.inputs, *seed], advance),
+    }
+
+
 def with_static_shapes(
     target: Generator | keras.Model, signature: Signature, source_length: int | None, batch_size: int, what: str
 ) -> Signature:
@@ -212,19 +261,27 @@ class _Packing:
     but not tensors of rank 4: those are caches and projections, always computed, and large.
     """
 
-    def __init__(self, prefix: str, structure):
+    def __init__(self, prefix: str, structure, other=None):
+        """`other` is the structure from a run in other sizes: a dimension that differs is one that may vary."""
         self._structure = structure
         paths = [path for path, _ in keras.tree.flatten_with_path(structure)]
         names = [prefix + re.sub(r"\W+", "_", "_".join(path)) for path in paths]
         leaves = keras.tree.flatten(structure)
         self._dtypes = [keras.backend.standardize_dtype(x.dtype) for x in leaves]
+        shapes = [
+            tuple(size if size == another else None for size, another in zip(x.shape, y.shape, strict=True))
+            for x, y in zip(leaves, leaves if other is None else keras.tree.flatten(other), strict=True)
+        ]
         self.inputs = [
-            Input(name, tuple(x.shape), "int32" if dtype == "bool" else dtype)
-            for name, x, dtype in zip(names, leaves, self._dtypes, strict=True)
+            Input(name, shape, "int32" if dtype == "bool" else dtype)
+            for name, shape, dtype in zip(names, shapes, self._dtypes, strict=True)
         ]
 
-    def pack(self, structure, values) -> dict:
-        """The structure as outputs of a signature that was given `values`."""
+    def pack(self, structure, values=None) -> dict:
+        """The structure as outputs of a signature; of one for LiteRT, that was given `values`."""
+        if values is None:
+            leaves = keras.tree.flatten(structure)
+            return {y.name: ops.cast(x, y.dtype) for x, y in zip(leaves, self.inputs, strict=True)}
         smallest = ops.cast(min(values, key=lambda x: math.prod(x.shape)), "float32")
         zero = ops.minimum(ops.sum(ops.square(smallest)), 0.0)
         leaves = [ops.cast(x, y.dtype) for x, y in zip(keras.tree.flatten(structure), self.inputs, strict=True)]

@@ -160,10 +160,29 @@ def test_strings_without_a_tokenizer(folder):
         kt.export.load(folder / "sampling.tflite")(["the cat"])
 
 
-def test_what_cannot_stream(folder):
-    for name in ("saved_model", "generate.tflite"):
-        with pytest.raises(ValueError, match="layout='step'"):
+def test_saved_model_streams(translator, decoder_only, tokenizer, tmp_path):
+    tokenizers = {"source_tokenizer": tokenizer, "target_tokenizer": tokenizer}
+    kt.export.saved_model(translator, tmp_path / "translator", streaming=True, **tokenizers)
+    ids = tokenizer(TEXTS).numpy()
+    np.testing.assert_array_equal(
+        list(kt.export.load(tmp_path / "translator").stream(TEXTS)), list(translator.stream(ids))
+    )
+    sampler = with_strategy(decoder_only, kt.Sampling(seed=4))
+    report = kt.export.saved_model(sampler, tmp_path / "sampler", streaming=True)
+    assert report.signatures["begin"] == {"tokens": "int32[?,?]"} and report.signatures["advance"]["seed"] == "int32[]"
+    runner = kt.export.load(tmp_path / "sampler")
+    for seed in (4, 17):  # rows that end at different steps, behind prompts of different lengths
+        expected = with_strategy(decoder_only, kt.Sampling(seed=seed)).stream(PROMPTS)
+        np.testing.assert_array_equal(list(runner.stream(PROMPTS, seed=seed)), list(expected))
+
+
+def test_what_cannot_stream(folder, decoder_only, tmp_path):
+    for name, remedy in (("saved_model", "streaming=True"), ("generate.tflite", "layout='step'")):
+        with pytest.raises(ValueError, match=remedy):
             kt.export.load(folder / name).stream(TEXTS)
+    with pytest.raises(ValueError, match="BeamSearch knows the first token only when"):
+        kt.export.saved_model(with_strategy(decoder_only, kt.BeamSearch(3)), tmp_path / "beams", streaming=True)
+    assert not (tmp_path / "beams").exists()
     with pytest.raises(ValueError, match="1 rows at a time, got 5"):
         kt.export.load(folder / "step.tflite").stream(TEXTS)
 
