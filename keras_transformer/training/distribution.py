@@ -4,8 +4,7 @@ import re
 
 import keras
 
-# What is made of a kernel: columns go to different devices, then rows, so that between the two nothing is exchanged
-# and behind them one sum is.
+# Of the first of two products the columns go to different devices, of the second the rows: one sum makes them whole.
 _COLUMNS = r".*/(query_key_value|query|key_value|key|inner)"
 _ROWS = r".*/(output|outer)"
 _STATE_OF_METRICS = (
@@ -21,7 +20,9 @@ def layout_map(
     """The layout of every variable of a Transformer, for `keras.distribution.ModelParallel`.
 
     Each device of the model axis holds a slice of the large matrices and computes with it ("Megatron-LM: Training
-    Multi-Billion Parameter Language Models Using Model Parallelism", section 3, https://arxiv.org/abs/1909.08053):
+    Multi-Billion Parameter Language Models Using Model Parallelism", section 3, https://arxiv.org/abs/1909.08053). One
+    sum over the devices follows each attention and each FeedForward; queries, keys and values, which are one matrix
+    here, and the two halves of a gated FeedForward are also moved to where they meet.
 
         variable                                                    (rows, columns)
         kernels of queries, keys, values; FeedForward's inner       (-, model), their biases (model,)
@@ -40,10 +41,10 @@ def layout_map(
         layouts[".*/gate/kernel"] = (None, "model")    # columns on different devices
         layouts["classes/.*"] = ()                     # a copy on each device
 
-    Results are those of one device for any number of heads: where heads do not divide evenly, more is exchanged. A
-    dimension that does not divide evenly, such as a vocabulary of 13 on 4 devices, raises JAX's error when the
-    variable is made: choose a multiple (of the vocabulary, ids that never occur do no harm), or add a rule that puts a
-    copy on each device.
+    Results are those of one device, also where heads do not divide evenly among the devices; then more is moved. A
+    dimension of a variable that does not, such as a vocabulary of 13 on 4 devices, raises JAX's error, which tells the
+    shape and the layout, when the variable is made: make it a multiple (ids that never occur do no harm), or add a
+    rule that puts a copy on each device.
 
     Args:
         mesh: The devices. A model axis of size 1 is data parallelism, a batch axis of size 1 is model parallelism alone.
@@ -55,7 +56,7 @@ def layout_map(
 
     Raises:
         ValueError: If the backend is not JAX, where Keras would train on one device without a word; or the mesh has
-            not the two axes. From the result: if a variable is made that no rule matches.
+            not the two axes. From the result: if a variable is made that no rule matches, or that does not divide evenly.
 
     Example (on JAX; as many devices as there are, in one row):
 
@@ -92,7 +93,7 @@ def layout_map(
         rf"{_COLUMNS}/bias": (model_axis,),
         rf"{_ROWS}/kernel": (model_axis, None),
         rf"{_ROWS}/bias": (),
-        r".*/score": (model_axis, None),  # of additive attention: its rows are the columns of query and key
+        r"(.*/)?[^/]*decoder[^/]*/score": (model_axis, None),  # of additive attention: its rows are the columns of query and key
         r"(.*/)?[^/]*embedding[^/]*/embeddings": (model_axis, None),
         r"(.*/)?[^/]*position[^/]*/embeddings": (),
         r"(.*/)?logits/kernel": (None, model_axis),
