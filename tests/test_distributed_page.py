@@ -38,7 +38,7 @@ def test_data_parallel(scripts, fresh_process, tmp_path):
 
 def test_model_parallel_then_export(scripts, fresh_process, tmp_path):
     printed = fresh_process(scripts["model_parallel"], cwd=tmp_path, **on_jax(8))
-    assert "target_embedding/embeddings (1200, 64) PartitionSpec('model', None)" in printed
+    assert "target_embedding/embeddings (1200, 64) (300, 64)" in printed
     fresh_process(scripts["export"], cwd=tmp_path, KERAS_BACKEND="tensorflow")
     assert (tmp_path / "translator" / "saved_model.pb").exists()
 

@@ -47,7 +47,7 @@ def layout_map(
     rule that puts a copy on each device.
 
     Args:
-        mesh: The devices. A model axis of size 1 is data parallelism, a batch axis of size 1 is model parallelism alone.
+        mesh: The devices. Either axis may have size 1.
         batch_axis, model_axis: The names of its axes that divide the batch and the variables. Give `batch_axis` to
             `ModelParallel(batch_dim_name=...)`, too, which takes the first axis of the mesh if it is not told.
 
@@ -56,7 +56,8 @@ def layout_map(
 
     Raises:
         ValueError: If the backend is not JAX, where Keras would train on one device without a word; or the mesh has
-            not the two axes. From the result: if a variable is made that no rule matches, or that does not divide evenly.
+            not the two axes. From the result: if a variable is made that no rule matches, or that does not divide
+            evenly.
 
     Example (on JAX; as many devices as there are, in one row):
 
@@ -93,7 +94,10 @@ def layout_map(
         rf"{_COLUMNS}/bias": (model_axis,),
         rf"{_ROWS}/kernel": (model_axis, None),
         rf"{_ROWS}/bias": (),
-        r"(.*/)?[^/]*decoder[^/]*/score": (model_axis, None),  # of additive attention: its rows are the columns of query and key
+        r"(.*/)?[^/]*decoder[^/]*/score": (
+            model_axis,
+            None,
+        ),  # of additive attention: its rows are the columns of query and key
         r"(.*/)?[^/]*embedding[^/]*/embeddings": (model_axis, None),
         r"(.*/)?[^/]*position[^/]*/embeddings": (),
         r"(.*/)?logits/kernel": (None, model_axis),

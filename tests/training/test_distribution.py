@@ -105,6 +105,7 @@ print(json.dumps([len(jax.devices()), len(jax.local_devices()), results]))
 MIRRORED = """
 import json
 import keras, numpy as np, tensorflow as tf
+import keras_transformer as kt
 from keras_transformer.training import Perplexity, SequenceCrossentropy, TokenAccuracy
 
 cpu = tf.config.list_physical_devices("CPU")[0]
@@ -120,8 +121,7 @@ data = tf.data.Dataset.from_tensor_slices((ids, ids, weights)).batch(6)
 def train(strategy):
     with strategy.scope():
         keras.utils.set_random_seed(7)
-        model = keras.Sequential([keras.Input((None,), dtype="int32"), keras.layers.Embedding(13, 5),
-                                  keras.layers.Dense(13)])
+        model = kt.models.language_model(13, num_layers=1, dim=10, num_heads=2, intermediate_dim=7, dropout=0.0)
         model.compile(keras.optimizers.SGD(0.5), SequenceCrossentropy(label_smoothing=0.1),
                       metrics=[TokenAccuracy(), Perplexity()])
     loss = model.fit(data, epochs=2, shuffle=False, verbose=0).history["loss"]
