@@ -55,6 +55,11 @@ for name, options in {
     results[name]["shards"] = {path: (len(parts), parts[0].data.shape) for path, parts in shards.items()}
     model.save("model.keras")
     results[name]["logits"] = flat(model([source[:8], target[:8]], training=False)[None])
+with keras.distribution.ModelParallel(layout_map=kt.training.layout_map(mesh), batch_dim_name="batch").scope():
+    try:
+        kt.TokenEmbedding(13, 24).build()
+    except ValueError as error:
+        results["vocabulary of 13"] = str(error)
 print(json.dumps(results))
 """
 
@@ -152,6 +157,7 @@ def on_devices(count: int, **environment) -> dict:
 def test_eight_devices_equal_one(fresh_process, tmp_path):
     output = fresh_process("import json\n" + MODEL + ONE_MACHINE, cwd=tmp_path, **on_devices(8))
     results = json.loads(output.splitlines()[-1])
+    assert "(13, 24)" in results.pop("vocabulary of 13")
     for name, result in results.items():
         for parallel in ["data", "model"]:
             for what in ["loss", "weights"]:
