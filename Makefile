@@ -26,7 +26,7 @@ JAX_TESTS := $(wildcard $(addprefix tests/,ops layers models decoding training))
 .PHONY: help quickstart lecture browser-demo test test-jax test-slow test-distributed test-browser lint format bench clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 # The stamp is newer than setup.cfg once everything in it is installed.
 $(INSTALLED): setup.cfg pyproject.toml
