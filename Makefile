@@ -23,10 +23,10 @@ export MODEL
 JAX_TESTS := $(wildcard $(addprefix tests/,ops layers models decoding training))
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart lecture browser-demo test test-jax test-slow test-browser lint format bench clean
+.PHONY: help quickstart lecture browser-demo test test-jax test-slow test-distributed test-browser lint format bench clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 # The stamp is newer than setup.cfg once everything in it is installed.
 $(INSTALLED): setup.cfg pyproject.toml
@@ -61,15 +61,18 @@ browser-demo: $(BROWSER)/node_modules $(BROWSER)/models/attention.tflite ## Serv
 
 test: $(INSTALLED) lint ## Run the checks: lint, tests and docstring examples on TensorFlow, then test-jax
 	@echo "Tests on TensorFlow"
-	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow"
+	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not distributed"
 	@$(MAKE) --no-print-directory test-jax
 
 test-jax: $(INSTALLED) ## Run the tests that must pass on the JAX backend too (ALL=1: those that compile for long, too)
 	@echo "Tests on JAX"
-	@KERAS_BACKEND=jax $(JAX_ENV) $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) $(JAX_TESTS)
+	@KERAS_BACKEND=jax $(JAX_ENV) $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) -m "not distributed" $(JAX_TESTS)
 
 test-slow: $(INSTALLED) ## Run the tests that make test leaves out: serving from C, quantization, more tokenizers in exports
 	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) -m slow tests
+
+test-distributed: $(INSTALLED) ## Train on eight virtual devices and in two processes, and run the scripts of docs/distributed.md
+	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python -m pytest -q -m distributed tests
 
 test-browser: $(INSTALLED) $(BROWSER)/node_modules ## Test that page in headless Chromium (MODEL=folder: with the model that is there)
 	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python -m pytest -q -rs tests/examples/test_browser.py

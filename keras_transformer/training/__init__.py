@@ -5,6 +5,7 @@ from keras_transformer.training.batches import TokenBatches
 from keras_transformer.training.callbacks import Bleu, TokenRate
 from keras_transformer.training.checkpoints import Checkpoints
 from keras_transformer.training.corpus import read_pairs, read_texts
+from keras_transformer.training.distribution import layout_map
 from keras_transformer.training.losses import SequenceCrossentropy
 from keras_transformer.training.metrics import PaddingRatio, Perplexity, TokenAccuracy, TokenCount
 from keras_transformer.training.packing import PackedBatches
@@ -25,6 +26,7 @@ __all__ = [
     "TokenCount",
     "TokenRate",
     "average_checkpoints",
+    "layout_map",
     "read_pairs",
     "read_texts",
 ]
