@@ -80,9 +80,9 @@ class Vocabulary:
 class Pairs(keras.utils.PyDataset):
     """Batches ((sources, targets), labels) of sentences of similar length, in an order drawn from (seed, epoch)."""
 
-    def __init__(self, sources: list[list[int]], targets: list[list[int]], seed: int, epoch: int = 0):
+    def __init__(self, sources: list[list[int]], targets: list[list[int]], seed: int, epoch: int = 0, every: int = 1):
         super().__init__()
-        self.sources, self.targets, self.seed = sources, targets, seed
+        self.sources, self.targets, self.seed, self.every = sources, targets, seed, every
         self._draw(epoch)
 
     def _draw(self, epoch: int) -> None:
@@ -93,6 +93,7 @@ class Pairs(keras.utils.PyDataset):
         pools = [sorted(pool, key=lambda i: (len(self.targets[i]), len(self.sources[i]))) for pool in pools]
         self.batches = [pool[i : i + BATCH] for pool in pools for i in range(0, len(pool), BATCH)]
         random.shuffle(self.batches)
+        self.batches = self.batches[:: self.every]
 
     def on_epoch_end(self):
         self._draw(self.epoch + 1)
@@ -246,14 +247,12 @@ def measure_speed(rung: str, texts: dict, console: Console) -> dict:
     """Seconds an epoch and tokens a second, of a model with random weights that ends no sentence of its own accord."""
     vocabularies, data = prepare(texts)
     model = build_model(rung, *(len(vocabulary.words) for vocabulary in vocabularies))
-    batches = Pairs(*data["train"], SEED)
-    compile_model(model, rung, len(batches))
-    sample = [batches[i] for i in range(0, len(batches), 5)]  # in a random order, so of all lengths
-    model.train_on_batch(*sample[0])
+    sample = Pairs(*data["train"], SEED, every=5)  # in a random order, so of all lengths
+    compile_model(model, rung, 5 * len(sample))
+    model.fit(sample, shuffle=False, verbose=0)  # compiles
     begin = time.perf_counter()
-    for inputs, labels in sample[1:]:
-        model.train_on_batch(inputs, labels)
-    seconds = (time.perf_counter() - begin) * len(batches) / (len(sample) - 1)
+    model.fit(sample, shuffle=False, verbose=0)
+    seconds = 5 * (time.perf_counter() - begin)
     forbidden = [UNKNOWN, END]
     generator = kt.Generator(
         model, start_token=START, end_token=END, max_length=21, processors=[kt.ForbiddenTokens(forbidden)]
