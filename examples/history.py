@@ -144,19 +144,6 @@ def compile_model(model: keras.Model, rung: str, steps: int) -> None:
     model.compile(optimizer, kt.training.SequenceCrossentropy(label_smoothing=0.1), metrics=[kt.training.Perplexity()])
 
 
-class Seconds(keras.callbacks.Callback):
-    """Notes what the training part of an epoch took."""
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.begin, self.training = time.perf_counter(), None
-
-    def on_test_begin(self, logs=None):
-        self.training = time.perf_counter() - self.begin
-
-    def on_epoch_end(self, epoch, logs=None):
-        logs["seconds"] = round(self.training, 1)
-
-
 def train(model: keras.Model, rung: str, data: dict, folder: Path) -> list[dict]:
     """Ten epochs, those that `folder` has not seen yet; what each of them gave."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -165,7 +152,6 @@ def train(model: keras.Model, rung: str, data: dict, folder: Path) -> list[dict]
     batches = Pairs(*data["train"], SEED, epoch=max(0, done))
     compile_model(model, rung, len(batches))
     callbacks = [
-        Seconds(),
         keras.callbacks.BackupAndRestore(folder / "newest", delete_checkpoint=False),
         keras.callbacks.ModelCheckpoint(folder / "{epoch:02d}.weights.h5", save_weights_only=True),
         keras.callbacks.CSVLogger(log, append=True),
