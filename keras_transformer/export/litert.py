@@ -28,12 +28,11 @@ from keras_transformer.export.signatures import (
     generate_signature,
     model_signature,
     own_seed,
-    prefill_lengths,
     require_tensorflow,
     sample_inputs,
-    step_signatures,
     with_static_shapes,
 )
+from keras_transformer.export.steps import prefill_lengths, step_signatures
 from keras_transformer.export.strings import check_tokenizers, with_tokenizers
 from keras_transformer_runtime.litert import load_program, read_metadata
 

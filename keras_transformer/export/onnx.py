@@ -18,12 +18,11 @@ from keras_transformer.export.signatures import (
     generate_signature,
     model_signature,
     own_seed,
-    prefill_lengths,
     require_tensorflow,
     sample_inputs,
-    step_signatures,
     with_static_shapes,
 )
+from keras_transformer.export.steps import prefill_lengths, step_signatures
 from keras_transformer_runtime.litert import Program
 
 OPSET = 18  # the first with exclusive or, which sampling takes

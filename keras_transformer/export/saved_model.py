@@ -25,8 +25,8 @@ from keras_transformer.export.signatures import (
     require_tensorflow,
     sample_inputs,
     score_signature,
-    stream_signatures,
 )
+from keras_transformer.export.steps import stream_signatures
 from keras_transformer.export.strings import check_tokenizers, with_tokenizers
 from keras_transformer.ops.runtime import without_xla
 from keras_transformer.text.keras_hub import as_tokenizer
