@@ -17,6 +17,8 @@ penalty of the beams is chosen on validation, and the test set is looked at once
     --distribute data      keras.distribution.DataParallel, over all devices (JAX)
     --distribute model     keras.distribution.ModelParallel with kt.training.layout_map (JAX)
     --distribute mirrored  tf.distribute.MirroredStrategy (TensorFlow)
+    --processes            one of several processes, on several machines or a TPU slice; docs/distributed.md has the
+                           commands. Each is started with the same arguments, and --output is a folder that all share
 
 In --output: translator.keras, tokenizer.model, translator/ (SavedModel: strings in, strings out), translator.tflite,
 log.csv (an epoch a line), result.json.
@@ -43,11 +45,12 @@ parser.add_argument("--output", type=Path, default=Path("translation"), help="fo
 parser.add_argument("--resume", action="store_true", help="go on with the training in --output")
 parser.add_argument("--backend", choices=("tensorflow", "jax"), default="tensorflow")
 parser.add_argument("--distribute", choices=("none", "data", "model", "mirrored"), default="none")
+parser.add_argument("--processes", action="store_true", help="this is one of several processes (JAX)")
 parser.add_argument("--mixed", choices=("float32", "mixed_bfloat16", "mixed_float16"), default="float32")
 parser.add_argument("--vocabulary", type=int, default=10_000, help="pieces, of both languages together")
-parser.add_argument("--epochs", type=int, default=40)
-parser.add_argument("--tokens", type=int, default=4096, help="positions of a batch, on each side")
-parser.add_argument("--learning-rate", type=float, default=4e-3, help="the highest")
+parser.add_argument("--epochs", type=int, default=60)
+parser.add_argument("--tokens", type=int, default=2048, help="positions of a batch of a process, on each side")
+parser.add_argument("--learning-rate", type=float, default=3e-3, help="the highest")
 parser.add_argument("--warm-up", type=int, default=1000, help="steps until then")
 parser.add_argument("--dropout", type=float, default=0.3)
 parser.add_argument("--average", type=int, default=5, help="checkpoints, of the last epochs")
@@ -73,7 +76,19 @@ from report import save_results
 LAYERS, HEADS, DIM, INNER = 4, 4, 128, 256
 PENALTIES = (0.6, 1.0, 1.4)
 HELD_OUT = 1000
-console = Console()
+
+PROCESS, PROCESSES, DEVICES = 0, 1, 1  # which one of how many this is, with how many devices
+if options.distribute in ("data", "model"):
+    if options.backend != "jax":
+        parser.error(f"--distribute {options.distribute} needs --backend jax")
+    import jax
+
+    if options.processes:
+        keras.distribution.initialize()
+    PROCESS, PROCESSES, DEVICES = jax.process_index(), jax.process_count(), jax.local_device_count()
+elif options.processes:
+    parser.error("--processes needs --distribute data or --distribute model")
+console = Console(quiet=PROCESS > 0)
 
 
 def read_splits() -> dict[str, list[tuple[str, str]]]:
@@ -102,9 +117,11 @@ def read_splits() -> dict[str, list[tuple[str, str]]]:
 def make_tokenizers(pairs: list[tuple[str, str]]) -> tuple:
     """One vocabulary of both languages; sources end with the end token, targets start with the start token, too."""
     path = options.output / "tokenizer.model"
-    if not path.exists():
+    if PROCESS == 0 and not path.exists():
         texts = [text for pair in pairs for text in pair]
         path.write_bytes(kt.text.SentencePieceTokenizer.train(texts, options.vocabulary, character_coverage=1.0).model)
+    if PROCESSES > 1:
+        jax.experimental.multihost_utils.sync_global_devices("the tokenizer is there")
     model = path.read_bytes()
     source = kt.text.SentencePieceTokenizer(model, add_end=True)
     return source, kt.text.SentencePieceTokenizer(model, add_start=True, add_end=True)
@@ -131,9 +148,14 @@ def build_model(vocabulary_size: int) -> keras.Model:
     return keras.Model([source, target], keras.layers.Activation("linear", dtype="float32")(logits))
 
 
-def compile_model(model: keras.Model) -> None:
-    """Adam with warm-up and decay with the inverse square root of the step, label smoothing."""
-    schedule = kt.training.InverseSquareRootSchedule(options.learning_rate, warmup_steps=options.warm_up)
+def compile_model(model: keras.Model, steps: int) -> None:
+    """Adam whose learning rate rises, then falls to nothing in the shape of a cosine; label smoothing."""
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0,
+        decay_steps=max(1, steps - options.warm_up),
+        warmup_target=options.learning_rate,
+        warmup_steps=options.warm_up,
+    )
     model.compile(
         keras.optimizers.Adam(schedule, beta_2=0.98, epsilon=1e-9),
         kt.training.SequenceCrossentropy(label_smoothing=0.1),
@@ -147,16 +169,15 @@ def scope():
         import tensorflow as tf
 
         return tf.distribute.MirroredStrategy().scope()
-    if options.distribute != "none":
+    if options.distribute == "data":
+        keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
+    if options.distribute == "model":  # divided among the devices of a process
         devices = keras.distribution.list_devices()
-        if options.distribute == "data":
-            keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
-        else:
-            mesh = keras.distribution.DeviceMesh((1, len(devices)), ("batch", "model"), devices)
-            layout = kt.training.layout_map(mesh)
-            keras.distribution.set_distribution(
-                keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
-            )
+        mesh = keras.distribution.DeviceMesh((PROCESSES, DEVICES), ("batch", "model"), devices)
+        distribution = keras.distribution.ModelParallel(
+            layout_map=kt.training.layout_map(mesh), batch_dim_name="batch", auto_shard_dataset=False
+        )
+        keras.distribution.set_distribution(distribution)
     return keras.name_scope("")
 
 
@@ -181,14 +202,22 @@ def bleu_of(generator: kt.Generator, pairs: list[tuple[str, str]], tokenizers, e
     )
 
 
-def train(model: keras.Model, splits: dict, tokenizers) -> dict:
-    """Fit, from where the last checkpoint stands."""
-    limits = {"tokenizers": tokenizers, "max_length": options.max_length, "seed": options.seed}
-    batches = kt.training.TokenBatches(splits["train"], tokens_per_batch=options.tokens, **limits)
-    validation = kt.training.TokenBatches(
-        splits["validation"], tokens_per_batch=options.tokens, shuffle=False, **limits
+def make_batches(pairs: list[tuple[str, str]], tokenizers, shuffle: bool = True) -> kt.training.TokenBatches:
+    """Batches of a budget of tokens, of pairs of similar length."""
+    return kt.training.TokenBatches(
+        pairs,
+        tokenizers=tokenizers,
+        tokens_per_batch=options.tokens,
+        max_length=options.max_length,
+        batch_size_multiple=DEVICES if options.distribute == "data" else 1,
+        seed=options.seed,
+        shuffle=shuffle,
+        shard=(PROCESS, PROCESSES),
     )
-    console.print(batches)
+
+
+def train(model: keras.Model, batches: kt.training.TokenBatches, splits: dict, tokenizers) -> dict:
+    """Fit, from where the last checkpoint stands."""
     checkpoints = kt.training.Checkpoints(options.output / "checkpoints", keep=options.average)
     if not options.resume and checkpoints.directory.exists():
         raise SystemExit(f"{checkpoints.directory} exists. Go on with --resume, or choose another --output.")
@@ -199,12 +228,13 @@ def train(model: keras.Model, splits: dict, tokenizers) -> dict:
         steps_per_epoch=batches.steps_per_epoch,
         epochs=options.epochs,
         initial_epoch=position.epoch,
-        validation_data=validation.dataset(epochs=1),
-        verbose=1 if sys.stdout.isatty() else 2,
+        validation_data=make_batches(splits["validation"], tokenizers, shuffle=False).dataset(epochs=1),
+        shuffle=False,
+        verbose=0 if PROCESS else 1 if sys.stdout.isatty() else 2,
         callbacks=[
             bleu_of(make_generator(model, None), splits["validation"][:200], tokenizers, every=4),
             kt.training.TokenRate(),
-            keras.callbacks.CSVLogger(options.output / "log.csv", append=True),
+            keras.callbacks.CSVLogger(options.output / "log.csv" if PROCESS == 0 else os.devnull, append=True),
             checkpoints,
         ],
     )
@@ -255,15 +285,21 @@ def main() -> None:
     keras.config.set_dtype_policy(options.mixed)
     splits = read_splits()
     tokenizers = make_tokenizers(splits["train"])
+    batches = make_batches(splits["train"], tokenizers)
+    console.print(batches)
     with scope():
         model = build_model(tokenizers[0].vocabulary_size)
-        compile_model(model)
+        compile_model(model, batches.steps_per_epoch * options.epochs)
     console.print(f"{model.count_params():,} parameters")
-    figures = train(model, splits, tokenizers)
+    figures = train(model, batches, splits, tokenizers)
     kt.training.average_checkpoints(options.output / "checkpoints", model, last=options.average)
-    model.save(options.output / "translator.keras")
     figures.update(parameters=model.count_params(), seed=options.seed, **judge(model, splits, tokenizers))
     figures["seconds"] = time.perf_counter() - begin
+    if PROCESS > 0:
+        return
+    if options.backend == "jax":
+        keras.distribution.set_distribution(None)  # with one set, `save` would wait for the other processes
+    model.save(options.output / "translator.keras")
     save_results(options.output / "result.json", "examples/translate.py", figures)
     arguments = ["--stage", "export", "--output", str(options.output), "--max-length", str(options.max_length)]
     subprocess.run([sys.executable, __file__, *arguments], check=True)

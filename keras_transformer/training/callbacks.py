@@ -102,7 +102,9 @@ class Bleu(keras.callbacks.Callback):
         self.translations = self.translate()
         options = {} if self.tokenize is None else {"tokenize": self.tokenize}
         by_number = [list(texts) for texts in zip(*self.references, strict=True)]
-        return _sacrebleu().corpus_bleu(self.translations, by_number, **options).score
+        # "none" says that the texts are tokenized already, which is what sacreBLEU warns about without `force`.
+        force = self.tokenize == "none"
+        return _sacrebleu().corpus_bleu(self.translations, by_number, force=force, **options).score
 
     def on_train_begin(self, logs=None):
         self._last = None

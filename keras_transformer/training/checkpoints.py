@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import keras
 
+from keras_transformer.training.processes import from_all, is_writer, wait_for_all
 from keras_transformer.training.snapshots import (
     DamagedSnapshot,
     assign,
@@ -50,6 +51,9 @@ class Checkpoints(keras.callbacks.Callback):
     each epoch. Put the callback behind the others, whose effects (a lowered learning rate, `val_bleu`) it then saves,
     but before `SwapEMAWeights(swap_on_epoch=True)`, which puts averages in the place of the weights.
 
+    Where several processes train one model (JAX), each has the callback, in a directory that all share: the first one
+    writes, also what is divided among them, and all read. It may be resumed on another number of devices.
+
     Not restored: the means over the interrupted epoch, which cover its second part only, and what other callbacks
     remember. `history` has the logs of all epochs, and Keras' callbacks take the best value so far as an argument:
     `EarlyStopping(baseline=...)`, `ModelCheckpoint(initial_value_threshold=...)`; `CSVLogger(append=True)`.
@@ -61,9 +65,9 @@ class Checkpoints(keras.callbacks.Callback):
         keep: How many checkpoints to keep; None for all.
 
     Raises:
-        ValueError: If `every` or `keep` is not positive; by `resume`, if the checkpoints are of another model or all
-            are damaged; by `fit`, if there are checkpoints and `resume` was not called, or `initial_epoch` or
-            `steps_per_epoch` do not suit the checkpoint.
+        ValueError: If `every` or `keep` is not positive; by `resume`, if the checkpoints are of another model, all are
+            damaged, or processes see different ones; by `fit`, if there are checkpoints and `resume` was not called, or
+            `initial_epoch` or `steps_per_epoch` do not suit the checkpoint.
 
     Example:
 
@@ -97,6 +101,7 @@ class Checkpoints(keras.callbacks.Callback):
 
         Returns: Where to go on: `initial_epoch=position.epoch`, with the data from batch `position.step` on.
         """
+        wait_for_all()  # what the first one still had to write is there
         groups = _groups(model)
         damaged = []
         for path in reversed(checkpoint_paths(self.directory)):
@@ -117,8 +122,15 @@ class Checkpoints(keras.callbacks.Callback):
                     "Remove them to start anew."
                 )
             self.position, self.history = Position(), []
+        steps = from_all(self.position.step)
+        if len(set(steps)) > 1:
+            raise ValueError(
+                f"The processes do not find the same checkpoints in '{self.directory}': the newest whole ones are of "
+                f"the steps {steps}. Give a directory that all processes share."
+            )
         for path, error in damaged:
-            os.replace(path, path.with_suffix(".damaged"))
+            if is_writer():
+                os.replace(path, path.with_suffix(".damaged"))
             warnings.warn(f"{error}. It is renamed, and the checkpoint before it is used.", stacklevel=2)
         self._belongs = True
         return self.position
@@ -170,11 +182,10 @@ class Checkpoints(keras.callbacks.Callback):
         return self.params.get("steps")
 
     def _save(self) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / f"step-{self.position.step:010d}.npz"
         extra = {"position": self.position._asdict(), "steps_per_epoch": self._steps, "history": self.history}
         write_snapshot(path, _groups(self.model), extra)
-        if self.keep is not None:
+        if self.keep is not None and is_writer():
             for old in checkpoint_paths(self.directory)[: -self.keep]:
                 old.unlink()
 

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from keras_transformer.training.processes import is_writer, whole
+
 GROUPS = ("trainable", "non_trainable", "optimizer")
 # What reading a damaged archive may end in. Each member carries a checksum, which is compared before it is parsed.
 DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, KeyError, TypeError, ValueError, RuntimeError)
@@ -34,8 +36,15 @@ class Snapshot(NamedTuple):
 def write_snapshot(path: Path, groups: dict[str, list], extra: dict) -> None:
     """Write the variables of `groups` and the JSON of `extra`; at any moment, `path` is the old file or the new.
 
-    The format is a zip archive, as of `numpy.savez`: a description in JSON and each variable as a `.npy` file.
+    The format is a zip archive, as of `numpy.savez`: a description in JSON and each variable as a `.npy` file. Of
+    several processes all call this, and one writes.
     """
+    if not is_writer():
+        for variables in groups.values():
+            for variable in variables:
+                whole(variable)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.unfinished")
     description = {"format": 1, "extra": extra, "variables": {}}
     with open(unfinished, "wb") as file:
@@ -122,7 +131,7 @@ def _spell(described: dict | None) -> str:
 
 def _bits(variable) -> np.ndarray:
     """The value as an array of a type that NumPy can write: bfloat16 and the 8-bit floats go as integers."""
-    array = np.asarray(keras.ops.convert_to_numpy(variable))
+    array = whole(variable)
     return array if array.dtype.isbuiltin == 1 else array.view(f"uint{8 * array.dtype.itemsize}")
 
 

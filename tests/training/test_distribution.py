@@ -85,26 +85,60 @@ import jax
 keras.distribution.initialize()
 rows, labels = [source[:316], target[:316, :-1]], target[:316, 1:]
 
-def train(inputs, labels, batch_size):
+class Interruption(Exception):
+    pass
+
+def interrupt(batch, logs):
+    if batch == 8:
+        raise Interruption
+
+def train(inputs, labels, batch_size, **options):
     model = new_model(num_heads=4, dropout=0.0)
-    model.fit(inputs, labels, batch_size=batch_size, shuffle=False, verbose=0)
+    return model, model.fit(inputs, labels, batch_size=batch_size, shuffle=False, verbose=0, **options)
+
+def train_with_interruption(directory, distribution, inputs, labels, batch_size):
+    with distribution.scope():
+        checkpoints = kt.training.Checkpoints(directory, every=7)
+        interruption = keras.callbacks.LambdaCallback(on_train_batch_end=interrupt)
+        try:
+            train(inputs, labels, batch_size, callbacks=[checkpoints, interruption])
+        except Interruption:
+            pass
+        model, checkpoints = new_model(num_heads=4, dropout=0.0), kt.training.Checkpoints(directory, every=7)
+        position = checkpoints.resume(model)
+        assert position == (0, 7, 7), position
+        inputs, labels = keras.tree.map_structure(lambda array: array[7 * batch_size:], (inputs, labels))
+        options = {"batch_size": batch_size, "steps_per_epoch": 20, "shuffle": False, "verbose": 0}
+        model.fit(inputs, labels, callbacks=[checkpoints], **options)
+    model = new_model(num_heads=4, dropout=0.0)  # on one device
+    assert kt.training.Checkpoints(directory).resume(model) == (1, 0, 20)
     return flat(model.get_weights())
 
 def mine(array):
     array = np.pad(array, [(0, -len(array) % 16), (0, 0)])  # rows of padding alone: they count nothing
     return array[jax.process_index()::jax.process_count()]
 
-results = {"one": train(rows, labels, 16)}  # with a last batch of 12
-mesh = keras.distribution.DeviceMesh((2, 4), ["batch", "model"])
-for name, distribution in {
-    "data": keras.distribution.DataParallel(auto_shard_dataset=False),
-    "model": keras.distribution.ModelParallel(
-        layout_map=kt.training.layout_map(mesh), batch_dim_name="batch", auto_shard_dataset=False
-    ),
-}.items():
-    with distribution.scope():
-        results[name] = train([mine(array) for array in rows], mine(labels), 8)
-print(json.dumps([len(jax.devices()), len(jax.local_devices()), results]))
+results = {"one": flat(train(rows, labels, 16)[0].get_weights())}  # with a last batch of 12
+devices = keras.distribution.list_devices()
+within = keras.distribution.DeviceMesh((2, 4), ["batch", "model"], devices)
+across = keras.distribution.DeviceMesh((2, 4), ["batch", "model"], np.reshape(devices, (4, 2)).T.ravel())
+options = {"batch_dim_name": "batch", "auto_shard_dataset": False}
+data = keras.distribution.DataParallel(auto_shard_dataset=False)
+model = keras.distribution.ModelParallel(layout_map=kt.training.layout_map(within), **options)
+with data.scope():
+    results["data"] = flat(train([mine(array) for array in rows], mine(labels), 8)[0].get_weights())
+arguments = [mine(array) for array in rows], mine(labels), 8
+results["data, resumed"] = train_with_interruption("data", data, *arguments)
+results["model, resumed"] = train_with_interruption("model", model, *arguments)
+model = keras.distribution.ModelParallel(layout_map=kt.training.layout_map(across), **options)
+padded = lambda array: np.pad(array, [(0, 4), (0, 0)])
+arguments = [padded(array) for array in rows], padded(labels), 16  # each process has a part of every row
+results["model across processes, resumed"] = train_with_interruption("across", model, *arguments)
+try:
+    kt.training.Checkpoints("data" if jax.process_index() else "nothing").resume(new_model(num_heads=4))
+except ValueError as error:
+    message = str(error)
+print(json.dumps([len(jax.devices()), len(jax.local_devices()), results, message]))
 """
 
 MIRRORED = """
@@ -182,7 +216,7 @@ def test_eight_devices_equal_one(fresh_process, tmp_path):
 
 
 @pytest.mark.distributed
-def test_two_processes_equal_one_device(fresh_process):
+def test_two_processes_equal_one_device_interrupted_or_not(fresh_process, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -193,14 +227,18 @@ def test_two_processes_equal_one_device(fresh_process):
             KERAS_DISTRIBUTION_JOB_ADDRESSES=address,
             KERAS_DISTRIBUTION_NUM_PROCESSES="2",
             KERAS_DISTRIBUTION_PROCESS_ID=str(index),
+            JAX_CPU_ENABLE_ASYNC_DISPATCH="false",  # collectives of two steps at once wait for each other on few cores
         )
-        return json.loads(fresh_process("import json\n" + MODEL + TWO_PROCESSES, **environment).splitlines()[-1])
+        output = fresh_process("import json\n" + MODEL + TWO_PROCESSES, cwd=tmp_path, **environment)
+        return json.loads(output.splitlines()[-1])
 
     with ThreadPoolExecutor(2) as pool:
-        for devices, local_devices, results in pool.map(run, range(2)):
+        for devices, local_devices, results, message in pool.map(run, range(2)):
             assert (devices, local_devices) == (8, 4)
-            for parallel in ["data", "model"]:
-                np.testing.assert_allclose(results[parallel], results["one"], rtol=1e-5, atol=1e-5, err_msg=parallel)
+            one = results.pop("one")
+            for name, weights in results.items():
+                np.testing.assert_allclose(weights, one, rtol=1e-5, atol=1e-5, err_msg=name)
+            assert "steps [0, 20]" in message
 
 
 @pytest.fixture
