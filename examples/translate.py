@@ -241,7 +241,7 @@ def train(model: keras.Model, batches: kt.training.TokenBatches, splits: dict, t
     return {
         "steps": batches.steps_per_epoch * options.epochs,
         "steps_per_epoch": batches.steps_per_epoch,
-        "target_tokens_per_epoch": batches.num_tokens,
+        "tokens_per_epoch": batches.num_tokens,
         "padding_ratio": batches.padding_ratio,
         "too_long": batches.too_long,
         "seconds_since_resumed": time.perf_counter() - begin,

@@ -13,7 +13,7 @@ import pytest
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "translate.py"
 WORDS = {"one": "eins", "two": "zwei", "three": "drei", "four": "vier", "five": "fünf", "seven": "sieben"}
-SMALL = ["--vocabulary", "60", "--tokens", "1024", "--warm-up", "20", "--max-length", "11", "--average", "1"]
+SMALL = ["--vocabulary", "31", "--tokens", "1024", "--warm-up", "20", "--max-length", "11", "--average", "1"]
 
 
 @pytest.fixture
