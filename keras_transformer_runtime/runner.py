@@ -1,5 +1,6 @@
 """One class for whatever `kt.export` wrote: ids or strings in, tokens, scores and strings out."""
 
+import importlib.util
 import json
 import os
 from collections.abc import Iterator
@@ -136,7 +137,13 @@ class SavedModelRunner(Runner):
         metadata = json.loads((extra / NAME).read_bytes())
         super().__init__(metadata, {x.name: x.read_bytes() for x in extra.iterdir() if x.name != NAME})
         self._constant = tf.constant
-        self._loaded = tf.saved_model.load(str(path))
+        try:
+            self._loaded = tf.saved_model.load(str(path))
+        except RuntimeError as error:
+            if "TFText>" not in str(error):
+                raise
+            register_text_operations()
+            self._loaded = tf.saved_model.load(str(path))
         self._function = self._loaded.signatures["generate"]
 
     def _run(self, inputs, seed):
@@ -153,6 +160,22 @@ class SavedModelRunner(Runner):
         tensors = {name: self._constant(x) for name, x in {**arrays, **self._seed(seed)}.items()}
         carries = stream(self._loaded.signatures, tensors)
         return new_tokens({name: carry[name].numpy() for name in ("tokens", "lengths")} for carry in carries)
+
+
+def register_text_operations() -> None:
+    """Make TensorFlow know the operations of tensorflow_text, without its Python code, which would import Keras."""
+    import tensorflow as tf
+
+    package = importlib.util.find_spec("tensorflow_text")
+    if package is None:
+        raise ImportError(
+            "The SavedModel reads or writes strings with operations of tensorflow-text, which is not installed: "
+            "pip install tensorflow-text"
+        )
+    operations = Path(package.submodule_search_locations[0], "python", "ops")
+    for library in ("*wordpiece*.so", "*sentencepiece*.so", "*regex_split*.so"):
+        for path in sorted(operations.glob(library)):
+            tf.load_op_library(str(path))
 
 
 class LiteRTRunner(Runner):

@@ -89,6 +89,24 @@ def test_beam_search_step_by_step(folder, decoder_only):
         runner.stream(PROMPTS)
 
 
+def test_saved_model_of_strings_without_keras(folder, translator, tokenizer, bare_process, tmp_path):
+    package = tmp_path / "keras_transformer_runtime"
+    package.symlink_to(kt.export.load.__code__.co_filename.rpartition("/")[0])
+    expected = translator(tokenizer(TEXTS).numpy())["tokens"].tolist()
+    bare_process(
+        """
+        import keras_transformer_runtime
+
+        runner = keras_transformer_runtime.load(data["path"])  # finds the operations of tensorflow_text by itself
+        assert runner(data["texts"])["tokens"].tolist() == data["expected"]
+        imported = {name for name in sys.modules if sys.modules[name]}
+        assert not {"tensorflow_text", "keras", "keras_transformer"} & imported
+        """,
+        {"path": str(folder / "saved_model"), "texts": TEXTS, "expected": expected},
+        without=["keras", "keras_transformer"],
+    )
+
+
 def test_without_keras_and_without_tensorflow(folder, translator, tokenizer, bare_process, tmp_path):
     package = tmp_path / "keras_transformer_runtime"
     package.symlink_to(kt.export.load.__code__.co_filename.rpartition("/")[0])
