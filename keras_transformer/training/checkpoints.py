@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import keras
 
-from keras_transformer.training.processes import from_all, is_writer, wait_for_all
+from keras_transformer.training.processes import from_all, is_writer
 from keras_transformer.training.snapshots import (
     DamagedSnapshot,
     assign,
@@ -101,7 +101,6 @@ class Checkpoints(keras.callbacks.Callback):
 
         Returns: Where to go on: `initial_epoch=position.epoch`, with the data from batch `position.step` on.
         """
-        wait_for_all()  # what the first one still had to write is there
         groups = _groups(model)
         damaged = []
         for path in reversed(checkpoint_paths(self.directory)):

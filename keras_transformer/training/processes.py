@@ -19,11 +19,6 @@ def whole(variable) -> np.ndarray:
     return np.asarray(keras.ops.convert_to_numpy(value))
 
 
-def wait_for_all() -> None:
-    """Go on when all processes have come here."""
-    from_all(0)
-
-
 def from_all(number: int) -> list[int]:
     """The number that each process gives, in the order of the processes; waits for all of them."""
     if _jax() is None or _jax().process_count() == 1:
