@@ -82,6 +82,7 @@ if options.distribute in ("data", "model"):
     if options.backend != "jax":
         parser.error(f"--distribute {options.distribute} needs --backend jax")
     import jax
+    from jax.experimental import multihost_utils
 
     if options.processes:
         keras.distribution.initialize()
@@ -121,7 +122,7 @@ def make_tokenizers(pairs: list[tuple[str, str]]) -> tuple:
         texts = [text for pair in pairs for text in pair]
         path.write_bytes(kt.text.SentencePieceTokenizer.train(texts, options.vocabulary, character_coverage=1.0).model)
     if PROCESSES > 1:
-        jax.experimental.multihost_utils.sync_global_devices("the tokenizer is there")
+        multihost_utils.sync_global_devices("the tokenizer is there")
     model = path.read_bytes()
     source = kt.text.SentencePieceTokenizer(model, add_end=True)
     return source, kt.text.SentencePieceTokenizer(model, add_start=True, add_end=True)
