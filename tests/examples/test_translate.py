@@ -1,11 +1,9 @@
-"""The translation script: from a table of sentences to files that answer, on one device and in two processes."""
+"""The translation script: from a table of sentences to files that answer."""
 
 import json
 import os
-import socket
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -65,30 +63,3 @@ def test_a_table_becomes_a_translator(table, fresh_process):
 
     status, output = translate(table, "--epochs", "2")
     assert status == 1 and "Go on with --resume" in output
-
-
-@pytest.mark.slow
-@pytest.mark.tensorflow  # the processes train on JAX, whatever runs the tests
-def test_two_processes_make_one_translator(table):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-
-    def run(index):
-        return translate(
-            table,
-            *("--epochs", "1", "--backend", "jax", "--distribute", "data", "--processes"),
-            XLA_FLAGS=f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2",
-            KERAS_DISTRIBUTION_JOB_ADDRESSES=address,
-            KERAS_DISTRIBUTION_NUM_PROCESSES="2",
-            KERAS_DISTRIBUTION_PROCESS_ID=str(index),
-            JAX_CPU_ENABLE_ASYNC_DISPATCH="false",
-        )
-
-    with ThreadPoolExecutor(2) as pool:
-        (status, output), (other_status, other_output) = pool.map(run, range(2))
-    assert status == 0, output
-    assert other_status == 0, other_output
-    assert "Written" in output and "Written" not in other_output
-    files = {path.name for path in (table.parent / "translation").iterdir()}
-    assert files >= {"translator.keras", "tokenizer.model", "translator", "translator.tflite", "log.csv", "result.json"}
