@@ -52,7 +52,7 @@ class Checkpoints(keras.callbacks.Callback):
     but before `SwapEMAWeights(swap_on_epoch=True)`, which puts averages in the place of the weights.
 
     Where several processes train one model (JAX), each has the callback, in a directory that all share: the first one
-    writes, also what is divided among them, and all read. It may be resumed on another number of devices.
+    writes, also what is divided among them, and all read; one device can read it, too.
 
     Not restored: the means over the interrupted epoch, which cover its second part only, and what other callbacks
     remember. `history` has the logs of all epochs, and Keras' callbacks take the best value so far as an argument:

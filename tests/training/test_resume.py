@@ -227,6 +227,20 @@ def test_a_model_that_is_built_again_is_the_same(state, tmp_path):
     assert_same(again.values(), state.values())
 
 
+def test_of_several_processes_one_writes(state, tmp_path, monkeypatch):
+    monkeypatch.setattr("keras_transformer.training.snapshots.is_writer", lambda: False)
+    monkeypatch.setattr("keras_transformer.training.checkpoints.is_writer", lambda: False)
+    state.reset()
+    state.fit(Checkpoints(tmp_path / "checkpoints"), epochs=1)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_processes_that_find_different_checkpoints(state, tmp_path, monkeypatch):
+    monkeypatch.setattr("keras_transformer.training.checkpoints.from_all", lambda step: [step, 21])
+    with pytest.raises(ValueError, match=r"steps \[0, 21\].*all processes share"):
+        Checkpoints(tmp_path).resume(state.reset())
+
+
 def test_fit_that_does_not_suit_the_checkpoint(state, tmp_path):
     saved(state, tmp_path)
     (tmp_path / "step-0000000014.npz").unlink()
