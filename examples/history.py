@@ -323,6 +323,7 @@ def main() -> None:
     parser.add_argument("--speed", action="store_true", help="measure how fast each rung is, train nothing")
     parser.add_argument("--table", action="store_true", help="show the results that are there, train nothing")
     options = parser.parse_args()
+    kt.training.keep_freed_memory()
     console = Console()
     found = json.loads(options.results.read_text())["rungs"] if options.results.exists() else {}
     if not options.table:

@@ -283,6 +283,7 @@ def main() -> None:
     if options.stage == "export":
         return export(make_tokenizers([]))
     begin = time.perf_counter()
+    kt.training.keep_freed_memory()
     keras.utils.set_random_seed(options.seed)
     keras.config.set_dtype_policy(options.mixed)
     splits = read_splits()

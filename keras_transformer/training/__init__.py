@@ -1,5 +1,6 @@
 """What training a sequence model needs beside `model.fit`: batches, loss, schedule, metrics, checkpoints, callbacks."""
 
+from keras_transformer.training.allocator import keep_freed_memory
 from keras_transformer.training.averaging import average_checkpoints
 from keras_transformer.training.batches import TokenBatches
 from keras_transformer.training.callbacks import Bleu, TokenRate
@@ -26,6 +27,7 @@ __all__ = [
     "TokenCount",
     "TokenRate",
     "average_checkpoints",
+    "keep_freed_memory",
     "layout_map",
     "read_pairs",
     "read_texts",

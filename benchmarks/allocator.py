@@ -1,0 +1,105 @@
+"""What `kt.training.keep_freed_memory` gains: a training step with it and without, on TensorFlow on the CPU.
+
+Two models of the ladder's sizes (examples/history.py), the LSTM and the Transformer, on 128 random sequences of 8 to 24
+tokens a step. Each way runs in a process of its own; both of a pair take turns. Processor time is what the operating
+system counts, for the program and, as system time, for making and clearing pages.
+
+    python benchmarks/allocator.py
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+VOCABULARIES, BATCH, SHORTEST, LONGEST = (7887, 5921), 128, 8, 24
+MODELS = ("lstm", "transformer")
+WAYS = ("default", "kept")
+
+
+def train(name: str, way: str, steps: int) -> dict:
+    """Milliseconds of a step, and the memory of this process at its peak."""
+    import keras
+    import numpy as np
+
+    import keras_transformer as kt
+
+    if way == "kept" and not kt.training.keep_freed_memory():
+        raise SystemExit("The C library of this system is not glibc; there is nothing to compare.")
+    keras.utils.set_random_seed(0)
+    if name == "lstm":
+        model = kt.models.recurrent_seq2seq(*VOCABULARIES, cell="lstm", dim=510, num_layers=2, dropout=0.2)
+    else:
+        model = kt.models.transformer(*VOCABULARIES, num_layers=3, dim=256, intermediate_dim=512, dropout=0.2)
+    model.compile("adam", kt.training.SequenceCrossentropy())
+
+    def batches():
+        random = np.random.default_rng(0)
+        while True:
+            source, target, labels = (
+                random.integers(1, min(VOCABULARIES), (BATCH, length))
+                for length in random.integers(SHORTEST, LONGEST + 1, 2)[[0, 1, 1]]
+            )
+            yield (source, target), labels
+
+    model.fit(batches(), steps_per_epoch=5, verbose=0)  # traces
+    before, begin = os.times(), time.perf_counter()
+    model.fit(batches(), steps_per_epoch=steps, verbose=0)
+    wall, after = time.perf_counter() - begin, os.times()
+    return {
+        "wall_ms": 1000 * wall / steps,
+        "user_ms": 1000 * (after.user - before.user) / steps,
+        "system_ms": 1000 * (after.system - before.system) / steps,
+        "peak_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
+    }
+
+
+def main() -> None:
+    """Measure in turns, print, save."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "allocator.json")
+    parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.run:
+        return print(json.dumps(train(*options.run, options.steps)))
+    figures = {}
+    print(f"{'ms a step':22}{'wall':>8}{'user':>8}{'system':>8}{'peak MB':>10}")
+    for name in MODELS:
+        runs = {way: [] for way in WAYS}
+        for _ in range(options.rounds):
+            for way in WAYS:
+                command = [sys.executable, __file__, "--run", name, way, "--steps", str(options.steps)]
+                printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+                runs[way].append(json.loads(printed.splitlines()[-1]))
+        one = {way: {key: statistics.median(run[key] for run in runs[way]) for key in runs[way][0]} for way in WAYS}
+        for way in WAYS:
+            print(
+                f"{name + ', ' + way:22}"
+                + "".join(f"{value:{10 if 'peak' in key else 8}.0f}" for key, value in one[way].items())
+            )
+        figures[name] = {**one, "speed": one["default"]["wall_ms"] / one["kept"]["wall_ms"]}
+        print(f"{name}: {figures[name]['speed']:.2f} times as fast", flush=True)
+    settings = {
+        "batch": BATCH,
+        "lengths": [SHORTEST, LONGEST],
+        "steps": options.steps,
+        "rounds": options.rounds,
+        "seed": 0,
+    }
+    save_results(options.output, "benchmarks/allocator.py", {**settings, "models": figures})
+
+
+if __name__ == "__main__":
+    from report import save_results
+
+    main()
