@@ -18,15 +18,18 @@ PACKAGES = (
     "transformers",
     "numpy",
 )
+VECTORS = ("avx512f", "avx2", "avx", "sve", "asimd")  # as /proc/cpuinfo names them
 
 
 def describe_machine() -> dict:
-    """Processor, cores and memory."""
+    """Processor, its widest vector instructions (matrix products live by them), cores and memory."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    flags = fields.get("flags", fields.get("Features", "")).split()
     return {
-        "cpu": names[0] if names else platform.processor(),
+        "cpu": fields.get("model name") or platform.processor(),
+        "vectors": next((name for name in VECTORS if name in flags), None),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
