@@ -36,6 +36,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 import keras
 import numpy as np
 import sacrebleu
+import tensorflow as tf
 from multi30k import read_multi30k
 from rich.console import Console
 from rich.table import Table
@@ -80,35 +81,35 @@ class Vocabulary:
         return " ".join(self.words[i] for i in ids if i not in (PADDING, START, END))
 
 
-class Pairs(keras.utils.PyDataset):
+class Pairs:
     """Batches ((sources, targets), labels) of sentences of similar length, in an order drawn from (seed, epoch)."""
 
     def __init__(self, sources: list[list[int]], targets: list[list[int]], seed: int, every: int = 1):
-        super().__init__()
         self.sources, self.targets, self.seed, self.every = sources, targets, seed, every
-        self.draw(epoch=0)
+        self.steps_per_epoch = len(self.draw(epoch=0))
 
-    def draw(self, epoch: int) -> None:
-        """Set the batches of an epoch, in their order."""
-        self.epoch = epoch
+    def draw(self, epoch: int) -> list[list[int]]:
+        """The batches of an epoch, each as the numbers of its sentences."""
         random = np.random.default_rng((self.seed, epoch))
         # By the target's length, then by the source's, which goes up and down in turns, so that neighbors are alike.
         lengths = [(len(y), len(x) * (-1) ** len(y)) for x, y in zip(self.sources, self.targets, strict=True)]
         order = sorted(random.permutation(len(lengths)), key=lengths.__getitem__)
-        self.batches = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
-        random.shuffle(self.batches)
-        self.batches = self.batches[:: self.every]
+        batches = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
+        random.shuffle(batches)
+        return batches[:: self.every]
 
-    def on_epoch_end(self):
-        self.draw(self.epoch + 1)
+    def dataset(self, first_epoch: int, last_epoch: int) -> tf.data.Dataset:
+        """The batches of some epochs, one after another."""
 
-    def __len__(self):
-        return len(self.batches)
+        def assemble():
+            for epoch in range(first_epoch, last_epoch):
+                for rows in self.draw(epoch):
+                    sources = padded([self.sources[i] for i in rows])
+                    targets = padded([self.targets[i] for i in rows])
+                    yield (sources, targets[:, :-1]), targets[:, 1:]
 
-    def __getitem__(self, index):
-        sources = padded([self.sources[i] for i in self.batches[index]])
-        targets = padded([self.targets[i] for i in self.batches[index]])
-        return (sources, targets[:, :-1]), targets[:, 1:]
+        ids = tf.TensorSpec((None, None), "int32")
+        return tf.data.Dataset.from_generator(assemble, output_signature=((ids, ids), ids)).prefetch(2)
 
 
 def padded(rows: list[list[int]]) -> np.ndarray:
@@ -152,17 +153,17 @@ def compile_model(model: keras.Model, rung: str, steps: int) -> None:
 def train(model: keras.Model, rung: str, data: dict, folder: Path) -> tuple[int, list[dict]]:
     """Ten epochs, those that `folder` has not seen yet: how many it had seen, and what each of the ten gave."""
     batches = Pairs(*data["train"], SEED)
-    compile_model(model, rung, len(batches))
+    compile_model(model, rung, batches.steps_per_epoch)
     weights = keras.callbacks.ModelCheckpoint(folder / "{epoch:02d}.weights.h5", save_weights_only=True)
     checkpoints = kt.training.Checkpoints(folder / "checkpoints", keep=1)
     done = checkpoints.resume(model).epoch
-    batches.draw(done)
     if done < EPOCHS:
         model.fit(
-            batches,
+            batches.dataset(done, EPOCHS),
+            steps_per_epoch=batches.steps_per_epoch,
             initial_epoch=done,
             epochs=EPOCHS,
-            validation_data=Pairs(*data["val"], SEED),
+            validation_data=Pairs(*data["val"], SEED).dataset(0, 1),
             shuffle=False,
             verbose=2,
             callbacks=[weights, checkpoints],
@@ -247,10 +248,10 @@ def measure_speed(rung: str, texts: dict, console: Console) -> dict:
     vocabularies, data = prepare(texts)
     model = build_model(rung, *(len(vocabulary.words) for vocabulary in vocabularies))
     sample = Pairs(*data["train"], SEED, every=5)  # in a random order, so of all lengths
-    compile_model(model, rung, 5 * len(sample))
-    model.fit(sample, shuffle=False, verbose=0)  # compiles
+    compile_model(model, rung, 5 * sample.steps_per_epoch)
+    model.fit(sample.dataset(0, 1), shuffle=False, verbose=0)  # compiles
     begin = time.perf_counter()
-    model.fit(sample, shuffle=False, verbose=0)
+    model.fit(sample.dataset(0, 1), shuffle=False, verbose=0)
     seconds = 5 * (time.perf_counter() - begin)
     forbidden = [UNKNOWN, END]
     generator = kt.Generator(
