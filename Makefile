@@ -92,7 +92,7 @@ bench: $(INSTALLED) ## Run the benchmarks: training and generation against other
 	@$(BIN)/python benchmarks/training_choices.py
 	@$(BIN)/python benchmarks/batching.py $(if $(DATA),--data $(DATA))
 	@$(BIN)/python benchmarks/rematerialization.py
-	@$(BIN)/python benchmarks/allocator.py
+	@$(BIN)/python benchmarks/cpu_training.py
 	@$(BIN)/python benchmarks/decoding_choices.py
 	@$(BIN)/python benchmarks/decode.py
 	@$(BIN)/python benchmarks/deploy.py

@@ -12,7 +12,7 @@ def keep_freed_memory() -> bool:
     TensorFlow allocates every tensor anew. By default glibc gets large blocks from the system and gives them back when
     they are freed, so that their pages are made and cleared again at every step; `time` shows it as system time. Here
     glibc is told to keep them (mallopt: M_MMAP_MAX 0, M_TRIM_THRESHOLD -1, which is never). The process then stays as
-    large as it was at its peak. Call it before training; `benchmarks/allocator.py` measures what it gains.
+    large as it was at its peak. Call it before training; `benchmarks/cpu_training.py` measures what it gains.
 
     Returns: True if it was done; False, and nothing is changed, where the C library is not glibc (macOS, Windows,
         Alpine Linux).

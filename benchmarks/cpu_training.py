@@ -1,10 +1,16 @@
-"""What `kt.training.keep_freed_memory` gains: a training step with it and without, on TensorFlow on the CPU.
+"""What settings around the model gain on TensorFlow on the CPU: kept memory and oneDNN, by a training step.
 
 Two models of the ladder's sizes (examples/history.py), the LSTM and the Transformer, on 128 random sequences of 8 to 24
-tokens a step. Each way runs in a process of its own; both of a pair take turns. Processor time is what the operating
-system counts, for the program and, as system time, for making and clearing pages.
+tokens a step, in three ways:
 
-    python benchmarks/allocator.py
+    default  TensorFlow as it is
+    kept     with `kt.training.keep_freed_memory()`
+    onednn   that, and TF_ENABLE_ONEDNN_OPTS=1, which is TensorFlow's default only where it sees AVX512-VNNI
+
+Each way runs in a process of its own, and they take turns. Processor time is what the operating system counts, for the
+program and, as system time, for making and clearing pages.
+
+    python benchmarks/cpu_training.py
 """
 
 import argparse
@@ -22,7 +28,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 VOCABULARIES, BATCH, SHORTEST, LONGEST = (7887, 5921), 128, 8, 24
 MODELS = ("lstm", "transformer")
-WAYS = ("default", "kept")
+WAYS = {"default": {}, "kept": {}, "onednn": {"TF_ENABLE_ONEDNN_OPTS": "1"}}  # environment variables of each
 
 
 def train(name: str, way: str, steps: int) -> dict:
@@ -32,7 +38,7 @@ def train(name: str, way: str, steps: int) -> dict:
 
     import keras_transformer as kt
 
-    if way == "kept" and not kt.training.keep_freed_memory():
+    if way != "default" and not kt.training.keep_freed_memory():
         raise SystemExit("The C library of this system is not glibc; there is nothing to compare.")
     keras.utils.set_random_seed(0)
     if name == "lstm":
@@ -67,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "allocator.json")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "cpu_training.json")
     parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
@@ -79,7 +85,8 @@ def main() -> None:
         for _ in range(options.rounds):
             for way in WAYS:
                 command = [sys.executable, __file__, "--run", name, way, "--steps", str(options.steps)]
-                printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+                environment = {**os.environ, **WAYS[way]}
+                printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
                 runs[way].append(json.loads(printed.splitlines()[-1]))
         one = {way: {key: statistics.median(run[key] for run in runs[way]) for key in runs[way][0]} for way in WAYS}
         for way in WAYS:
@@ -87,8 +94,11 @@ def main() -> None:
                 f"{name + ', ' + way:22}"
                 + "".join(f"{value:{10 if 'peak' in key else 8}.0f}" for key, value in one[way].items())
             )
-        figures[name] = {**one, "speed": one["default"]["wall_ms"] / one["kept"]["wall_ms"]}
-        print(f"{name}: {figures[name]['speed']:.2f} times as fast", flush=True)
+        speed = {way: one["default"]["wall_ms"] / one[way]["wall_ms"] for way in WAYS}
+        figures[name] = {**one, "speed": speed}
+        print(
+            f"{name}: " + ", ".join(f"{way} {gain:.2f}" for way, gain in speed.items()) + " times as fast", flush=True
+        )
     settings = {
         "batch": BATCH,
         "lengths": [SHORTEST, LONGEST],
@@ -96,7 +106,7 @@ def main() -> None:
         "rounds": options.rounds,
         "seed": 0,
     }
-    save_results(options.output, "benchmarks/allocator.py", {**settings, "models": figures})
+    save_results(options.output, "benchmarks/cpu_training.py", {**settings, "models": figures})
 
 
 if __name__ == "__main__":
