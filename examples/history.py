@@ -14,11 +14,12 @@ https://github.com/bentrevett/pytorch-seq2seq, whose models are larger or of the
 
     python examples/history.py --data DIR                      all rungs, one after another; continues where it stopped
     python examples/history.py --data DIR --rung transformer   one of them
-    python examples/history.py --data DIR --speed              seconds an epoch and tokens/s of each, on an idle machine
     python examples/history.py --table                         the table and the plot, from what is there
 
-What it learns lies in --work, a folder for each rung, and can be deleted at any time; figures go to
-examples/results/history.json, a plot of BLEU by the length of the source to docs/history.png.
+A rung that is interrupted goes on exactly where its last epoch ended. What it learns and its figures lie in --work, a
+folder for each rung, which can be deleted at any time; the figures of all that are there go to
+examples/results/history.json, a plot of BLEU by the length of the source to docs/history.png. Speeds are measured right
+after the training of each: leave the machine idle.
 """
 
 import argparse
@@ -266,8 +267,8 @@ def measure_speed(rung: str, texts: dict, console: Console) -> dict:
     return {"seconds_per_epoch": seconds, "tokens_per_second": tokens}
 
 
-def run(rung: str, texts: dict, work: Path, console: Console) -> dict:
-    """Train and judge a rung; `seconds` are those since `resumed_after` epochs, 0 if it was not interrupted."""
+def run(rung: str, texts: dict, work: Path, console: Console) -> None:
+    """Train and judge a rung; its `seconds` are those since `resumed_after` epochs, 0 if it was not interrupted."""
     begin = time.perf_counter()
     console.rule(TITLES[rung])
     keras.utils.set_random_seed(SEED)
@@ -289,7 +290,13 @@ def run(rung: str, texts: dict, work: Path, console: Console) -> dict:
         "seconds": time.perf_counter() - begin,
     }
     (work / rung / DONE).write_text(json.dumps(figures, indent=2) + "\n")
-    return figures
+
+
+def collect(files: dict[str, Path], texts: dict, results: Path) -> None:
+    """Write the figures of the rungs that are done in one file."""
+    rungs = {rung: json.loads(file.read_text()) for rung, file in files.items() if file.exists()}
+    figures = {"seed": SEED, "epochs": EPOCHS, "unequal_lengths": share_of_unequal_lengths(texts)}
+    save_results(results, "examples/history.py", {**figures, "rungs": rungs})
 
 
 def show(figures: dict, plot: Path, console: Console) -> None:
@@ -305,11 +312,11 @@ def show(figures: dict, plot: Path, console: Console) -> None:
         table.add_row(
             TITLES[rung],
             f"{one['parameters']:,}",
-            f"{one['speed']['seconds_per_epoch']:.0f}" if "speed" in one else "",
+            f"{one['speed']['seconds_per_epoch']:.0f}",
             f"{one['greedy']['bleu']:.2f}",
             f"{one['beam']['bleu']:.2f}",
             f"{one['published_bleu']:.2f}",
-            f"{one['speed']['tokens_per_second']:,.0f}" if "speed" in one else "",
+            f"{one['speed']['tokens_per_second']:,.0f}",
         )
         points = one["beam"]["bleu_by_source_length"].values()
         axes.plot([p["mean_length"] for p in points], [p["bleu"] for p in points], marker="o", label=TITLES[rung])
@@ -329,28 +336,20 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("history"), help="folder for checkpoints")
     parser.add_argument("--results", type=Path, default=Path("examples/results/history.json"))
     parser.add_argument("--plot", type=Path, default=Path("docs/history.png"))
-    parser.add_argument("--speed", action="store_true", help="measure how fast each rung is, train nothing")
     parser.add_argument("--table", action="store_true", help="show the results that are there, train nothing")
     options = parser.parse_args()
     kt.training.keep_freed_memory()
     console = Console()
-    found = json.loads(options.results.read_text())["rungs"] if options.results.exists() else {}
+    files = {rung: options.work / rung / DONE for rung in TITLES}
     if not options.table:
         texts = read_multi30k(options.data, ("de", "en"))
-        if options.speed and options.rung and options.rung not in found:
-            raise SystemExit(f"{options.rung} is not in {options.results} yet; run without --speed first.")
-        missing = [rung for rung in TITLES if not (options.work / rung / DONE).exists()]
-        for rung in [options.rung] if options.rung else found if options.speed else missing:
-            if options.speed:
-                found[rung]["speed"] = measure_speed(rung, texts, console)
-            else:
-                found[rung] = run(rung, texts, options.work, console)
-            rungs = {rung: found[rung] for rung in TITLES if rung in found}
-            figures = {"seed": SEED, "epochs": EPOCHS, "unequal_lengths": share_of_unequal_lengths(texts)}
-            save_results(options.results, "examples/history.py", {**figures, "rungs": rungs})
-    if not found:
+        for rung in [options.rung] if options.rung else [rung for rung in TITLES if not files[rung].exists()]:
+            run(rung, texts, options.work, console)
+            collect(files, texts, options.results)
+        collect(files, texts, options.results)
+    if not options.results.exists():
         raise SystemExit(f"There are no results in {options.results} yet; run without --table first.")
-    show({rung: found[rung] for rung in TITLES if rung in found}, options.plot, console)
+    show(json.loads(options.results.read_text())["rungs"], options.plot, console)
 
 
 if __name__ == "__main__":
