@@ -17,10 +17,12 @@ TEST_ENV := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 
 JAX_ENV := JAX_COMPILATION_CACHE_DIR=$(VENV)/jax-cache JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
 	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=0
 WORKERS ?= 2
+PYTEST := -m pytest -q -n $(WORKERS) --dist worksteal
 BROWSER := examples/browser
 PORT ?= 8000
 export MODEL
-JAX_TESTS := $(wildcard $(addprefix tests/,ops layers models decoding training))
+# Training first: it has the longest test.
+JAX_TESTS := $(wildcard $(addprefix tests/,training decoding models layers ops))
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart lecture browser-demo test test-jax test-slow test-distributed test-browser lint format bench clean
@@ -61,18 +63,18 @@ browser-demo: $(BROWSER)/node_modules $(BROWSER)/models/attention.tflite ## Serv
 
 test: $(INSTALLED) lint ## Run the checks: lint, tests and docstring examples on TensorFlow, then test-jax
 	@echo "Tests on TensorFlow"
-	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not distributed"
+	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python $(PYTEST) -m "not slow and not distributed"
 	@$(MAKE) --no-print-directory test-jax
 
 test-jax: $(INSTALLED) ## Run the tests that must pass on the JAX backend too (ALL=1: those that compile for long, too)
 	@echo "Tests on JAX"
-	@KERAS_BACKEND=jax $(JAX_ENV) $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) -m "not distributed" $(JAX_TESTS)
+	@KERAS_BACKEND=jax $(JAX_ENV) $(TEST_ENV) $(BIN)/python $(PYTEST) -m "not distributed" $(JAX_TESTS)
 
 test-slow: $(INSTALLED) ## Run the tests that make test leaves out: serving from C, quantization, more tokenizers in exports
-	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python -m pytest -q -n $(WORKERS) -m slow tests
+	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python $(PYTEST) -m slow tests
 
 test-distributed: $(INSTALLED) ## Train on eight virtual devices and in two processes, and run the scripts of docs/distributed.md
-	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python -m pytest -q -m distributed tests
+	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python $(PYTEST) -m distributed tests
 
 test-browser: $(INSTALLED) $(BROWSER)/node_modules ## Test that page in headless Chromium (MODEL=folder: with the model that is there)
 	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python -m pytest -q -rs tests/examples/test_browser.py
