@@ -1,7 +1,7 @@
 """What settings around the model gain on TensorFlow on the CPU: kept memory and oneDNN, by a training step.
 
-Two models of the ladder's sizes (examples/history.py), the LSTM and the Transformer, on 128 random sequences of 8 to 24
-tokens a step, in three ways:
+A two-layer LSTM of 510 units and a three-layer Transformer of width 256, on 128 random sequences of 8 to 24 tokens a
+step, in three ways:
 
     default  TensorFlow as it is
     kept     with `kt.training.keep_freed_memory()`

@@ -289,7 +289,9 @@ def run(rung: str, texts: dict, work: Path, console: Console) -> None:
         "resumed_after": resumed_after,
         "seconds": time.perf_counter() - begin,
     }
-    (work / rung / DONE).write_text(json.dumps(figures, indent=2) + "\n")
+    beside = work / rung / "figures.partial"  # what is in DONE is whole
+    beside.write_text(json.dumps(figures, indent=2) + "\n")
+    beside.replace(work / rung / DONE)
 
 
 def collect(files: dict[str, Path], texts: dict, results: Path) -> None:
