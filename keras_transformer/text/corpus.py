@@ -21,7 +21,7 @@ def lines(texts: Iterable[str | os.PathLike], caller: str) -> Iterator[str]:
 
 
 def _file_lines(path: os.PathLike) -> Iterator[str]:
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:
         try:
             for line in file:
                 yield line.removesuffix("\n")

@@ -6,6 +6,7 @@ registers the layer for loading `.keras` files) costs nothing on other backends.
 
 import base64
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -35,7 +36,9 @@ class SentencePieceTokenizer(Tokenizer):
     Of all ways to cut a text into pieces of the vocabulary, the most probable one is taken:
     argmax over (p_1 ... p_n) of log P(p_1) + ... + log P(p_n)
     ("Subword Regularization", https://arxiv.org/abs/1804.10959; "SentencePiece", https://arxiv.org/abs/1808.06226).
-    The ids equal those of the `sentencepiece` package, normalization (NFKC) included. Neighbouring characters that
+    The ids equal those of the `sentencepiece` package, normalization (NFKC) included: text comes back with the
+    full-width forms of Japanese and Chinese punctuation as ordinary ones, and runs of white space as one space. Where
+    every character has to come back, take `CharacterTokenizer` or `ByteTokenizer`. Neighbouring characters that
     the vocabulary lacks become one `unk_id`, which reads " \u2047 ". Bytes that are not UTF-8 are read as such
     characters, too, but two with a control character between them may join to a character, which they do not in the
     package. Where a text begins, `detokenize` leaves out a space. The model travels inside the layer's configuration,
@@ -103,13 +106,22 @@ class SentencePieceTokenizer(Tokenizer):
         """
         import sentencepiece
 
-        texts = list(lines(texts, "SentencePieceTokenizer.train"))
-        if not any(text.strip() for text in texts):
+        texts = lines(texts, "SentencePieceTokenizer.train")
+        begin = next((text for text in texts if text.strip()), None)
+        if begin is None:
             raise ValueError("SentencePieceTokenizer.train: there is no text, or only empty ones.")
-        model = io.BytesIO()
+        model, problems = io.BytesIO(), []
+
+        def remembering(texts):  # of errors in it, sentencepiece keeps the text only
+            try:
+                yield from texts
+            except ValueError as error:
+                problems.append(error)
+                raise
+
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(texts),
+                sentence_iterator=remembering(itertools.chain([begin], texts)),
                 model_writer=model,
                 model_type="unigram",
                 vocab_size=vocabulary_size,
@@ -127,7 +139,7 @@ class SentencePieceTokenizer(Tokenizer):
                 minloglevel=2,
             )
         except RuntimeError as error:
-            raise ValueError(_training_problem(str(error), vocabulary_size)) from error
+            raise (problems or [ValueError(_training_problem(str(error), vocabulary_size))])[0] from error
         return cls(model.getvalue(), **kwargs)
 
     def get_vocabulary(self) -> list[str]:

@@ -129,8 +129,8 @@ class TokenBatches(Batches):
             `tokenizers`, a sequence of texts or of pairs of them, as `read_texts` and `read_pairs` return it.
         tokens_per_batch: The most positions that a batch has on one side, padding included.
         batch_size: Rows of each batch, in place of `tokens_per_batch`.
-        batch_size_multiple: What divides the number of rows that `tokens_per_batch` gives, such as the number of
-            replicas that a batch is dealt out to.
+        batch_size_multiple: What divides the number of rows, such as the number of replicas that a batch is dealt
+            out to: `tokens_per_batch` gives no other numbers, and `batch_size` has to be one.
         boundaries: The lengths to pad to, increasing. Default: 4, 8, 12, 16, 20, and then each a quarter longer.
         max_length: Longer examples are left out, counted in `too_long`, with a warning; for pairs one number for both
             sides or one for each. A target, as a single sequence, counts without its last id.
@@ -149,8 +149,8 @@ class TokenBatches(Batches):
     Raises:
         ValueError: If there are no examples, or one is too short, is not of integers, holds 0 or an id outside of the
             vocabulary; if neither or both of `tokens_per_batch` and `batch_size` are given, or the budget is smaller
-            than the longest sequence; if boundaries do not increase or end before it; if the shard is not one of its
-            count.
+            than the longest sequence, or `batch_size_multiple` does not divide `batch_size`; if boundaries do not
+            increase or end before the longest sequence; if the shard is not one of its count.
 
     Example:
 
@@ -187,10 +187,16 @@ class TokenBatches(Batches):
                 "TokenBatches takes either tokens_per_batch or batch_size. "
                 f"Received: tokens_per_batch={tokens_per_batch}, batch_size={batch_size}"
             )
+        check_size("TokenBatches", batch_size_multiple=batch_size_multiple)
         if batch_size is None:
-            check_size("TokenBatches", tokens_per_batch=tokens_per_batch, batch_size_multiple=batch_size_multiple)
+            check_size("TokenBatches", tokens_per_batch=tokens_per_batch)
         else:
             check_size("TokenBatches", batch_size=batch_size)
+            if batch_size % batch_size_multiple:
+                raise ValueError(
+                    "TokenBatches takes a batch_size that batch_size_multiple divides. "
+                    f"Received: batch_size={batch_size}, batch_size_multiple={batch_size_multiple}"
+                )
         super().__init__(
             examples,
             tokenizers=tokenizers,

@@ -1,11 +1,13 @@
 """Checkpoints from which a training goes on as if it had never been interrupted."""
 
+import contextlib
 import os
 import warnings
 from pathlib import Path
 from typing import NamedTuple
 
 import keras
+import numpy as np
 
 from keras_transformer.training.processes import from_all, is_writer
 from keras_transformer.training.snapshots import (
@@ -47,9 +49,10 @@ class Checkpoints(keras.callbacks.Callback):
         )
 
     An epoch that was interrupted is completed: it ends after the steps that were left of it, so that epochs stay where
-    they were. Without `every`, `position.step` is a whole number of epochs, and any data will do that is the same in
-    each epoch. Put the callback behind the others, whose effects (a lowered learning rate, `val_bleu`) it then saves,
-    but before `SwapEMAWeights(swap_on_epoch=True)`, which puts averages in the place of the weights.
+    they were. The data has to be endless for it, a generator or a `tf.data.Dataset`: Keras cannot end an epoch of a
+    `PyDataset` early. Without `every`, `position.step` is a whole number of epochs, and any data will do that is the
+    same in each epoch. Put the callback behind the others, whose effects (a lowered learning rate, `val_bleu`) it then
+    saves, but before `SwapEMAWeights(swap_on_epoch=True)`, which puts averages in the place of the weights.
 
     Where several processes train one model (JAX), each has the callback, in a directory that all share: the first one
     writes, also what is divided among them, and all read; one device can read it, too.
@@ -61,8 +64,11 @@ class Checkpoints(keras.callbacks.Callback):
     Args:
         directory: Where the checkpoints, `step-<number>.npz`, are; created when the first is written. The files are zip
             archives of NumPy arrays and JSON, no pickles; `numpy.load` opens them.
-        every: Number of steps between checkpoints within an epoch. Default: at the end of epochs only.
+        every: Number of steps between checkpoints within an epoch, with endless data. Default: at the end of epochs.
         keep: How many checkpoints to keep; None for all.
+
+    Warns: By `resume`, if a damaged checkpoint was passed over, or the model has the variables of the one in the
+        checkpoint but other settings, such as its number of heads; by `fit`, if epochs have another number of steps.
 
     Raises:
         ValueError: If `every` or `keep` is not positive; by `resume`, if the checkpoints are of another model, all are
@@ -101,6 +107,10 @@ class Checkpoints(keras.callbacks.Callback):
 
         Returns: Where to go on: `initial_epoch=position.epoch`, with the data from batch `position.step` on.
         """
+        with _scope(model):
+            return self._resume(model)
+
+    def _resume(self, model: keras.Model) -> Position:
         groups = _groups(model)
         damaged = []
         for path in reversed(checkpoint_paths(self.directory)):
@@ -113,6 +123,7 @@ class Checkpoints(keras.callbacks.Callback):
             self.position = Position(**snapshot.extra["position"])
             self.history = snapshot.extra["history"]
             self._saved_steps = snapshot.extra["steps_per_epoch"]
+            _warn_of_other_settings(snapshot.extra.get("model"), model, path)
             break
         else:
             if damaged:
@@ -148,6 +159,12 @@ class Checkpoints(keras.callbacks.Callback):
                 f"The checkpoint is from within an epoch, after {self.position.batch} of {self._saved_steps} steps. "
                 f"Call `fit` with steps_per_epoch={self._saved_steps}. Received: {self._steps}"
             )
+        elif self.position.epoch and None not in (self._steps, self._saved_steps) and self._steps != self._saved_steps:
+            warnings.warn(
+                f"Epochs had {self._saved_steps} steps when the checkpoint was written and have {self._steps} now: "
+                "learning rates and data that are functions of the step are not those of an uninterrupted training.",
+                stacklevel=2,
+            )
 
     def on_epoch_begin(self, epoch, logs=None):
         if epoch != self.position.epoch:
@@ -172,7 +189,7 @@ class Checkpoints(keras.callbacks.Callback):
         stopped_within = self.model.stop_training and self._steps is not None and self.position.batch < self._steps
         if not stopped_within:
             self.position = Position(epoch + 1, 0, self.position.step)
-            self.history.append({"epoch": epoch, **{name: float(value) for name, value in (logs or {}).items()}})
+            self.history.append({"epoch": epoch, **_numbers(logs or {})})
         self._save()
 
     @property
@@ -182,16 +199,67 @@ class Checkpoints(keras.callbacks.Callback):
 
     def _save(self) -> None:
         path = self.directory / f"step-{self.position.step:010d}.npz"
-        extra = {"position": self.position._asdict(), "steps_per_epoch": self._steps, "history": self.history}
-        write_snapshot(path, _groups(self.model), extra)
+        extra = {
+            "position": self.position._asdict(),
+            "steps_per_epoch": self._steps,
+            "history": self.history,
+            "model": _settings(self.model),
+        }
+        with _scope(self.model):
+            write_snapshot(path, _groups(self.model), extra)
         if self.keep is not None and is_writer():
             for old in checkpoint_paths(self.directory)[: -self.keep]:
                 old.unlink()
+        from_all(self.position.step)  # none goes on, perhaps to read it, before it is written
 
 
 def checkpoint_paths(directory: str | os.PathLike) -> list[Path]:
     """The checkpoints in a directory, oldest first."""
     return sorted(Path(directory).glob("step-*.npz"))
+
+
+def _scope(model: keras.Model):
+    """In which the model's variables are made, read and written, for tf.distribute."""
+    strategy = getattr(model, "distribute_strategy", None)
+    return contextlib.nullcontext() if strategy is None else strategy.scope()
+
+
+def _numbers(logs: dict) -> dict:
+    """What of an epoch's logs is a number, or an array of numbers, as JSON takes it."""
+    arrays = {name: np.asarray(value) for name, value in logs.items()}
+    return {name: array.tolist() for name, array in arrays.items() if array.dtype.kind in "biuf"}
+
+
+def _settings(model: keras.Model) -> dict | None:
+    """The configuration of each layer that has one, by the layer's place; without names, which Keras numbers."""
+    settings = {}
+    for place, layer in enumerate(model.layers):
+        try:
+            config = layer.get_config()
+        except (NotImplementedError, TypeError, ValueError):  # of a layer that cannot be saved
+            continue
+        settings[str(place)] = {name: value for name, value in config.items() if _is_plain(value) and name != "name"}
+    return settings
+
+
+def _is_plain(value) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _warn_of_other_settings(saved: dict | None, model: keras.Model, path: Path) -> None:
+    if saved is None:
+        return
+    now = _settings(model)
+    for place, layer in enumerate(model.layers):
+        there, here = saved.get(str(place), {}), now.get(str(place), {})
+        for name in sorted(there.keys() & here.keys()):
+            if there[name] != here[name] and "seed" not in name:
+                warnings.warn(
+                    f"The checkpoint '{path}' is of a model whose layer '{layer.name}' had {name}={there[name]!r}; now "
+                    f"it is {here[name]!r}. The weights fit, but what they were trained for may not.",
+                    stacklevel=4,
+                )
+                return
 
 
 def _groups(model: keras.Model) -> dict[str, list]:

@@ -12,6 +12,7 @@ import numpy as np
 from keras_transformer.text.tokenizer import Tokenizer
 
 CHUNK = 4096  # examples that are checked at a time
+LARGEST = np.iinfo("int32").max
 
 
 class Examples:
@@ -48,7 +49,7 @@ class Examples:
         self._examples = examples
         self.sides = 2 if self.paired else 1
         self._tokenizers = self._per_side("tokenizers", tokenizers, "a tokenizer", callable)
-        self._check_framing(self._tokenizers[-1])
+        self._check_tokenizers()
         self._vocabulary_sizes = self._per_side("vocabulary_size", vocabulary_size, "a positive integer", is_positive)
         self.limits = self._per_side(limit_name, longest, "a positive integer", is_positive)
         self._numbers = np.arange(count)
@@ -72,7 +73,15 @@ class Examples:
             raise ValueError(f"{self.owner} takes {kind} as {name}, {number}. Received: {value!r}")
         return values
 
-    def _check_framing(self, tokenizer) -> None:
+    def _check_tokenizers(self) -> None:
+        for tokenizer in self._tokenizers:
+            if isinstance(tokenizer, Tokenizer) and tokenizer.max_length is not None:
+                raise ValueError(
+                    f"{self.owner}: the tokenizer '{tokenizer.name}' has max_length={tokenizer.max_length} and would "
+                    "cut longer texts without a word. Make it without, and give the length here: longer examples are "
+                    "then left out and counted."
+                )
+        tokenizer = self._tokenizers[-1]
         if self.paired and isinstance(tokenizer, Tokenizer) and not (tokenizer.add_start and tokenizer.add_end):
             raise ValueError(
                 f"{self.owner}: the tokenizer of the targets has add_start={tokenizer.add_start} and "
@@ -102,7 +111,9 @@ class Examples:
             self._refuse(numbers[counts < 1 + is_target], side, f"has fewer than {1 + is_target} ids", is_target)
             self._refuse(owners[ids == 0], side, "holds the id 0, which is padding")
             self._refuse(owners[ids < 0], side, "holds a negative id")
-            if size is not None:
+            if size is None:
+                self._refuse(owners[ids > LARGEST], side, f"holds an id that int32 cannot hold, above {LARGEST}")
+            else:
                 self._refuse(owners[ids >= size], side, f"holds an id outside of the vocabulary of {size}")
             lengths.append(counts - is_target)
         return np.stack(lengths, axis=1).astype("int32")

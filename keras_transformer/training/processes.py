@@ -16,6 +16,8 @@ def whole(variable) -> np.ndarray:
         from jax.experimental import multihost_utils
 
         return np.asarray(multihost_utils.process_allgather(value, tiled=True))
+    if keras.backend.backend() == "tensorflow":
+        return np.asarray(value.numpy())  # of the copies of tf.distribute, one; NumPy refuses some of them
     return np.asarray(keras.ops.convert_to_numpy(value))
 
 

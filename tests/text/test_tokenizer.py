@@ -112,6 +112,18 @@ def test_training_refuses_what_is_no_texts(kind, tmp_path):
         with pytest.raises(ValueError, match=message):
             kind.train(texts, 50)
     path = tmp_path / "cut.txt"
-    path.write_bytes("한국".encode()[:-1])
-    with pytest.raises(ValueError, match="cut.txt is not UTF-8, or was cut off"):
-        kind.train([path], 50)
+    for before in (b"", b"two dogs run\n" * 10_000):  # at once, and in the middle of the training
+        path.write_bytes(before + "한국".encode()[:-1])
+        with pytest.raises(ValueError, match="cut.txt is not UTF-8, or was cut off"):
+            kind.train([path], 50)
+
+
+@pytest.mark.parametrize("kind", [SentencePieceTokenizer, WordPieceTokenizer, CharacterTokenizer])
+def test_the_mark_at_the_beginning_of_a_file_is_no_text(kind, tmp_path):
+    (tmp_path / "plain.txt").write_text("ab ba abba\nbab\n", encoding="utf-8")
+    (tmp_path / "marked.txt").write_text("ab ba abba\nbab\n", encoding="utf-8-sig")
+    vocabularies = [
+        kind.train([tmp_path / name], 9, character_coverage=1.0).get_vocabulary()
+        for name in ("plain.txt", "marked.txt")
+    ]
+    assert vocabularies[0] == vocabularies[1]

@@ -195,6 +195,14 @@ def test_texts_become_ids_as_they_are_read(tmp_path):
     assert decoder_input[:, 0].numpy().tolist() == [2, 2, 2]
     with pytest.raises(ValueError, match="add_start=False"):
         TokenBatches(pairs, batch_size=3, tokenizers=ByteTokenizer(add_end=True))
+    cuts = ByteTokenizer(max_length=7, add_start=True, add_end=True)
+    with pytest.raises(ValueError, match="max_length=7 and would cut longer texts"):
+        TokenBatches(pairs, batch_size=3, tokenizers=(tokenizers[0], cuts))
+
+
+def test_a_batch_size_that_is_no_multiple():
+    with pytest.raises(ValueError, match="batch_size_multiple divides.*batch_size=30, batch_size_multiple=8"):
+        TokenBatches([[2, 3]], batch_size=30, batch_size_multiple=8)
 
 
 def test_columns_of_a_file(tmp_path):
@@ -262,6 +270,7 @@ def test_unequal_numbers_of_lines_and_wrong_columns(tmp_path):
         ([[2] * 48], {}, "tokens_per_batch=47 has no room for 1 x the longest sequence, of 47"),
         ([[2] * 24], {"batch_size_multiple": 2}, "no room for 2 x the longest sequence, of 23 positions, padded to 28"),
         ([[2, 3]], {"batch_size_multiple": 0}, "positive integer as batch_size_multiple"),
+        ([[2, 2**32 + 5, 3]], {}, "example 0: it holds an id that int32 cannot hold"),
         ([[2] * 12], {"boundaries": [4, 10]}, "boundaries end at 10, the longest sequence has 11"),
         ([[2] * 12], {"boundaries": [16, 8]}, "boundaries that increase"),
         ([[2] * 12], {"boundaries": []}, "boundaries that increase"),

@@ -81,7 +81,7 @@ SHARDS = {
 }
 
 TWO_PROCESSES = """
-import pathlib, time
+import pathlib
 import jax
 keras.distribution.initialize()
 rows, labels = [source[:316], target[:316, :-1]], target[:316, 1:]
@@ -104,16 +104,13 @@ def train_with_interruption(directory, distribution, inputs, labels, batch_size)
         try:
             train(inputs, labels, batch_size, callbacks=[checkpoints, interruption])
         except Interruption:
-            while not pathlib.Path(directory, "step-0000000007.npz").exists():  # the first process writes it
-                time.sleep(0.1)
+            assert pathlib.Path(directory, "step-0000000007.npz").exists()  # the first process has written it
         model, checkpoints = new_model(num_heads=4, dropout=0.0), kt.training.Checkpoints(directory, every=7)
         position = checkpoints.resume(model)
         assert position == (0, 7, 7), position
         inputs, labels = keras.tree.map_structure(lambda array: array[7 * batch_size:], (inputs, labels))
         options = {"batch_size": batch_size, "steps_per_epoch": 20, "shuffle": False, "verbose": 0}
         model.fit(inputs, labels, callbacks=[checkpoints], **options)
-    while not pathlib.Path(directory, "step-0000000020.npz").exists():
-        time.sleep(0.1)
     model = new_model(num_heads=4, dropout=0.0)  # on one device
     assert kt.training.Checkpoints(directory).resume(model) == (1, 0, 20)
     return flat(model.get_weights())
@@ -140,7 +137,7 @@ MIRRORED = """
 import json
 import keras, numpy as np, tensorflow as tf
 import keras_transformer as kt
-from keras_transformer.training import Perplexity, SequenceCrossentropy, TokenAccuracy
+from keras_transformer.training import Checkpoints, Perplexity, SequenceCrossentropy, TokenAccuracy
 
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -152,26 +149,38 @@ ids = np.where(np.arange(11) < lengths[:, None], random.integers(1, 13, (18, 11)
 weights = random.uniform(0.5, 2, 18).astype("float32")
 data = tf.data.Dataset.from_tensor_slices((ids, ids, weights)).batch(6)
 
-def train(strategy):
+def new_model(strategy):
     with strategy.scope():
         keras.utils.set_random_seed(7)
         model = kt.models.language_model(13, num_layers=1, dim=10, num_heads=2, intermediate_dim=7, dropout=0.0)
-        model.compile(keras.optimizers.SGD(0.5), SequenceCrossentropy(label_smoothing=0.1),
+        model.compile(keras.optimizers.SGD(0.5, momentum=0.5), SequenceCrossentropy(label_smoothing=0.1),
                       metrics=[TokenAccuracy(), Perplexity()])
-    loss = model.fit(data, epochs=2, shuffle=False, verbose=0).history["loss"]
+    return model
+
+def train(strategy, directory=None):
+    model = new_model(strategy)
+    if directory is None:
+        loss = model.fit(data, epochs=2, shuffle=False, verbose=0).history["loss"]
+    else:  # the second epoch by another model, from a checkpoint
+        model.fit(data, shuffle=False, verbose=0, callbacks=[Checkpoints(directory)])
+        model, checkpoints = new_model(strategy), Checkpoints(directory)
+        position = checkpoints.resume(model)
+        assert position == (1, 0, 3), position
+        model.fit(data, epochs=2, initial_epoch=1, shuffle=False, verbose=0, callbacks=[checkpoints])
+        loss = [epoch["loss"] for epoch in checkpoints.history]
     results = model.evaluate(data, verbose=0, return_dict=True)
     return {"loss": loss, "evaluate": [results[name] for name in sorted(results)],
             "weights": np.concatenate([w.ravel() for w in model.get_weights()]).tolist()}
 
 mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 assert mirrored.num_replicas_in_sync == 2
-print(json.dumps({"one": train(tf.distribute.get_strategy()), "two": train(mirrored)}))
+print(json.dumps({"one": train(tf.distribute.get_strategy()), "two": train(mirrored, "checkpoints")}))
 """
 
 
 @pytest.mark.tensorflow
-def test_two_replicas_equal_one_device(fresh_process):
-    results = json.loads(fresh_process(MIRRORED).splitlines()[-1])
+def test_two_replicas_interrupted_and_resumed_equal_one_device(fresh_process, tmp_path):
+    results = json.loads(fresh_process(MIRRORED, cwd=tmp_path).splitlines()[-1])
     for name in ["weights", "loss", "evaluate"]:
         np.testing.assert_allclose(results["two"][name], results["one"][name], rtol=1e-5, atol=1e-5, err_msg=name)
 

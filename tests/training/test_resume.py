@@ -254,6 +254,39 @@ def test_fit_that_does_not_suit_the_checkpoint(state, tmp_path):
     assert checkpoints.position == position
 
 
+def test_another_number_of_heads_has_the_same_variables_and_is_told(state, tmp_path):
+    saved(state, tmp_path)
+    other = models.language_model(13, num_layers=1, dim=8, num_heads=4, intermediate_dim=16, dropout=0.3)
+    other.compile(keras.optimizers.Adam(0.05, global_clipnorm=1.0), SequenceCrossentropy())
+    with pytest.warns(UserWarning, match="'decoder_0' had num_heads=2; now it is 4"):
+        Checkpoints(tmp_path).resume(other)
+
+
+def test_epochs_of_another_number_of_steps_are_told(state, tmp_path):
+    saved(state, tmp_path)
+    checkpoints = Checkpoints(tmp_path)
+    position = checkpoints.resume(state.model)
+    assert position == (2, 0, 14)
+    with pytest.warns(UserWarning, match="had 7 steps when the checkpoint was written and have 5 now"):
+        state.model.fit(
+            batches(14), steps_per_epoch=5, epochs=3, initial_epoch=position.epoch, verbose=0, callbacks=[checkpoints]
+        )
+
+
+def test_logs_that_are_arrays_or_texts(state, tmp_path):
+    class Log(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs.update(by_class=np.array([0.5, 1.0]), phase="warm-up")
+
+    checkpoints = Checkpoints(tmp_path)
+    state.reset()
+    state.fit(checkpoints, Log(), epochs=1)
+    again = Checkpoints(tmp_path)
+    again.resume(state.model)
+    assert again.history == checkpoints.history
+    assert again.history[0]["by_class"] == [0.5, 1.0] and "phase" not in again.history[0]
+
+
 def test_early_stopping_still_stops(state, tmp_path):
     """The end of an interrupted epoch is not taken for the end of the training, nor the other way round."""
 
