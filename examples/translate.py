@@ -9,9 +9,9 @@ pairs, drawn by the seed, no text of which is trained on. With Multi30k the sets
 
 The model is a Transformer-Tiny, 4 + 4 layers of width 128 ("Good for Misconceived Reasons",
 https://arxiv.org/abs/2105.14462, section 3), with one table of embeddings for source, target and output, of pieces of
-words that both languages share. Training is interrupted at any
-time and goes on exactly where it stopped with --resume. Checkpoints of the last epochs are averaged, the length
-penalty of the beams is chosen on validation, and the test set is looked at once, in the end.
+words that both languages share. Training can be interrupted at any time and goes on exactly where it stopped with
+--resume. Checkpoints of the last epochs are averaged, the length penalty of the beams is chosen on validation, and the
+test set is looked at once, in the end.
 
     --backend jax          train on JAX; the exports are made under TensorFlow, from the saved model
     --distribute data      keras.distribution.DataParallel, over all devices (JAX)
@@ -21,12 +21,13 @@ penalty of the beams is chosen on validation, and the test set is looked at once
                            commands. Each is started with the same arguments, and --output is a folder that all share
                            (written for it, not run to its end in several processes yet)
 
-In --output: translator.keras, tokenizer.model, translator/ (SavedModel: strings in, strings out), translator.tflite,
-log.csv (an epoch a line), result.json.
+In --output: recipe.json (the arguments), translator.keras, tokenizer.model, translator/ (SavedModel: strings in,
+strings out), translator.tflite, log.csv (an epoch a line), result.json.
 """
 
 # ruff: noqa: E402 - Keras reads the backend when it is imported, so the arguments come first.
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -59,6 +60,8 @@ parser.add_argument("--max-length", type=int, default=100, help="longer sentence
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--stage", choices=("all", "export"), default="all", help=argparse.SUPPRESS)
 options = parser.parse_args()
+if options.epochs < options.average:
+    parser.error(f"--average {options.average} averages that many epochs, and --epochs {options.epochs} trains fewer")
 
 os.environ["KERAS_BACKEND"] = options.backend
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -76,6 +79,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from report import save_results
 
 LAYERS, HEADS, DIM, INNER = 4, 4, 128, 256
+RECIPE = [  # the arguments that a training has from beginning to end
+    *("languages", "tsv", "columns", "source", "target", "vocabulary", "epochs", "tokens", "learning_rate", "warm_up"),
+    *("dropout", "max_length", "mixed", "seed"),
+]
 PENALTIES = (0.6, 1.0, 1.4)
 HELD_OUT = 1000
 
@@ -117,12 +124,33 @@ def read_splits() -> dict[str, list[tuple[str, str]]]:
     return {"train": [pair for pair in rest if not seen & set(pair)], "validation": validation, "test": test}
 
 
+def check_output() -> None:
+    """Refuse a folder with another training in it, and begin or go on with this one."""
+    path = options.output / "recipe.json"
+    recipe = {name: getattr(options, name) for name in RECIPE}
+    recipe = json.loads(json.dumps(recipe, default=lambda path: str(path.resolve())))
+    if not options.resume and path.exists():
+        raise SystemExit(f"{options.output} has a training in it. Go on with --resume, or choose another --output.")
+    if options.resume and path.exists():
+        saved = json.loads(path.read_text())
+        changed = [f"--{name.replace('_', '-')} was {saved[name]}" for name in RECIPE if saved[name] != recipe[name]]
+        if changed:
+            raise SystemExit(f"The training in {options.output} has other arguments: {', '.join(changed)}.")
+    if PROCESSES > 1:
+        multihost_utils.sync_global_devices("all have looked")
+    if PROCESS == 0:
+        path.write_text(json.dumps(recipe, indent=2) + "\n")
+
+
 def make_tokenizers(pairs: list[tuple[str, str]]) -> tuple:
     """One vocabulary of both languages; sources end with the end token, targets start with the start token, too."""
     path = options.output / "tokenizer.model"
     if PROCESS == 0 and not path.exists():
-        texts = [text for pair in pairs for text in pair]
-        path.write_bytes(kt.text.SentencePieceTokenizer.train(texts, options.vocabulary, character_coverage=1.0).model)
+        texts = (text for pair in pairs for text in pair)
+        trained = kt.text.SentencePieceTokenizer.train(texts, options.vocabulary, character_coverage=1.0)
+        beside = path.with_suffix(".unfinished")
+        beside.write_bytes(trained.model)
+        beside.replace(path)
     if PROCESSES > 1:
         multihost_utils.sync_global_devices("the tokenizer is there")
     model = path.read_bytes()
@@ -222,9 +250,10 @@ def make_batches(pairs: list[tuple[str, str]], tokenizers, shuffle: bool = True)
 def train(model: keras.Model, batches: kt.training.TokenBatches, splits: dict, tokenizers) -> dict:
     """Fit, from where the last checkpoint stands."""
     checkpoints = kt.training.Checkpoints(options.output / "checkpoints", keep=options.average)
-    if not options.resume and checkpoints.directory.exists():
-        raise SystemExit(f"{checkpoints.directory} exists. Go on with --resume, or choose another --output.")
     position = checkpoints.resume(model)
+    log = options.output / "log.csv"
+    if PROCESS == 0 and log.exists():  # an epoch that was logged, but killed before its checkpoint, comes again
+        log.write_text("".join(log.read_text().splitlines(keepends=True)[: 1 + position.epoch]))
     begin = time.perf_counter()
     model.fit(
         batches.dataset(first_step=position.step),
@@ -237,7 +266,7 @@ def train(model: keras.Model, batches: kt.training.TokenBatches, splits: dict, t
         callbacks=[
             bleu_of(make_generator(model, None), splits["validation"][:200], tokenizers, every=4),
             kt.training.TokenRate(),
-            keras.callbacks.CSVLogger(options.output / "log.csv" if PROCESS == 0 else os.devnull, append=True),
+            keras.callbacks.CSVLogger(log if PROCESS == 0 else os.devnull, append=True),
             checkpoints,
         ],
     )
@@ -283,6 +312,7 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     if options.stage == "export":
         return export(make_tokenizers([]))
+    check_output()
     begin = time.perf_counter()
     kt.training.keep_freed_memory()
     keras.utils.set_random_seed(options.seed)
