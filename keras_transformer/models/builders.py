@@ -11,6 +11,7 @@ from keras_transformer.layers import (
     TokenEmbedding,
 )
 from keras_transformer.layers.normalization import normalization
+from keras_transformer.layers.recurrent import CELLS
 
 
 def transformer(
@@ -170,7 +171,7 @@ def recurrent_seq2seq(
         name: Of the model.
 
     Raises:
-        ValueError: If `cell` or `attention` is unknown.
+        ValueError: If `cell` or `attention` is unknown, or `num_layers` or `dim` is too small.
 
     Example:
 
@@ -178,11 +179,15 @@ def recurrent_seq2seq(
     >>> kt.models.recurrent_seq2seq(11, 13, cell="gru", attention="additive", dim=8).output_shape
     (None, None, 13)
     """
-    kinds = {"rnn": keras.layers.SimpleRNN, "lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
-    if cell not in kinds or attention not in (None, "dot", "additive"):
+    if cell not in CELLS or attention not in (None, "dot", "additive"):
         raise ValueError(
             "recurrent_seq2seq takes 'rnn', 'lstm' or 'gru' as cell and None, 'dot' or 'additive' as attention, got "
             f"cell={cell!r}, attention={attention!r}."
+        )
+    if num_layers < 1 or dim < 2:
+        raise ValueError(
+            "recurrent_seq2seq takes at least 1 as num_layers and at least 2 as dim (embeddings are half as wide), got "
+            f"num_layers={num_layers}, dim={dim}."
         )
     source = keras.Input((None,), dtype="int32", name="source")
     target = keras.Input((None,), dtype="int32", name="target")
@@ -192,7 +197,7 @@ def recurrent_seq2seq(
     )
     states = []
     for i in range(num_layers):
-        layer = kinds[cell](dim, return_sequences=True, return_state=True, name=f"encoder_{i}")
+        layer = CELLS[cell](dim, return_sequences=True, return_state=True, name=f"encoder_{i}")
         layer = keras.layers.Bidirectional(layer, name=f"encoder_{i}") if attention == "additive" else layer
         x, *last = layer(keras.layers.Dropout(dropout, name=f"encoder_{i}_dropout")(x))
         states.append(_bridge(last, dim, f"bridge_{i}") if attention == "additive" else last)

@@ -192,6 +192,16 @@ def test_beams_find_what_a_plain_search_over_the_full_model_finds(strategy, atte
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("cell, attention", [("rnn", None), ("lstm", None), ("gru", "dot"), ("lstm", "additive")])
+def test_beams_keep_whatever_state_there_is(cell, attention, roughen):
+    model = seq2seq(roughen, cell, attention, num_layers=2 if attention is None else 1)
+    strategy = kt.BeamSearch(3, num_return=2)
+    expected = generate(model, SOURCES, PREFIXES, strategy=strategy, cache=False)
+    assert len(np.unique(expected["tokens"])) > 4
+    assert_same(generate(model, SOURCES, PREFIXES, strategy=strategy), expected)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(
     "strategy",
     [kt.BeamSearch(4, coverage_penalty=0.3, num_return=2), kt.ContrastiveSearch(3, penalty=0.8)],

@@ -6,37 +6,86 @@ import pytest
 
 import keras_transformer as kt
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
+pytestmark = pytest.mark.tensorflow
+
+SOURCES = np.array([[5, 9, 4, 7], [8, 3, 0, 0]])
+BEAMS = kt.BeamSearch(3, length_penalty=0.6)
+ENCODER_DECODERS = {  # what their decoders keep differs: one state or two, a fixed context vector, all of the encoder
+    "lstm, state only": ({"cell": "lstm", "num_layers": 2}, kt.Greedy()),
+    "rnn, fixed context": ({"cell": "rnn"}, BEAMS),
+    "lstm, dot": ({"cell": "lstm", "attention": "dot"}, kt.Greedy()),
+    "rnn, additive": ({"cell": "rnn", "attention": "additive"}, kt.Greedy()),
+    "gru, additive": ({"cell": "gru", "attention": "additive"}, BEAMS),
+}
 
 
-@pytest.fixture(scope="module")
-def models():
-    """A GRU with additive attention that reads a source, and an LSTM that continues prompts."""
+def roughen(model):
+    """Weights with which it says different things."""
+    random = np.random.default_rng(0)
+    for weight in model.weights:
+        scale = 0.5 if "embeddings" in weight.path else 2 / weight.shape[0] ** 0.5
+        weight.assign(scale * random.normal(size=weight.shape))
+    return model
+
+
+def encoder_decoder(kind):
+    options, strategy = ENCODER_DECODERS[kind]
+    model = roughen(kt.models.recurrent_seq2seq(23, 29, dim=14, **options))
+    return kt.Generator(model, max_length=7, end_token=3, start_token=2, strategy=strategy)
+
+
+def decoder_only():
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     x = kt.RecurrentDecoderLayer(14, "lstm")(kt.TokenEmbedding(29, 14)(tokens))
-    decoder_only = keras.Model(tokens, keras.layers.Dense(29)(x))
-    encoder_decoder = kt.models.recurrent_seq2seq(23, 29, cell="gru", attention="additive", dim=14)
-    random = np.random.default_rng(0)
-    for model in (encoder_decoder, decoder_only):
-        for weight in model.weights:
-            scale = 0.5 if "embeddings" in weight.path else 2 / weight.shape[0] ** 0.5
-            weight.assign(scale * random.normal(size=weight.shape))
-    return {"encoder-decoder": encoder_decoder, "decoder-only": decoder_only}
+    model = roughen(keras.Model(tokens, keras.layers.Dense(29)(x)))
+    return kt.Generator(model, max_length=7, end_token=3)
 
 
-@pytest.fixture(scope="module", params=["greedy", "beams"])
-def generator(request, models):
-    strategy = kt.BeamSearch(3, length_penalty=0.6) if request.param == "beams" else kt.Greedy()
-    model = models["encoder-decoder" if request.param == "beams" else "decoder-only"]
-    generator = kt.Generator(model, max_length=7, end_token=3, start_token=2, strategy=strategy)
-    assert len(np.unique(generator(np.array([[5, 9, 4, 7], [8, 3, 0, 0]]))["tokens"])) >= 4
-    return generator
+def assert_says_different_things(generator):
+    assert len(np.unique(generator(SOURCES)["tokens"])) >= 4
 
 
-def test_saved_model(generator, tmp_path):
-    kt.export.saved_model(generator, tmp_path / "saved", verify=True)
-
-
-def test_litert(generator, tmp_path):
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[] if kind == "gru, additive" else pytest.mark.slow) for kind in ENCODER_DECODERS],
+)
+def test_encoder_decoders(kind, tmp_path):
     pytest.importorskip("ai_edge_litert")
+    generator = encoder_decoder(kind)
+    assert_says_different_things(generator)
+    kt.export.saved_model(generator, tmp_path / "saved", verify=True)
     kt.export.litert(generator, tmp_path / "model.tflite", source_length=4, batch_size=2, verify=True)
+
+
+@pytest.mark.slow
+def test_decoder_only(tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    generator = decoder_only()
+    assert_says_different_things(generator)
+    kt.export.saved_model(generator, tmp_path / "saved", verify=True)
+    kt.export.litert(generator, tmp_path / "model.tflite", source_length=4, batch_size=2, verify=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["lstm, state only", "gru, additive"])
+def test_the_state_goes_from_step_to_step_in_a_step_layout(kind, tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    generator = encoder_decoder(kind)
+    kt.export.litert(generator, tmp_path / "model.tflite", source_length=4, batch_size=2, layout="step", verify=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["lstm, state only", "rnn, additive"])
+def test_a_saved_model_streams_in_a_process_without_this_package(kind, tmp_path, bare_process):
+    generator = encoder_decoder(kind)
+    kt.export.saved_model(generator, tmp_path / "saved", streaming=True, verify=True)
+    code = """
+    import numpy as np, tensorflow as tf
+    model = tf.saved_model.load("saved")
+    print(model.signatures["generate"](source=tf.constant(data, "int32"))["tokens"].numpy().tolist())
+    """
+    tokens = bare_process(code, SOURCES.tolist(), without=["keras", "keras_transformer"])
+    assert tokens.strip() == str(np.asarray(generator(SOURCES)["tokens"]).tolist())
+    streamed, expected = list(kt.export.load(tmp_path / "saved").stream(SOURCES)), list(generator.stream(SOURCES))
+    assert len(streamed) > 1
+    np.testing.assert_array_equal(streamed, expected)
