@@ -109,7 +109,9 @@ class Pairs:
                     yield (sources, targets[:, :-1]), targets[:, 1:]
 
         ids = tf.TensorSpec((None, None), "int32")
-        return tf.data.Dataset.from_generator(assemble, output_signature=((ids, ids), ids)).prefetch(2)
+        batches = tf.data.Dataset.from_generator(assemble, output_signature=((ids, ids), ids))
+        number = self.steps_per_epoch * (last_epoch - first_epoch)
+        return batches.apply(tf.data.experimental.assert_cardinality(number)).prefetch(2)
 
 
 def padded(rows: list[list[int]]) -> np.ndarray:
@@ -345,7 +347,10 @@ def main() -> None:
     files = {rung: options.work / rung / DONE for rung in TITLES}
     if not options.table:
         texts = read_multi30k(options.data, ("de", "en"))
-        for rung in [options.rung] if options.rung else [rung for rung in TITLES if not files[rung].exists()]:
+        for rung in [options.rung] if options.rung else TITLES:
+            if files[rung].exists():
+                console.print(f"{TITLES[rung]}: done already; delete {options.work / rung} to train it again")
+                continue
             run(rung, texts, options.work, console)
             collect(files, texts, options.results)
         collect(files, texts, options.results)

@@ -11,8 +11,8 @@ unit vector, with respect to the first input; the median of 16 sequences of unit
 that is the same for all: which of ten symbols stood first, when nothing but ten other symbols follows? The last
 output has to tell, for lengths of 5 to 500. The layers are `keras.layers.SimpleRNN` and `LSTM` as Keras initializes
 them (forget bias 1), the LSTM with a forget bias of 5, so that its gates start open, and `kt.MultiHeadSelfAttention`
-with one head, all of width 32. A fifth line of (1), the SimpleRNN with smaller inputs, shows how much hangs on the
-saturation of tanh.
+with one head, all of width 32. Two more lines of (1), SimpleRNN and LSTM with smaller inputs, show how much hangs on
+the saturation of tanh.
 
     python examples/lecture/a_vanishing_gradients.py
 """
@@ -31,7 +31,7 @@ ROWS, STEPS, BATCH, TESTS = 16, 300, 32, 500
 OPEN = 5.0  # forget bias of gates that start open: sigmoid(5) = 0.993
 CLAIM = "An RNN forgets what came first as its gradient vanishes; so does an LSTM, later; self-attention far less."
 MODELS = ("SimpleRNN", "LSTM", "LSTM, open gates", "self-attention")
-SMALL = "SimpleRNN, small inputs"
+SMALL = ("SimpleRNN, small inputs", "LSTM, small inputs")
 
 
 def build_layer(kind: str, dtype: str = "float32") -> keras.layers.Layer:
@@ -55,7 +55,7 @@ def gradient_at_first_step(kind: str) -> list[float]:
     rng = np.random.default_rng(SEED)
     direction = rng.standard_normal((ROWS, WIDTH))
     direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
-    deviation = WIDTH**-0.5 if kind == SMALL else 1.0
+    deviation = WIDTH**-0.5 if kind in SMALL else 1.0
 
     def gradient(inputs):
         with tf.GradientTape() as tape:
@@ -106,7 +106,7 @@ def draw(gradients: dict, recalls: dict) -> Figure:
 def main() -> None:
     """Gradients first, then the trainings."""
     options = arguments(__doc__)
-    gradients = {kind: gradient_at_first_step(kind) for kind in (*MODELS, SMALL)}
+    gradients = {kind: gradient_at_first_step(kind) for kind in (*MODELS, *SMALL)}
     rows = [[kind, *(f"{x:.1e}" for x in norms)] for kind, norms in gradients.items()]
     table("Norm of the gradient at the first step", ["", *map(str, GRADIENT_LENGTHS)], rows)
     recalls = {kind: [recall(kind, length) for length in RECALL_LENGTHS] for kind in MODELS}

@@ -53,6 +53,17 @@ def train(heads: int, seed: int) -> tuple[keras.Model, list[float], float]:
     return model, losses[49::50], model.evaluate(*sample(512, seed=1), verbose=0)[1]
 
 
+def favourites(maps: np.ndarray) -> list[dict]:
+    """The offset, in a circle, at which each head looks most, and its weight on average; of maps (H, T, T)."""
+    offsets = range(-LENGTH // 2, LENGTH // 2)
+    places = np.arange(LENGTH)
+    shares = np.array([maps[:, places, (places + offset) % LENGTH].mean(axis=-1) for offset in offsets])  # (T, H)
+    return [
+        {"offset": offsets[most], "weight": round(float(shares[most, head]), 4)}
+        for head, most in enumerate(shares.argmax(axis=0))
+    ]
+
+
 def main() -> None:
     """Train each number of heads with each seed, and compare."""
     options = page.arguments(__doc__)
@@ -73,9 +84,10 @@ def main() -> None:
     axes.bar([str(h) for h in HEADS], [means[h] for h in HEADS])
     axes.set(xlabel=f"heads (together {DIM} wide)", ylabel="accuracy, mean of 3 seeds", ylim=(0, 1.02))
     right.suptitle("attention maps, mean over 64 sequences (row: position that asks)")
-    panels = right.subplots(2, 5).flat
+    panels, looks_at = right.subplots(2, 5).flat, {}
     for heads in (1, 8):
         maps = kt.attention_weights(runs[heads][0][0], sample(64, seed=2)[0])["attention"].mean(axis=0)
+        looks_at[heads] = favourites(maps)
         for number, scores in enumerate(maps, start=1):
             axes = next(panels)
             axes.imshow(scores, vmin=0, vmax=1)
@@ -93,9 +105,11 @@ def main() -> None:
             "seeds": list(SEEDS),
             "accuracy_by_chance": round(1 / TOKENS, 4),
             "attention_weights": weights[8],
+            "width_of_a_head": {str(h): DIM // h for h in HEADS},
             "accuracy": {str(h): means[h] for h in HEADS},
             "accuracy_by_seed": {str(h): accuracy[h] for h in HEADS},
             "loss": {str(h): loss[h] for h in HEADS},
+            "looks_most_at": {str(heads): places for heads, places in looks_at.items()},
         },
         figure,
     )

@@ -128,7 +128,7 @@ def main() -> None:
     page.write(
         options,
         __file__,
-        "An RNN spends its time on going word by word, the more the longer the sentence; attention does not.",
+        "An RNN spends its time on going word by word, the more the longer the sentence; its arithmetic does not grow.",
         results[-1]["share_of_order_in_lstm"] > max(0.5, results[0]["share_of_order_in_lstm"]),
         {
             "words_a_step": WORDS,

@@ -150,6 +150,7 @@ def main() -> None:
         axes.scatter(*places.T, label=group)
         for word, place in zip(members, places, strict=True):
             axes.annotate(word, place, xytext=(4, 3), textcoords="offset points")
+    axes.margins(0.1)  # for the words
     axes.set(title="word vectors, two principal components")
     axes.legend()
     page.write(

@@ -8,6 +8,7 @@
 A Transformer of the paper's base size (six layers each, width 512, eight heads, 2048 within) is taken apart: its parts
 are called one by one, as the formulas say, on a source of 11 tokens and a target of 7. Each leaves a row: its name, the
 shape it gave, its weights. The logits at the end must be those that the whole model gives, and the weights must add up.
+The first self-attention is taken apart once more, into the steps of its heads, which must give what the layer gives.
 
     python examples/lecture/l_layer_by_layer.py
 """
@@ -81,6 +82,28 @@ def take_apart(model: keras.Model, num_layers: int, source, target) -> tuple[lis
     return walk.rows, keras.ops.convert_to_numpy(logits)
 
 
+def take_attention_apart(attention, x) -> tuple[list[dict], float]:
+    """The steps of the heads of a self-attention, and the largest difference from what the layer gives."""
+    heads, width = attention.num_heads, x.shape[-1]
+    projected = keras.ops.reshape(attention.query_key_value(x), (-1, x.shape[1], 3, heads, width // heads))
+    query, key, value = keras.ops.unstack(keras.ops.transpose(projected, (2, 0, 3, 1, 4)))  # each (B, H, T, K)
+    scores = keras.ops.matmul(query, keras.ops.swapaxes(key, -1, -2)) / (width // heads) ** 0.5
+    weights = keras.ops.softmax(scores)
+    summed = keras.ops.matmul(weights, value)
+    joined = keras.ops.reshape(keras.ops.swapaxes(summed, 1, 2), x.shape)
+    outputs = attention.output_projection(joined)
+    steps = {
+        "query, key and value, each": query,
+        "scores, divided by the root of the width": scores,
+        "attention weights": weights,
+        "weighted sums": summed,
+        "heads side by side": joined,
+        "last projection": outputs,
+    }
+    difference = float(f"{keras.ops.max(keras.ops.abs(outputs - attention(x))):.1e}")
+    return [{"step": name, "output": list(step.shape[1:])} for name, step in steps.items()], difference
+
+
 def draw(rows: list[dict], num_layers: int) -> Figure:
     """The parts as boxes with their shapes, the first layer for all of its kind."""
     figure = Figure(figsize=(11, 9), layout="constrained")
@@ -127,12 +150,17 @@ def main() -> None:
     rows, logits = take_apart(model, num_layers, source, target)
     whole = keras.ops.convert_to_numpy(model([source, target], training=False))
     difference = float(f"{np.abs(whole - logits).max():.1e}")
+    vectors = keras.Model(model.inputs[0], model.get_layer("source_embedding_dropout").output)(source)
+    heads, difference_of_heads = take_attention_apart(model.get_layer("encoder_0").self_attention, vectors)
 
     print_rows = [r for r in rows if "_" not in r["part"] or "_0:" in r["part"]]
     page.table(
         f"One layer of each stack (there are {num_layers}); in all {model.count_params():,} weights",
         ["part", "shape it gives", "weights"],
         [[f"{r['stack']}  {r['part']}", tuple(r["output"]), f"{r['weights']:,}"] for r in print_rows],
+    )
+    page.table(
+        "Within the first self-attention", ["step", "shape it gives"], [[s["step"], tuple(s["output"])] for s in heads]
     )
     sums = {
         name: sum(r["weights"] for r in rows if name in f"{r['stack']} {r['part']}")
@@ -148,7 +176,7 @@ def main() -> None:
         __file__,
         "An encoder layer is self-attention and feed-forward; a decoder layer masked self-attention, cross-attention "
         "and feed-forward; a linear layer and softmax end the decoder.",
-        difference < 1e-4
+        max(difference, difference_of_heads) < 1e-4
         and sum(r["weights"] for r in rows) == model.count_params()
         and kinds["encoder"] == ["self-attention", "add and norm", *feed_forward]
         and kinds["decoder"]
@@ -160,6 +188,8 @@ def main() -> None:
             "weights_by_kind": sums,
             "source_length": SOURCE,
             "target_length": TARGET,
+            "steps_of_the_first_self_attention": heads,
+            "difference_from_that_layer": difference_of_heads,
             "parts": rows,
         },
         draw(rows, num_layers),

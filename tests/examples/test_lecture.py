@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import pathlib
 import re
 
@@ -10,6 +11,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPTS = sorted((ROOT / "examples" / "lecture").glob("[a-z]_*.py"))
 FIGURES = ROOT / "docs" / "lecture"
+PAGES = ("lecture.md", "lecture.ko.md")
 
 
 def numbers_in(value):
@@ -18,11 +20,37 @@ def numbers_in(value):
         value = list(value.values())
     if isinstance(value, list):
         return [number for item in value for number in numbers_in(item)]
-    return [value] if isinstance(value, int | float) else []
+    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
+
+
+def section(page: str, script: str) -> str:
+    """What a page says after a script's command, up to the next one or to another heading."""
+    return re.split(r"^    python |^## ", page.split(f"/{script}", 1)[1], flags=re.MULTILINE)[0]
+
+
+def strange_numbers(text: str, figures: list[float]) -> list[str]:
+    """The numbers in tables, but for heads and first columns, that are none of the figures, nor in percent, rounded."""
+    rows = [line.split("|")[2:-1] for line in text.splitlines() if line.startswith("|")]
+    heads = [i for i, below in enumerate(rows[1:]) if set("".join(below)) <= set("-: ")]
+    cells = " ".join(cell for i, row in enumerate(rows) if i not in heads for cell in row)
+    written = re.findall(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?:e-?\d+)?(?!\w)", cells, re.ASCII)
+    return [number for number in written if not is_rounded(number.replace(",", ""), figures)]
+
+
+def is_rounded(number: str, figures: list[float]) -> bool:
+    mantissa, _, exponent = number.partition("e")
+    half = 0.5001 * 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
+    return any(abs(scale * figure - float(number)) <= half for figure in figures for scale in (1, 100))
 
 
 def test_there_are_scripts():
     assert SCRIPTS
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_tables_of_the_ladder_have_its_figures(page):
+    figures = numbers_in(json.loads((ROOT / "examples" / "results" / "history.json").read_text()))
+    assert not strange_numbers(section((ROOT / "docs" / page).read_text(), "history.py"), figures)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
@@ -32,9 +60,22 @@ class TestScript:
         assert figures["command"].startswith(f"python examples/lecture/{script.name}")
         assert re.fullmatch(r"\S.*\.", figures["claim"])
         assert isinstance(figures["holds"], bool)
-        measured = {name: value for name, value in figures.items() if name not in ("seed", "machine", "versions")}
-        assert numbers_in(measured)
-        assert all(number == number for number in numbers_in(measured)), "not a number"
+        settings = ("seed", "seconds", "machine", "versions")
+        numbers = numbers_in({name: value for name, value in figures.items() if name not in settings})
+        assert numbers
+        assert all(map(math.isfinite, numbers))
+
+    @pytest.mark.parametrize("page, verdict", [("lecture.md", "claim holds"), ("lecture.ko.md", "성립합니다")])
+    def test_both_pages_show_it_with_the_verdict_of_its_figures(self, script, page, verdict):
+        text = (ROOT / "docs" / page).read_text()
+        assert f"(lecture/{script.stem}.png)" in text
+        holds = json.loads((FIGURES / f"{script.stem}.json").read_text())["holds"]
+        assert (verdict in section(text, script.name)) == holds
+
+    @pytest.mark.parametrize("page", PAGES)
+    def test_tables_of_both_pages_have_its_figures(self, script, page):
+        figures = numbers_in(json.loads((FIGURES / f"{script.stem}.json").read_text()))
+        assert not strange_numbers(section((ROOT / "docs" / page).read_text(), script.name), figures)
 
     def test_its_plot_is_there(self, script):
         assert (FIGURES / f"{script.stem}.png").read_bytes().startswith(b"\x89PNG\r\n")
