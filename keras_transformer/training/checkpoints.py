@@ -100,6 +100,7 @@ class Checkpoints(keras.callbacks.Callback):
         self.position = Position()
         self.history: list[dict] = []
         self._saved_steps: int | None = None
+        self._layers: list[dict] = []  # their settings
         self._belongs = False  # whether what is in the directory is of this training
 
     def resume(self, model: keras.Model) -> Position:
@@ -123,7 +124,7 @@ class Checkpoints(keras.callbacks.Callback):
             self.position = Position(**snapshot.extra["position"])
             self.history = snapshot.extra["history"]
             self._saved_steps = snapshot.extra["steps_per_epoch"]
-            _warn_of_other_settings(snapshot.extra.get("model"), model, path)
+            _warn_of_other_settings(snapshot.extra.get("layers", []), model, path)  # older ones have none
             break
         else:
             if damaged:
@@ -154,6 +155,7 @@ class Checkpoints(keras.callbacks.Callback):
                 "choose another directory."
             )
         self._belongs = True
+        self._layers = _settings(self.model)
         if self.position.batch and self._steps != self._saved_steps:
             raise ValueError(
                 f"The checkpoint is from within an epoch, after {self.position.batch} of {self._saved_steps} steps. "
@@ -203,7 +205,7 @@ class Checkpoints(keras.callbacks.Callback):
             "position": self.position._asdict(),
             "steps_per_epoch": self._steps,
             "history": self.history,
-            "model": _settings(self.model),
+            "layers": self._layers,
         }
         with _scope(self.model):
             write_snapshot(path, _groups(self.model), extra)
@@ -230,28 +232,27 @@ def _numbers(logs: dict) -> dict:
     return {name: array.tolist() for name, array in arrays.items() if array.dtype.kind in "biuf"}
 
 
-def _settings(model: keras.Model) -> dict | None:
-    """The configuration of each layer that has one, by the layer's place; without names, which Keras numbers."""
-    settings = {}
-    for place, layer in enumerate(model.layers):
-        try:
-            config = layer.get_config()
-        except (NotImplementedError, TypeError, ValueError):  # of a layer that cannot be saved
-            continue
-        settings[str(place)] = {name: value for name, value in config.items() if _is_plain(value) and name != "name"}
-    return settings
+def _settings(model: keras.Model) -> list[dict]:
+    """What of each layer's configuration is a plain value; without its name, which Keras numbers."""
+    return [
+        {name: value for name, value in _config(layer).items() if name != "name" and _is_plain(value)}
+        for layer in model.layers
+    ]
+
+
+def _config(layer) -> dict:
+    try:
+        return layer.get_config()
+    except NotImplementedError:  # how Keras says that a layer cannot be saved; its weights can
+        return {}
 
 
 def _is_plain(value) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def _warn_of_other_settings(saved: dict | None, model: keras.Model, path: Path) -> None:
-    if saved is None:
-        return
-    now = _settings(model)
-    for place, layer in enumerate(model.layers):
-        there, here = saved.get(str(place), {}), now.get(str(place), {})
+def _warn_of_other_settings(saved: list[dict], model: keras.Model, path: Path) -> None:
+    for layer, there, here in zip(model.layers, saved, _settings(model), strict=False):
         for name in sorted(there.keys() & here.keys()):
             if there[name] != here[name] and "seed" not in name:
                 warnings.warn(

@@ -89,6 +89,6 @@ def test_trains_with_fit():
 
 @pytest.mark.parametrize("options", [{"cell": "mgu"}, {"attention": "cosine"}, {"num_layers": 0}, {"dim": 1}])
 def test_what_cannot_be_built(options):
-    (value,) = options.values()
-    with pytest.raises(ValueError, match=f"recurrent_seq2seq takes .*{value}"):
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=f"recurrent_seq2seq takes .*{name}={value!r}"):
         recurrent_seq2seq(**options)
