@@ -359,7 +359,7 @@ def build_litert(case: Case, options, layout: str = "generate", quantize: str | 
 
 
 def build_transformers(case: Case, options) -> dict:
-    """Hugging Face transformers: GPT-2, or Marian, with the shared weights."""
+    """Hugging Face transformers: GPT-2, or Marian, with the shared weights, on `options.device` or the CPU."""
     import torch
     from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, MarianConfig, MarianMTModel
 
@@ -382,8 +382,9 @@ def build_transformers(case: Case, options) -> dict:
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             tensor.copy_(torch.from_numpy(np.array(values[name])))
-    model.eval()
-    ids = torch.from_numpy(make_ids(case, options.seed).astype("int64"))
+    device = getattr(options, "device", "cpu")
+    model.to(device).eval()
+    ids = torch.from_numpy(make_ids(case, options.seed).astype("int64")).to(device)
     search = GenerationConfig(
         do_sample=False, num_beams=case.beams, min_new_tokens=NEW, max_new_tokens=NEW, use_cache=True,
         pad_token_id=PADDING, decoder_start_token_id=None if case.family == DECODER_ONLY else START,
@@ -393,7 +394,7 @@ def build_transformers(case: Case, options) -> dict:
     def generate():
         with torch.inference_mode():
             result = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=search)
-        return result[:, first:].numpy()
+        return result[:, first:].cpu().numpy()
 
     return {"generate": generate}
 

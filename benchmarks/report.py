@@ -11,6 +11,7 @@ PACKAGES = (
     "keras-transformer",
     "keras",
     "tensorflow",
+    "tensorflow_cpu",
     "jax",
     "keras-hub",
     "torch",
@@ -33,7 +34,19 @@ def describe_machine() -> dict:
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
+        **accelerators(),
     }
+
+
+def accelerators() -> dict:
+    """GPUs and TPUs that JAX or PyTorch sees, if the script uses either."""
+    if (jax := sys.modules.get("jax")) is not None:
+        kinds = [device.device_kind for device in jax.devices() if device.platform != "cpu"]
+    elif (torch := sys.modules.get("torch")) is not None:
+        kinds = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    else:
+        kinds = []
+    return {"accelerators": kinds} if kinds else {}
 
 
 def versions() -> dict:

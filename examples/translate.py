@@ -50,7 +50,7 @@ parser.add_argument("--distribute", choices=("none", "data", "model", "mirrored"
 parser.add_argument("--processes", action="store_true", help="this is one of several processes (JAX)")
 parser.add_argument("--mixed", choices=("float32", "mixed_bfloat16", "mixed_float16"), default="float32")
 parser.add_argument("--vocabulary", type=int, default=10_000, help="pieces, of both languages together")
-parser.add_argument("--epochs", type=int, default=60)
+parser.add_argument("--epochs", type=int, default=40)
 parser.add_argument("--tokens", type=int, default=2048, help="positions of a batch of a process, on each side")
 parser.add_argument("--learning-rate", type=float, default=3e-3, help="the highest")
 parser.add_argument("--warm-up", type=int, default=1000, help="steps until then")
