@@ -19,7 +19,6 @@ test set is looked at once, in the end.
     --distribute mirrored  tf.distribute.MirroredStrategy (TensorFlow)
     --processes            one of several processes, on several machines or a TPU slice; docs/distributed.md has the
                            commands. Each is started with the same arguments, and --output is a folder that all share
-                           (written for it, not run to its end in several processes yet)
 
 In --output: recipe.json (the arguments), translator.keras, tokenizer.model, translator/ (SavedModel: strings in,
 strings out), translator.tflite, log.csv (an epoch a line), result.json.
