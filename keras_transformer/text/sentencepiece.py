@@ -165,11 +165,11 @@ class SentencePieceTokenizer(Tokenizer):
         Example:
             >>> from keras_transformer.text import SentencePieceTokenizer
             >>> tokenizer = SentencePieceTokenizer.train(["the cat sat", "the dog sat", "a cat and a dog"], 16)
-            >>> cuts = [tokenizer.sample(["the dog"], alpha=0.1, seed=seed)[0] for seed in range(5)]
+            >>> cuts = [tokenizer.sample(["the cat"], alpha=0.1, seed=seed)[0] for seed in range(5)]
             >>> len({tuple(cut.tolist()) for cut in cuts}) > 1
             True
             >>> {tokenizer.detokenize(cut).numpy().decode() for cut in cuts}
-            {'the dog'}
+            {'the cat'}
         """
         import sentencepiece
 
