@@ -49,10 +49,7 @@ parser.add_argument("--distribute", choices=("none", "data", "model", "mirrored"
 parser.add_argument("--processes", action="store_true", help="this is one of several processes (JAX)")
 parser.add_argument("--mixed", choices=("float32", "mixed_bfloat16", "mixed_float16"), default="float32")
 parser.add_argument("--vocabulary", type=int, default=10_000, help="pieces, of both languages together")
-parser.add_argument(
-    "--sampling", type=float, default=0.3, help="alpha of the random cuts of training texts into pieces; 0: none"
-)
-parser.add_argument("--epochs", type=int, default=50)
+parser.add_argument("--epochs", type=int, default=40)
 parser.add_argument("--tokens", type=int, default=2048, help="positions of a batch of a process, on each side")
 parser.add_argument("--learning-rate", type=float, default=3e-3, help="the highest")
 parser.add_argument("--warm-up", type=int, default=1000, help="steps until then")
@@ -83,11 +80,10 @@ from report import save_results
 LAYERS, HEADS, DIM, INNER = 4, 4, 128, 256
 RECIPE = [  # the arguments that a training has from beginning to end
     *("languages", "tsv", "columns", "source", "target", "vocabulary", "epochs", "tokens", "learning_rate", "warm_up"),
-    *("dropout", "max_length", "mixed", "seed", "sampling"),
+    *("dropout", "max_length", "mixed", "seed"),
 ]
 PENALTIES = (0.6, 1.0, 1.4)
 HELD_OUT = 1000
-DRAWS = 10  # in how many ways each training text is cut into pieces
 
 PROCESS, PROCESSES, DEVICES = 0, 1, 1  # which one of how many this is, with how many devices
 if options.distribute in ("data", "model"):
@@ -236,20 +232,10 @@ def bleu_of(generator: kt.Generator, pairs: list[tuple[str, str]], tokenizers, e
     )
 
 
-def sample(pairs: list[tuple[str, str]], tokenizers) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The ids of all pairs, DRAWS times, each time cut into other pieces."""
-    sides = list(zip(tokenizers, zip(*pairs, strict=True), strict=True))
-    drawn = []
-    for seed in range(DRAWS * options.seed, DRAWS * (1 + options.seed)):
-        rows = (tokenizer.sample(texts, alpha=options.sampling, seed=seed) for tokenizer, texts in sides)
-        drawn += zip(*rows, strict=True)
-    return drawn
-
-
-def make_batches(examples: list, tokenizers=None, shuffle: bool = True) -> kt.training.TokenBatches:
+def make_batches(pairs: list[tuple[str, str]], tokenizers, shuffle: bool = True) -> kt.training.TokenBatches:
     """Batches of a budget of tokens, of pairs of similar length."""
     return kt.training.TokenBatches(
-        examples,
+        pairs,
         tokenizers=tokenizers,
         tokens_per_batch=options.tokens,
         max_length=options.max_length,
@@ -260,8 +246,8 @@ def make_batches(examples: list, tokenizers=None, shuffle: bool = True) -> kt.tr
     )
 
 
-def train(model: keras.Model, batches: kt.training.TokenBatches, steps: int, splits: dict, tokenizers) -> dict:
-    """Fit, from where the last checkpoint stands, with so many steps an epoch."""
+def train(model: keras.Model, batches: kt.training.TokenBatches, splits: dict, tokenizers) -> dict:
+    """Fit, from where the last checkpoint stands."""
     checkpoints = kt.training.Checkpoints(options.output / "checkpoints", keep=options.average)
     position = checkpoints.resume(model)
     log = options.output / "log.csv"
@@ -270,7 +256,7 @@ def train(model: keras.Model, batches: kt.training.TokenBatches, steps: int, spl
     begin = time.perf_counter()
     model.fit(
         batches.dataset(first_step=position.step),
-        steps_per_epoch=steps,
+        steps_per_epoch=batches.steps_per_epoch,
         epochs=options.epochs,
         initial_epoch=position.epoch,
         validation_data=make_batches(splits["validation"], tokenizers, shuffle=False).dataset(epochs=1),
@@ -284,9 +270,9 @@ def train(model: keras.Model, batches: kt.training.TokenBatches, steps: int, spl
         ],
     )
     return {
-        "steps": steps * options.epochs,
-        "steps_per_epoch": steps,
-        "tokens_per_epoch": round(batches.num_tokens * steps / batches.steps_per_epoch),
+        "steps": batches.steps_per_epoch * options.epochs,
+        "steps_per_epoch": batches.steps_per_epoch,
+        "tokens_per_epoch": batches.num_tokens,
         "padding_ratio": batches.padding_ratio,
         "too_long": batches.too_long,
         "seconds_since_resumed": time.perf_counter() - begin,
@@ -332,17 +318,13 @@ def main() -> None:
     keras.config.set_dtype_policy(options.mixed)
     splits = read_splits()
     tokenizers = make_tokenizers(splits["train"])
-    if options.sampling:
-        batches = make_batches(sample(splits["train"], tokenizers))
-    else:
-        batches = make_batches(splits["train"], tokenizers)
+    batches = make_batches(splits["train"], tokenizers)
     console.print(batches)
-    steps = batches.steps_per_epoch // (DRAWS if options.sampling else 1)  # of an epoch, with each pair about once
     with scope():
         model = build_model(tokenizers[0].vocabulary_size)
-        compile_model(model, steps * options.epochs)
+        compile_model(model, batches.steps_per_epoch * options.epochs)
     console.print(f"{model.count_params():,} parameters")
-    figures = train(model, batches, steps, splits, tokenizers)
+    figures = train(model, batches, splits, tokenizers)
     kt.training.average_checkpoints(options.output / "checkpoints", model, last=options.average)
     figures.update(parameters=model.count_params(), seed=options.seed, **judge(model, splits, tokenizers))
     figures["seconds"] = time.perf_counter() - begin

@@ -142,56 +142,6 @@ class SentencePieceTokenizer(Tokenizer):
             raise (problems or [ValueError(_training_problem(str(error), vocabulary_size))])[0] from error
         return cls(model.getvalue(), **kwargs)
 
-    def sample(self, texts: Iterable[str], *, alpha: float = 0.3, seed: int = 0) -> list[np.ndarray]:
-        """Ids of texts that are cut at random, so that a model meets a text in other pieces each time.
-
-        A cut (p_1 ... p_n) of a text is drawn from all of them with a probability that is proportional to
-        (P(p_1) ... P(p_n)) ** alpha ("Subword Regularization", https://arxiv.org/abs/1804.10959, section 3.1). It
-        keeps a model from learning a small training set by heart; what it is given later is cut as ever, by calling
-        the tokenizer. The texts, `alpha` and `seed` decide the draw.
-
-        Args:
-            texts: Strings. They are cut outside of the graph, at once.
-            alpha: Positive. Near 0 all cuts are about as likely, into many small pieces; the larger, the more often
-                it is the most probable one.
-            seed: Of the draw, a number of 32 bits.
-
-        Returns: For each text its ids, int32, (T,), with the start and the end that calls add, without padding.
-
-        Raises:
-            ValueError: If `texts` are not strings, `alpha` is not positive, `seed` is not of 32 bits or the tokenizer
-                has a `max_length`.
-
-        Example:
-            >>> from keras_transformer.text import SentencePieceTokenizer
-            >>> tokenizer = SentencePieceTokenizer.train(["the cat sat", "the dog sat", "a cat and a dog"], 16)
-            >>> cuts = [tokenizer.sample(["the cat"], alpha=0.1, seed=seed)[0] for seed in range(5)]
-            >>> len({tuple(cut.tolist()) for cut in cuts}) > 1
-            True
-            >>> {tokenizer.detokenize(cut).numpy().decode() for cut in cuts}
-            {'the cat'}
-        """
-        import sentencepiece
-
-        texts = texts if isinstance(texts, str | bytes) else list(texts)
-        if isinstance(texts, str | bytes) or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"{self.name}.sample takes a list of strings. Received: {str(texts)[:200]}")
-        if not alpha > 0:
-            raise ValueError(f"{self.name}.sample takes a positive alpha. Received: {alpha!r}")
-        if not 0 <= seed < 2**32:
-            raise ValueError(f"{self.name}.sample takes a seed of 32 bits, from 0 on. Received: {seed!r}")
-        if self.max_length is not None:
-            raise ValueError(
-                f"{self.name}.sample would have to cut what is longer than max_length={self.max_length}. Make the "
-                "tokenizer without."
-            )
-        # A thread takes the seed when it draws for the first time, and each call has a new one.
-        sentencepiece.set_random_generator_seed(seed)
-        processor = sentencepiece.SentencePieceProcessor(model_proto=self.model)
-        ends = {"add_bos": self.add_start, "add_eos": self.add_end}
-        rows = processor.encode(texts, enable_sampling=True, nbest_size=-1, alpha=alpha, num_threads=1, **ends)
-        return [np.array(row, "int32") for row in rows]
-
     def get_vocabulary(self) -> list[str]:
         """The pieces by id; the first piece of a word starts with "\u2581", special ones read "<pad>"."""
         return list(self._vocabulary)

@@ -112,57 +112,6 @@ def test_any_row_of_ids_reads_as_in_the_sentencepiece_package(tokenizer):
     assert texts == [text[1:] if row[0] == 1 else text for row, text in zip(rows, expected, strict=True)]
 
 
-def cuts(text, pieces):
-    """All rows of ids whose pieces are the text, end to end."""
-    if not text:
-        yield ()
-    for id, piece in pieces.items():
-        if text.startswith(piece):
-            yield from ((id, *rest) for rest in cuts(text[len(piece) :], pieces))
-
-
-@pytest.mark.parametrize("alpha", [0.2, 0.7])
-def test_cuts_are_drawn_with_the_probability_of_the_formula(tokenizer, alpha):
-    oracle = oracle_of(tokenizer)
-    possible = list(cuts("▁the▁lazy▁dog", {id: oracle.id_to_piece(id) for id in range(4, 211)}))
-    weights = np.exp([alpha * sum(map(oracle.get_score, cut)) for cut in possible])
-    drawn = [tuple(row.tolist()) for row in tokenizer.sample(["the lazy dog"] * 10007, alpha=alpha, seed=5)]
-    assert len(possible) > 5 and set(drawn) <= set(possible)
-    frequencies = np.array([drawn.count(cut) for cut in possible]) / len(drawn)
-    np.testing.assert_allclose(frequencies, weights / weights.sum(), atol=0.02)  # 4 standard deviations at most
-
-
-def test_drawn_cuts_are_of_the_same_text_and_repeat_with_the_seed(tokenizer):
-    framed = SentencePieceTokenizer(tokenizer.model, add_start=True, add_end=True)
-    texts = [*EVERY_TEXT, ""]
-    rows = framed.sample(texts, alpha=0.1, seed=2**32 - 1)
-    again = framed.sample(iter(texts), alpha=0.1, seed=2**32 - 1)
-    other = framed.sample(texts, alpha=0.1, seed=0)
-    assert [row.tolist() for row in rows] == [row.tolist() for row in again] != [row.tolist() for row in other]
-    assert all(row[0] == 2 and row[-1] == 3 and row.dtype == np.int32 for row in rows) and len(rows[-1]) == 2
-    read = [framed.detokenize(row).numpy() for row in rows]
-    assert read == framed.detokenize(framed(texts)).numpy().tolist()
-    bare = tokenizer.sample(texts, alpha=0.1, seed=0)
-    assert [row.tolist() for row in bare] == [row[1:-1].tolist() for row in other]
-    certain = tokenizer.sample(texts, alpha=1e4)
-    assert [row.tolist() for row in certain] == unpadded(tokenizer(texts))
-    assert tokenizer.sample([]) == []
-
-
-def test_draws_that_cannot_be_are_refused(tokenizer):
-    for texts in ("one string", [b"bytes"], [["a", "list"]]):
-        with pytest.raises(ValueError, match="list of strings"):
-            tokenizer.sample(texts)
-    for alpha in (0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="positive alpha"):
-            tokenizer.sample(["fox"], alpha=alpha)
-    for seed in (-1, 2**32):
-        with pytest.raises(ValueError, match="32 bits"):
-            tokenizer.sample(["fox"], seed=seed)
-    with pytest.raises(ValueError, match="max_length=7"):
-        SentencePieceTokenizer(tokenizer.model, max_length=7).sample(["fox"])
-
-
 def test_symbols_of_the_user_equal_the_sentencepiece_package():
     model = train_model(user_defined_symbols=["<sep>"], control_symbols=["<mask>"])
     tokenizer = SentencePieceTokenizer(model)
