@@ -49,6 +49,6 @@ def is_functional(operation) -> bool:
     return isinstance(operation, keras.Sequential) or type(operation).__name__ == "Functional"
 
 
-def layers_within(model: keras.Model) -> list:
-    """All layers of a model, at any depth."""
-    return list(model._flatten_layers(include_self=False, recursive=True))
+def layers_within(layer: keras.layers.Layer) -> list:
+    """All layers of a model, or within a layer, at any depth."""
+    return list(layer._flatten_layers(include_self=False, recursive=True))

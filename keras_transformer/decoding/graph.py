@@ -6,6 +6,8 @@ from typing import NamedTuple
 import keras
 
 from keras_transformer._keras import Call, get_mask, is_functional, layers_within, producing_call, set_mask
+from keras_transformer.layers.checks import describe
+from keras_transformer.layers.embedding import TokenEmbedding
 
 
 class Slot(NamedTuple):
@@ -77,6 +79,29 @@ class Program:
                 )
             )
         scope.update({id(x): slot for x, slot in zip(call.outputs, outputs, strict=True)})
+
+    def padding_id(self, slot: int) -> int | None:
+        """The id that pads the sequences of an input: that of the `TokenEmbedding` which reads it, else 0.
+
+        Raises:
+            ValueError: If several read it that differ.
+        """
+        found, slots = {}, {slot}
+        for instruction in self.instructions:
+            if slots.isdisjoint(instruction.inputs):
+                continue
+            reader = instruction.operation
+            layers = [reader, *layers_within(reader)] if isinstance(reader, keras.layers.Layer) else []
+            found.update({layer.padding_id: layer for layer in layers if isinstance(layer, TokenEmbedding)})
+            if type(reader).__name__ == "Cast":
+                slots.update(instruction.outputs)
+        if len(found) > 1:
+            raise ValueError(
+                f"The input '{self.input_names[slot]}' is read by embeddings that differ in their padding: "
+                + ", ".join(f"{describe(layer)} has padding_id={value}" for value, layer in found.items())
+                + ". Give them the same padding_id."
+            )
+        return next(iter(found), 0)
 
     def vocabulary_limits(self) -> dict[int, tuple[object, int]]:
         """For each input of token ids, the embedding with the smallest vocabulary that takes it, and its size."""

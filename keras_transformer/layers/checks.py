@@ -16,6 +16,16 @@ def check_positive(layer, **values) -> None:
             raise ValueError(f"{describe(layer)} takes a positive integer as {name}, got {value!r}.")
 
 
+def check_id(layer, vocabulary_size: int, **values) -> None:
+    """Raise ValueError unless each value is an id of the vocabulary."""
+    for name, value in values.items():
+        is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not is_integer or not 0 <= value < vocabulary_size:
+            raise ValueError(
+                f"{describe(layer)} takes an id from 0 to {vocabulary_size - 1} as {name}, or None, got {value!r}."
+            )
+
+
 def check_rate(layer, **values) -> None:
     """Raise ValueError unless each value is a dropout rate, in [0, 1)."""
     for name, value in values.items():

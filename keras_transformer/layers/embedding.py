@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_transformer.context import decoding
-from keras_transformer.layers.checks import check_ids, check_positive, check_sequence, describe
+from keras_transformer.layers.checks import check_id, check_ids, check_positive, check_sequence, describe
 from keras_transformer.ops.runtime import is_without_xla
 
 
@@ -14,11 +14,13 @@ class TokenEmbedding(keras.layers.Layer):
 
     forward: E[id] * sqrt(D) if `scale` else E[id]; reverse: x E^T (tied weights, "Using the Output Embedding to
     Improve Language Models", https://arxiv.org/abs/1608.05859; "Attention Is All You Need", section 3.4).
-    Id 0 is padding: this is where the padding mask starts.
+    This is where the padding mask starts: what is `padding_id` is not a token.
 
     Args:
         vocabulary_size: Number of ids V, padding included.
         dim: Width D.
+        padding_id: The id that sequences are padded with. None: every id is a token, and no mask starts here; what
+            pads a sequence then has to be known from elsewhere, from lengths, say.
         scale: Whether to multiply by sqrt(D), as the paper does, so that the embedding is not drowned by a
             positional encoding of unit size.
         embeddings_initializer: Default: normal with standard deviation 1 / sqrt(D), which gives logits of unit size
@@ -27,8 +29,8 @@ class TokenEmbedding(keras.layers.Layer):
     Input shape: (B, T), int. Output shape: (B, T, D). With `reverse=True`: (B, T, D) to (B, T, V).
 
     Raises:
-        ValueError: If a size is not positive, an id is out of the vocabulary (where its value is known, outside of
-            compiled functions), or the width in reverse is not D.
+        ValueError: If a size is not positive, `padding_id` is no id of the vocabulary, an id is out of the vocabulary
+            (where its value is known, outside of compiled functions), or the width in reverse is not D.
 
     Example:
 
@@ -41,12 +43,24 @@ class TokenEmbedding(keras.layers.Layer):
     [[True, True, False]]
     """
 
-    def __init__(self, vocabulary_size: int, dim: int, *, scale: bool = False, embeddings_initializer=None, **kwargs):
+    def __init__(
+        self,
+        vocabulary_size: int,
+        dim: int,
+        *,
+        scale: bool = False,
+        embeddings_initializer=None,
+        padding_id: int | None = 0,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         check_positive(self, vocabulary_size=vocabulary_size, dim=dim)
+        if padding_id is not None:
+            check_id(self, vocabulary_size, padding_id=padding_id)
         self.vocabulary_size = vocabulary_size
         self.dim = dim
         self.scale = scale
+        self.padding_id = None if padding_id is None else int(padding_id)
         if embeddings_initializer is None:
             embeddings_initializer = keras.initializers.RandomNormal(stddev=dim**-0.5)
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
@@ -82,7 +96,7 @@ class TokenEmbedding(keras.layers.Layer):
     def compute_mask(self, inputs, previous_mask=None):
         if len(inputs.shape) == 3:  # in reverse, a position keeps the mask it has
             return previous_mask
-        return ops.not_equal(inputs, 0)
+        return None if self.padding_id is None else ops.not_equal(inputs, self.padding_id)
 
     def compute_output_spec(self, inputs, reverse=False):
         if reverse:
@@ -102,4 +116,5 @@ class TokenEmbedding(keras.layers.Layer):
             "dim": self.dim,
             "scale": self.scale,
             "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
+            "padding_id": self.padding_id,
         }

@@ -33,6 +33,15 @@ def named(layer):
 CONSTRUCTORS = [
     ("TokenEmbedding", {"vocabulary_size": 0, "dim": DIM}, "got 0", "positive integer as vocabulary_size"),
     ("TokenEmbedding", {"vocabulary_size": VOCABULARY, "dim": -1}, "got -1", "positive integer as dim"),
+    *(
+        (
+            "TokenEmbedding",
+            {"vocabulary_size": VOCABULARY, "dim": DIM, "padding_id": bad},
+            f"got {bad!r}",
+            "an id from 0",
+        )
+        for bad in (-1, VOCABULARY, True, 1.0, "0")
+    ),
     ("PositionalEncoding", {"max_wavelength": 0}, "got 0", "positive max_wavelength"),
     ("LearnedPositionalEncoding", {"max_length": 0}, "got 0", "positive integer as max_length"),
     ("RotaryPosition", {"max_wavelength": -2.0}, "got -2.0", "positive max_wavelength"),

@@ -323,3 +323,29 @@ def test_packed_segments_in_a_functional_model(assert_close):
     together = as_numpy(model([tokens, own_segments]))
     for own, _ in parts:
         assert_close(together[:, own], as_numpy(layer(embedding(tokens[:, own]))))
+
+
+# Which id is padding is the embedding's affair
+
+
+def test_padding_id_says_where_the_mask_starts():
+    ids = np.array([[5, 0, 3, 5], [0, 5, 5, 5]])
+    masks = [kt.TokenEmbedding(VOCABULARY, DIM, padding_id=id).compute_mask(ids) for id in (0, np.int64(5), None)]
+    assert as_numpy(masks[0]).tolist() == [[True, False, True, True], [False, True, True, True]]
+    assert as_numpy(masks[1]).tolist() == [[False, True, True, False], [True, False, False, False]]
+    assert masks[2] is None
+
+
+@pytest.mark.parametrize("padding_id", [0, 5, None])
+def test_padding_id_is_saved(padding_id):
+    embedding = kt.TokenEmbedding(VOCABULARY, DIM, padding_id=padding_id)
+    assert kt.TokenEmbedding.from_config(embedding.get_config()).padding_id == padding_id
+
+
+def test_padding_id_is_found_by_the_layers_behind():
+    ids = np.array([[3, 0, 4, 5, 5], [0, 3, 0, 2, 3]])
+    tokens = keras.Input((None,), dtype="int32")
+    embedding = kt.TokenEmbedding(VOCABULARY, DIM, padding_id=5)
+    model = keras.Model(tokens, kt.EncoderLayer(HEADS, INNER, head_dim=HEAD_DIM)(embedding(tokens)))
+    randomize(model)
+    np.testing.assert_allclose(as_numpy(model(ids))[0, :3], as_numpy(model(ids[:1, :3]))[0], atol=1e-5)
