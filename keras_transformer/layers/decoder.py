@@ -45,7 +45,10 @@ class DecoderLayer(TransformerBlock):
     """
 
     causal = True
-    cross_attention = None  # until the layer is built with a memory
+
+    def __init__(self, num_heads: int, intermediate_dim: int, **kwargs):
+        super().__init__(num_heads, intermediate_dim, **kwargs)
+        self.cross_attention = None  # until it is built with a memory. On PyTorch, a class attribute would hide it then
 
     def build(self, inputs_shape, memory_shape=None):
         super().build(inputs_shape)
