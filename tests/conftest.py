@@ -14,19 +14,27 @@ import pytest
 from keras_transformer.decoding import generator
 from keras_transformer.decoding.compiling import compiled
 
+NEEDS = "needs TensorFlow"
+ONCE = "runs once, on TensorFlow"
+LONG = "takes long to compile; ALL=1 runs it"
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 
 def pytest_collection_modifyitems(items):
-    """Skip on other backends the tests marked `tensorflow` and, unless ALL=1, those marked `long`."""
+    """Skip what needs another backend, and what this one compiles for long, unless ALL=1."""
     backend = keras.backend.backend()
-    if backend == "tensorflow":
-        return
+    reasons = {
+        "tensorflow": {},
+        "jax": {"tensorflow": NEEDS, "once": ONCE, "eager": "would compile each step on JAX", "long": LONG},
+        "torch": {"tensorflow": NEEDS, "once": ONCE, "torch_compile": LONG},
+    }[backend]
+    if os.environ.get("ALL"):
+        reasons = {marker: reason for marker, reason in reasons.items() if reason is not LONG}
     for item in items:
-        if item.get_closest_marker("tensorflow"):
-            item.add_marker(pytest.mark.skip(reason=f"needs TensorFlow, the backend is {backend}"))
-        elif item.get_closest_marker("long") and not os.environ.get("ALL"):
-            item.add_marker(pytest.mark.skip(reason=f"takes long to compile on {backend}; ALL=1 runs it"))
+        for marker, reason in reasons.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=f"{reason} (the backend is {backend})"))
+                break
 
 
 @pytest.fixture(autouse=True, scope="session")

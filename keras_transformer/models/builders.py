@@ -10,6 +10,7 @@ from keras_transformer.layers import (
     RecurrentDecoderLayer,
     TokenEmbedding,
 )
+from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.normalization import normalization
 from keras_transformer.layers.recurrent import CELLS
 
@@ -192,18 +193,18 @@ def recurrent_seq2seq(
     source = keras.Input((None,), dtype="int32", name="source")
     target = keras.Input((None,), dtype="int32", name="target")
     x = TokenEmbedding(source_vocabulary_size, dim // 2, name="source_embedding")(source)
-    y = embedded = keras.layers.Dropout(dropout, name="target_embedding_dropout")(
+    y = embedded = Dropout(dropout, name="target_embedding_dropout")(
         TokenEmbedding(target_vocabulary_size, dim // 2, name="target_embedding")(target)
     )
     states = []
     for i in range(num_layers):
         layer = CELLS[cell](dim, return_sequences=True, return_state=True, name=f"encoder_{i}")
         layer = keras.layers.Bidirectional(layer, name=f"encoder_{i}") if attention == "additive" else layer
-        x, *last = layer(keras.layers.Dropout(dropout, name=f"encoder_{i}_dropout")(x))
+        x, *last = layer(Dropout(dropout, name=f"encoder_{i}_dropout")(x))
         states.append(_bridge(last, dim, f"bridge_{i}") if attention == "additive" else last)
     memory = {"additive": x, "dot": None, None: None if cell == "lstm" else states[-1][0]}[attention]
     for i in range(num_layers):
-        y = keras.layers.Dropout(dropout, name=f"decoder_{i}_dropout")(y) if i else y
+        y = Dropout(dropout, name=f"decoder_{i}_dropout")(y) if i else y
         y = RecurrentDecoderLayer(dim, cell, name=f"decoder_{i}")(y, memory, initial_state=states[i])
         y, context = (y, None) if memory is None else y
     if attention == "dot":
@@ -227,7 +228,7 @@ def _embed(embedding, tokens, options: dict):
     x = embedding(tokens)
     if options.get("position") is None:
         x = PositionalEncoding(name=f"{embedding.name}_position")(x)
-    return keras.layers.Dropout(options["dropout"], name=f"{embedding.name}_dropout")(x)
+    return Dropout(options["dropout"], name=f"{embedding.name}_dropout")(x)
 
 
 def _finish(x, options: dict, name: str):

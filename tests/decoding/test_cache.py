@@ -152,7 +152,7 @@ def layered(request, language_model):
 
 
 @pytest.mark.long
-@pytest.mark.tensorflow  # where it can run in Python, prompts of any length without compilation
+@pytest.mark.eager  # prompts of any length without compilation
 @pytest.mark.parametrize("beams", [1, 2])
 def test_blocks_leave_the_state_that_one_pass_leaves(beams, layered, monkeypatch):
     random = np.random.default_rng(0)
@@ -238,7 +238,7 @@ def test_few_shapes_are_compiled_and_each_is_logged(plain, caplog, monkeypatch):
 
 
 @pytest.mark.long
-@pytest.mark.tensorflow  # where it can run in Python, arrays of any shape without compilation
+@pytest.mark.eager  # arrays of any shape without compilation
 def test_the_number_of_shapes_grows_with_the_logarithm_of_the_sizes(plain, caplog, monkeypatch):
     generator = uncompiled(kt.Generator(plain, max_length=17, end_token=END))
     monkeypatch.setattr(
@@ -331,7 +331,7 @@ def test_sources_as_long_as_the_models_table_of_positions(length, roughen, greed
 
 
 @pytest.mark.long
-@pytest.mark.tensorflow  # where the loop can be run in Python, step by step
+@pytest.mark.eager
 @pytest.mark.parametrize("name", ["greedy", *STRATEGIES, "speculative"])
 def test_a_finished_row_does_not_change_while_others_run(name, language_model):
     model = language_model(block(window=2), block())

@@ -120,7 +120,7 @@ def test_an_empty_prompt_becomes_the_start_token(ended):
     assert generator(prompts)["tokens"].tolist() == stopped["tokens"].tolist()  # row 1 is [7], the start token
 
 
-@pytest.mark.tensorflow  # where the loop can be run in Python, step by step
+@pytest.mark.eager
 def test_the_loop_ends_with_the_last_row(ended, monkeypatch):
     generator, stopped = ended
     steps = []

@@ -170,7 +170,7 @@ def steps_of(generator, monkeypatch):
 
 
 @pytest.mark.long
-@pytest.mark.tensorflow  # where the loop can be run in Python, step by step
+@pytest.mark.eager
 @pytest.mark.parametrize("count, steps", [(1, 4), (2, 3), (3, 2), (6, 1)])
 def test_a_draft_that_is_right_saves_steps(count, steps, model, expected, monkeypatch):
     assert expected["lengths"][0, 0] == MAX_LENGTH  # seven new tokens, count + 1 a step
@@ -178,7 +178,7 @@ def test_a_draft_that_is_right_saves_steps(count, steps, model, expected, monkey
 
 
 @pytest.mark.long
-@pytest.mark.tensorflow
+@pytest.mark.eager
 def test_a_draft_that_is_wrong_costs_no_more_steps_than_there_are_tokens(model, contrary, monkeypatch):
     assert steps_of(speculative(model, contrary, 3), monkeypatch) == 7
 

@@ -156,6 +156,12 @@ def gradients(function, *arrays, cotangents):
 
         output, pull_back = jax.vjp(function, *tensors)
         found = [pull_back(ops.cast(c, output.dtype)) for c in cotangents]
+    elif keras.backend.backend() == "torch":
+        import torch
+
+        output = function(*(tensor.requires_grad_() for tensor in tensors))
+        options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+        found = [torch.autograd.grad(output, tensors, ops.cast(c, output.dtype), **options) for c in cotangents]
     else:
         import tensorflow as tf
 
@@ -180,6 +186,8 @@ def influence(function, x):
 def weight_gradients(layer, call):
     """The gradient of sum(c * call()), for random c, with respect to each trainable weight: {path: array}."""
     variables = layer.trainable_variables
+    if not variables:
+        return {}
     cotangent = np.random.default_rng(5).normal(size=call().shape).astype("float32")
     if keras.backend.backend() == "jax":
         import jax
@@ -189,6 +197,11 @@ def weight_gradients(layer, call):
                 return ops.sum(ops.cast(call(), "float32") * cotangent)
 
         found = jax.jit(jax.grad(loss))([variable.value for variable in variables])
+    elif keras.backend.backend() == "torch":
+        import torch
+
+        loss = ops.sum(ops.cast(call(), "float32") * ops.convert_to_tensor(cotangent))
+        found = torch.autograd.grad(loss, [variable.value for variable in variables], allow_unused=True)
     else:
         import tensorflow as tf
 

@@ -137,7 +137,7 @@ def copy_to_keras_hub(layer, peer):
     peer._feedforward_layer_norm.set_weights(layer.feed_forward_norm.get_weights())
 
 
-@pytest.mark.tensorflow
+@pytest.mark.once
 @variants
 def test_encoder_layer_equals_keras_hub(normalize_first, activation, padded, assert_close):
     keras_hub = pytest.importorskip("keras_hub")
@@ -151,7 +151,7 @@ def test_encoder_layer_equals_keras_hub(normalize_first, activation, padded, ass
     assert_close(as_numpy(layer(SOURCE, mask=mask))[mask], expected[mask], TOLERANCE)
 
 
-@pytest.mark.tensorflow
+@pytest.mark.once
 @variants
 def test_decoder_layer_equals_keras_hub(normalize_first, activation, padded, assert_close):
     keras_hub = pytest.importorskip("keras_hub")

@@ -28,7 +28,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
-@pytest.mark.tensorflow  # once is enough
+@pytest.mark.once
 def test_freed_pages_are_not_made_again(fresh_process):
     kept, given_back = (
         int(fresh_process(FAULTS.replace("{keep}", keep)).splitlines()[-1]) for keep in ("True", "False")

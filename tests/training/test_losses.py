@@ -208,7 +208,7 @@ def test_the_mask_of_predictions_is_not_consulted(ids, assert_close):
     assert_close(model.evaluate(inputs, ids, verbose=0), expected)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.torch_compile)])
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
 def test_fit(ids, policy, jit_compile):
     keras.config.set_dtype_policy(policy)

@@ -98,7 +98,7 @@ def test_accuracy_of_ties_is_that_of_the_lowest_id(ids, logits):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.torch_compile)])
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_in_compile(policy, jit_compile, ids, assert_close):
     keras.config.set_dtype_policy(policy)

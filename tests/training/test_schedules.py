@@ -34,7 +34,7 @@ def test_step_zero_is_finite(warmup_steps):
     assert float(InverseSquareRootSchedule(dim=2, warmup_steps=warmup_steps)(0)) == 0
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.torch_compile)])
 def test_in_an_optimizer(jit_compile):
     schedule = InverseSquareRootSchedule(0.1, warmup_steps=3)
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")])
