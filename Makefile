@@ -22,10 +22,10 @@ BROWSER := examples/browser
 PORT ?= 8000
 export MODEL
 # Training first: it has the longest test.
-JAX_TESTS := $(wildcard $(addprefix tests/,training decoding models layers ops))
+BACKEND_TESTS := $(wildcard $(addprefix tests/,training decoding models layers ops test_insight.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart lecture browser-demo test test-jax test-slow test-distributed test-browser lint format bench clean
+.PHONY: help quickstart lecture browser-demo test test-jax test-torch test-slow test-distributed test-browser lint format bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -61,14 +61,18 @@ browser-demo: $(BROWSER)/node_modules $(BROWSER)/models/attention.tflite ## Serv
 	@echo "Open http://127.0.0.1:$(PORT)/ in a browser; end with Ctrl+C"
 	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory $(BROWSER)
 
-test: $(INSTALLED) lint ## Run the checks: lint, tests and docstring examples on TensorFlow, then test-jax
+test: $(INSTALLED) lint ## Run the checks: lint, tests and docstring examples on TensorFlow, then test-jax and test-torch
 	@echo "Tests on TensorFlow"
 	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python $(PYTEST) -m "not slow and not distributed"
-	@$(MAKE) --no-print-directory test-jax
+	@$(MAKE) --no-print-directory test-jax test-torch
 
-test-jax: $(INSTALLED) ## Run the tests that must pass on the JAX backend too (ALL=1: those that compile for long, too)
+test-jax: $(INSTALLED) ## Run the tests that must pass on the JAX backend, too (ALL=1: those that compile for long, too)
 	@echo "Tests on JAX"
-	@KERAS_BACKEND=jax $(JAX_ENV) $(TEST_ENV) $(BIN)/python $(PYTEST) -m "not distributed" $(JAX_TESTS)
+	@KERAS_BACKEND=jax $(JAX_ENV) $(TEST_ENV) $(BIN)/python $(PYTEST) -m "not distributed" $(BACKEND_TESTS)
+
+test-torch: $(INSTALLED) ## The same on the PyTorch backend, where nothing is compiled (ALL=1: by torch.compile, too)
+	@echo "Tests on PyTorch"
+	@KERAS_BACKEND=torch $(TEST_ENV) $(BIN)/python $(PYTEST) -m "not distributed" $(BACKEND_TESTS)
 
 test-slow: $(INSTALLED) ## Run the tests that make test leaves out: serving from C, quantization, more tokenizers in exports
 	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python $(PYTEST) -m slow tests

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from keras_transformer._keras import layers_within
 from keras_transformer.training.processes import from_all, is_writer
 from keras_transformer.training.snapshots import (
     DamagedSnapshot,
@@ -68,7 +69,8 @@ class Checkpoints(keras.callbacks.Callback):
         keep: How many checkpoints to keep; None for all.
 
     Warns: By `resume`, if a damaged checkpoint was passed over, or the model has the variables of the one in the
-        checkpoint but other settings, such as its number of heads; by `fit`, if epochs have another number of steps.
+        checkpoint but other settings, such as its number of heads, or, on PyTorch, a `keras.layers.Dropout` without a
+        seed, which no checkpoint can restore; by `fit`, if epochs have another number of steps.
 
     Raises:
         ValueError: If `every` or `keep` is not positive; by `resume`, if the checkpoints are of another model, all are
@@ -125,6 +127,7 @@ class Checkpoints(keras.callbacks.Callback):
             self.history = snapshot.extra["history"]
             self._saved_steps = snapshot.extra["steps_per_epoch"]
             _warn_of_other_settings(snapshot.extra.get("layers", []), model, path)  # older ones have none
+            _warn_of_unsaved_dropout(model)
             break
         else:
             if damaged:
@@ -261,6 +264,18 @@ def _warn_of_other_settings(saved: list[dict], model: keras.Model, path: Path) -
                     stacklevel=4,
                 )
                 return
+
+
+def _warn_of_unsaved_dropout(model: keras.Model) -> None:
+    # Keras 3.15: on PyTorch, dropout without a seed of its own draws from PyTorch's generator, not from the layer's.
+    for layer in layers_within(model) if keras.backend.backend() == "torch" else ():
+        if type(layer) is keras.layers.Dropout and layer.rate and layer.seed is None:
+            warnings.warn(
+                f"The layer '{layer.name}' draws its dropout from PyTorch's own generator, which is in no checkpoint: what "
+                "follows is not what it would have been. Give it a seed: keras.layers.Dropout(rate, seed=...).",
+                stacklevel=4,
+            )
+            return
 
 
 def _groups(model: keras.Model) -> dict[str, list]:

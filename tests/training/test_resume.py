@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import keras
 import numpy as np
@@ -338,3 +339,18 @@ def test_killed_five_times_and_resumed_is_equal(tmp_path):
             kills, seconds = 0, seconds * 0.6
     _, weights = run_script(tmp_path, "killed")
     assert_same(weights, expected)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="elsewhere Keras' dropout draws from a saved seed")
+@pytest.mark.parametrize("seed", [None, 7])
+def test_dropout_that_no_checkpoint_restores_is_named(seed, tmp_path):
+    dropout = keras.layers.Dropout(0.5, seed=seed, name="culprit")
+    model = keras.Sequential([keras.Input((3,)), keras.Sequential([keras.layers.Dense(2), dropout])])
+    model.compile("sgd", "mse")
+    model.fit(np.ones((5, 3)), np.ones((5, 2)), callbacks=[Checkpoints(tmp_path)], verbose=0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Checkpoints(tmp_path).resume(model)
+    assert [("'culprit'" in str(x.message), "seed=" in str(x.message)) for x in caught] == [(True, True)] * (
+        seed is None
+    )
