@@ -271,8 +271,8 @@ def _warn_of_unsaved_dropout(model: keras.Model) -> None:
     for layer in layers_within(model) if keras.backend.backend() == "torch" else ():
         if type(layer) is keras.layers.Dropout and layer.rate and layer.seed is None:
             warnings.warn(
-                f"The layer '{layer.name}' draws its dropout from PyTorch's own generator, which is in no checkpoint: what "
-                "follows is not what it would have been. Give it a seed: keras.layers.Dropout(rate, seed=...).",
+                f"The layer '{layer.name}' draws its dropout from PyTorch's own generator, which is in no checkpoint: "
+                "what follows is not what it would have been. Give it a seed: keras.layers.Dropout(rate, seed=...).",
                 stacklevel=4,
             )
             return
