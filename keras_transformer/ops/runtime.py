@@ -1,4 +1,4 @@
-"""Whether what is traced now will run as a TensorFlow graph without XLA, where other ways are fast than under XLA."""
+"""Where what runs now runs: as a TensorFlow graph without XLA, where other ways are fast; at once, on known values."""
 
 import contextlib
 from collections.abc import Iterator
@@ -22,3 +22,23 @@ def without_xla() -> Iterator[None]:
 def is_without_xla() -> bool:
     """Whether this is traced for a TensorFlow graph that runs without XLA, and on TensorFlow only."""
     return _WITHOUT_XLA.get()
+
+
+def is_known(tensor) -> bool:
+    """Whether a tensor has its value: not while a function is traced to be compiled."""
+    backend = keras.backend.backend()
+    if isinstance(tensor, keras.KerasTensor):
+        return False
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.executing_eagerly()
+    if backend == "jax":
+        import jax
+
+        return not isinstance(tensor, jax.core.Tracer)
+    if backend == "torch":
+        import torch
+
+        return tensor.device.type != "meta" and not torch.compiler.is_compiling()
+    return True

@@ -6,6 +6,14 @@ Shapes: B batch, T length, V vocabulary, N = B * T tokens.
 import keras
 from keras import ops
 
+from keras_transformer.training.given import (
+    check_ignore_id,
+    ids_and_predictions,
+    is_real,
+    of_the_wrong_kind,
+    weights_like,
+)
+
 
 @keras.saving.register_keras_serializable("keras_transformer")
 class SequenceCrossentropy(keras.losses.Loss):
@@ -29,13 +37,15 @@ class SequenceCrossentropy(keras.losses.Loss):
     share, and the shares, hence the gradients, add up to those of one device, however the padding is
     spread. The loss that `fit` reports is that of one device too when the replicas have as many rows.
 
-    It is computed in float32 for half precision logits. A label outside 0...V-1, which a compiled step cannot
-    raise an error for, makes the loss NaN.
+    It is computed in float32 for half precision logits. Where a compiled step cannot raise an error, the loss is NaN:
+    for a label that is no integer of 0...V-1, and for probabilities in place of logits or logits in place of
+    probabilities.
 
     Args:
         label_smoothing: e above, in [0, 1).
-        from_logits: Whether `y_pred` holds logits, or else probabilities.
-        ignore_id: The label of padding.
+        from_logits: Whether `y_pred` holds logits, or else probabilities, the output of a softmax.
+        ignore_id: The label of padding: the `padding_id` of the embedding, or what the batches fill labels with. None:
+            every label counts.
         name: Name of the loss.
 
     Call arguments:
@@ -43,7 +53,8 @@ class SequenceCrossentropy(keras.losses.Loss):
         y_pred: (B, T, V), float.
         sample_weight: Optional, (B,) or (B, T).
 
-    Raises: ValueError if `label_smoothing` is outside [0, 1), or the shapes are not the above.
+    Raises: ValueError if `label_smoothing` is outside [0, 1), the shapes are not the above, or `y_pred` is seen to be
+        of the other kind: rows that are not negative and sum to 1 are probabilities.
 
     Example:
 
@@ -60,10 +71,11 @@ class SequenceCrossentropy(keras.losses.Loss):
         *,
         label_smoothing: float = 0.0,
         from_logits: bool = True,
-        ignore_id: int = 0,
+        ignore_id: int | None = 0,
         name: str = "sequence_crossentropy",
     ):
         super().__init__(name=name)
+        check_ignore_id("SequenceCrossentropy", ignore_id)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"SequenceCrossentropy takes a `label_smoothing` in [0, 1). Received: {label_smoothing}")
         self.label_smoothing = label_smoothing
@@ -76,13 +88,17 @@ class SequenceCrossentropy(keras.losses.Loss):
         losses = self.call(y_true, y_pred)
         if sample_weight is not None:
             losses = losses * weights_like(losses, sample_weight, owner="SequenceCrossentropy")
-        real_tokens = ops.sum(ops.cast(ops.not_equal(y_true, self.ignore_id), losses.dtype))
+        real_tokens = ops.sum(ops.cast(is_real(y_true, self.ignore_id), losses.dtype))
         return ops.sum(losses) / ops.maximum(sum_over_replicas(real_tokens), 1)
 
     def call(self, y_true, y_pred):
         """The loss of each token, (B, T), 0 where `y_true` is padding."""
-        losses = token_crossentropy(y_true, y_pred, label_smoothing=self.label_smoothing, from_logits=self.from_logits)
-        return ops.where(ops.equal(y_true, self.ignore_id), ops.zeros_like(losses), losses)
+        real = is_real(y_true, self.ignore_id)
+        wrong = of_the_wrong_kind(y_pred, real, from_logits=self.from_logits, owner="SequenceCrossentropy")
+        losses = token_crossentropy(
+            y_true, y_pred, wrong, label_smoothing=self.label_smoothing, from_logits=self.from_logits
+        )
+        return ops.where(real, losses, ops.zeros_like(losses))
 
     def get_config(self):
         return {
@@ -93,8 +109,8 @@ class SequenceCrossentropy(keras.losses.Loss):
         }
 
 
-def token_crossentropy(y_true, y_pred, *, label_smoothing: float = 0.0, from_logits: bool = True):
-    """The cross-entropy of each token, padding like any other, NaN for a label outside 0...V-1.
+def token_crossentropy(y_true, y_pred, wrong=False, *, label_smoothing: float = 0.0, from_logits: bool = True):
+    """The cross-entropy of each token, padding like any other, NaN for a label outside 0...V-1, or all if `wrong`.
 
     `y_true` (B, T) int32, `y_pred` (B, T, V) float; returns (B, T), float32 or wider.
     """
@@ -106,7 +122,7 @@ def token_crossentropy(y_true, y_pred, *, label_smoothing: float = 0.0, from_log
     labels = ops.where(known, y_true, ops.zeros_like(y_true))
     losses = _crossentropy(ops.reshape(labels, (-1,)), ops.reshape(logits, (-1, vocabulary_size)), label_smoothing)
     losses = ops.reshape(losses, ops.shape(y_true))  # (B, T)
-    return ops.where(known, losses, ops.full_like(losses, float("nan")))
+    return ops.where(ops.logical_and(known, ops.logical_not(wrong)), losses, ops.full_like(losses, float("nan")))
 
 
 def _crossentropy(labels, logits, label_smoothing):
@@ -146,33 +162,6 @@ def _crossentropy(labels, logits, label_smoothing):
         return ops.squeeze(loss, axis=-1), gradient  # (N,)
 
     return loss_of(logits)
-
-
-def ids_and_predictions(y_true, y_pred, *, owner: str):
-    """`y_true` as int32 (B, T) and `y_pred` as a tensor (B, T, V), or a ValueError that names `owner`."""
-    y_true = ops.cast(ops.convert_to_tensor(y_true), "int32")
-    y_pred = ops.convert_to_tensor(y_pred)
-    expected, received = tuple(y_true.shape), tuple(y_pred.shape)
-    fits = len(expected) == 2 and len(received) == 3
-    if not fits or any(None not in pair and pair[0] != pair[1] for pair in zip(expected, received[:2], strict=True)):
-        raise ValueError(
-            f"{owner} takes integer ids `y_true` of shape (batch, length) and `y_pred` of shape "
-            f"(batch, length, vocabulary). Received: y_true.shape={expected}, y_pred.shape={received}"
-        )
-    return y_true, y_pred
-
-
-def weights_like(values, sample_weight, *, owner: str):
-    """`sample_weight`, (B,) or (B, T), as a tensor that multiplies `values` (B, T)."""
-    sample_weight = ops.cast(ops.convert_to_tensor(sample_weight), values.dtype)
-    if len(sample_weight.shape) == 1:
-        sample_weight = ops.expand_dims(sample_weight, -1)  # (B, 1)
-    if len(sample_weight.shape) != 2:
-        raise ValueError(
-            f"{owner} takes a `sample_weight` of shape (batch,) or (batch, length). "
-            f"Received: sample_weight.shape={tuple(sample_weight.shape)}"
-        )
-    return sample_weight
 
 
 def sum_over_replicas(value):

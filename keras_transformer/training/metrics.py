@@ -3,7 +3,14 @@
 import keras
 from keras import ops
 
-from keras_transformer.training.losses import ids_and_predictions, token_crossentropy, weights_like
+from keras_transformer.training.given import (
+    check_ignore_id,
+    ids_and_predictions,
+    is_real,
+    of_the_wrong_kind,
+    weights_like,
+)
+from keras_transformer.training.losses import token_crossentropy
 
 
 class TokenMean(keras.metrics.Metric):
@@ -13,25 +20,26 @@ class TokenMean(keras.metrics.Metric):
     replicas can add theirs up. A subclass says in `token_values` what is averaged.
     """
 
-    def __init__(self, *, ignore_id: int = 0, name: str | None = None, dtype=None):
+    def __init__(self, *, ignore_id: int | None = 0, name: str | None = None, dtype=None):
         super().__init__(name=name, dtype=dtype)
+        check_ignore_id(type(self).__name__, ignore_id)
         self.ignore_id = ignore_id
         self.total = self.add_variable((), "zeros", dtype=self.dtype, name="total")
         self.weight = self.add_variable((), "zeros", dtype=self.dtype, name="weight")
 
-    def token_values(self, y_true, y_pred):
-        """The value of each token, (B, T); what stands at padding is of no account."""
+    def token_values(self, y_true, y_pred, real):
+        """The value of each token, (B, T); what stands at padding, where `real` is False, is of no account."""
         raise NotImplementedError
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Add a batch: `y_true` (B, T), `y_pred` (B, T, V), `sample_weight` (B,), (B, T) or None."""
         owner = type(self).__name__
         y_true, y_pred = ids_and_predictions(y_true, y_pred, owner=owner)
-        real = ops.not_equal(y_true, self.ignore_id)
+        real = is_real(y_true, self.ignore_id)
         weights = ops.cast(real, self.dtype)
         if sample_weight is not None:
             weights = weights * weights_like(weights, sample_weight, owner=owner)
-        values = ops.cast(self.token_values(y_true, y_pred), self.dtype)
+        values = ops.cast(self.token_values(y_true, y_pred, real), self.dtype)
         self.total.assign_add(ops.sum(ops.where(real, values, ops.zeros_like(values)) * weights))
         self.weight.assign_add(ops.sum(weights))
 
@@ -47,10 +55,10 @@ class TokenAccuracy(TokenMean):
     """Fraction of the real tokens whose id has the highest logit (or probability).
 
     Padding, y_true == ignore_id, is left out. With a `sample_weight` (in `weighted_metrics`), the weighted
-    fraction. 0 before any token was seen.
+    fraction. 0 before any token was seen; NaN once a label is no integer of 0...V-1, as the loss is.
 
     Args:
-        ignore_id: The label of padding.
+        ignore_id: The label of padding, as of the loss; None: every label counts.
         name: Name of the metric.
         dtype: Data type of the sums and the result.
 
@@ -70,11 +78,13 @@ class TokenAccuracy(TokenMean):
     0.5
     """
 
-    def __init__(self, *, ignore_id: int = 0, name: str = "token_accuracy", dtype=None):
+    def __init__(self, *, ignore_id: int | None = 0, name: str = "token_accuracy", dtype=None):
         super().__init__(ignore_id=ignore_id, name=name, dtype=dtype)
 
-    def token_values(self, y_true, y_pred):
-        return ops.equal(ops.cast(ops.argmax(y_pred, axis=-1), "int32"), y_true)
+    def token_values(self, y_true, y_pred, real):
+        hits = ops.cast(ops.equal(ops.cast(ops.argmax(y_pred, axis=-1), "int32"), y_true), self.dtype)
+        known = ops.logical_and(y_true >= 0, y_true < y_pred.shape[-1])
+        return ops.where(known, hits, ops.full_like(hits, float("nan")))
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
@@ -84,17 +94,18 @@ class Perplexity(TokenMean):
         perplexity = exp(-sum(log p(y)) / number of tokens)
 
     Padding, y_true == ignore_id, is left out; there is no label smoothing, whatever the loss has. With a
-    `sample_weight` (in `weighted_metrics`), the mean is weighted. 1 before any token was seen.
+    `sample_weight` (in `weighted_metrics`), the mean is weighted. 1 before any token was seen; NaN where
+    `SequenceCrossentropy` is.
 
     Args:
-        from_logits: Whether `y_pred` holds logits, or else probabilities.
-        ignore_id: The label of padding.
+        from_logits: Whether `y_pred` holds logits, or else probabilities, the output of a softmax.
+        ignore_id: The label of padding, as of the loss; None: every label counts.
         name: Name of the metric.
         dtype: Data type of the sums and the result.
 
     Call arguments: `y_true` (B, T) ids, `y_pred` (B, T, V), `sample_weight` (B,) or (B, T).
 
-    Raises: ValueError if the shapes are not these.
+    Raises: ValueError if the shapes are not these, or `y_pred` is seen to be of the other kind.
 
     Example:
 
@@ -106,12 +117,13 @@ class Perplexity(TokenMean):
     7.0
     """
 
-    def __init__(self, *, from_logits: bool = True, ignore_id: int = 0, name: str = "perplexity", dtype=None):
+    def __init__(self, *, from_logits: bool = True, ignore_id: int | None = 0, name: str = "perplexity", dtype=None):
         super().__init__(ignore_id=ignore_id, name=name, dtype=dtype)
         self.from_logits = from_logits
 
-    def token_values(self, y_true, y_pred):
-        return token_crossentropy(y_true, y_pred, from_logits=self.from_logits)
+    def token_values(self, y_true, y_pred, real):
+        wrong = of_the_wrong_kind(y_pred, real, from_logits=self.from_logits, owner="Perplexity")
+        return token_crossentropy(y_true, y_pred, wrong, from_logits=self.from_logits)
 
     def result(self):
         return ops.exp(super().result())
@@ -127,7 +139,7 @@ class TokenCount(keras.metrics.Sum):
     Counted in float32: exact up to 16.7 million, then to six digits.
 
     Args:
-        ignore_id: The label of padding.
+        ignore_id: The label of padding, as of the loss; None: there is none.
         name: Name of the metric.
         dtype: Data type of the count.
 
@@ -143,12 +155,13 @@ class TokenCount(keras.metrics.Sum):
     2.0
     """
 
-    def __init__(self, *, ignore_id: int = 0, name: str = "tokens", dtype=None):
+    def __init__(self, *, ignore_id: int | None = 0, name: str = "tokens", dtype=None):
         super().__init__(name=name, dtype=dtype)
+        check_ignore_id(type(self).__name__, ignore_id)
         self.ignore_id = ignore_id
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        super().update_state(ops.cast(ops.not_equal(y_true, self.ignore_id), self.dtype))
+        super().update_state(ops.cast(is_real(y_true, self.ignore_id), self.dtype))
 
     def get_config(self):
         return {**super().get_config(), "ignore_id": self.ignore_id}
@@ -159,7 +172,7 @@ class PaddingRatio(keras.metrics.Mean):
     """Fraction of the positions that are padding, y_true == ignore_id: computation that nothing is learned from.
 
     Args:
-        ignore_id: The label of padding.
+        ignore_id: The label of padding, as of the loss; None: there is none.
         name: Name of the metric.
         dtype: Data type of the sums and the result.
 
@@ -175,12 +188,13 @@ class PaddingRatio(keras.metrics.Mean):
     0.25
     """
 
-    def __init__(self, *, ignore_id: int = 0, name: str = "padding", dtype=None):
+    def __init__(self, *, ignore_id: int | None = 0, name: str = "padding", dtype=None):
         super().__init__(name=name, dtype=dtype)
+        check_ignore_id(type(self).__name__, ignore_id)
         self.ignore_id = ignore_id
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        super().update_state(ops.cast(ops.equal(y_true, self.ignore_id), self.dtype))
+        super().update_state(ops.cast(ops.logical_not(is_real(y_true, self.ignore_id)), self.dtype))
 
     def get_config(self):
         return {**super().get_config(), "ignore_id": self.ignore_id}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_transformer.training import SequenceCrossentropy
+from keras_transformer.training import Perplexity, SequenceCrossentropy, TokenAccuracy
 
 BATCH, LENGTH, VOCABULARY = 5, 7, 11
 
@@ -159,6 +159,41 @@ def test_a_label_outside_the_vocabulary_makes_the_loss_nan(ids, logits, label):
     assert np.isnan(float(SequenceCrossentropy()(ids, logits)))
 
 
+@pytest.mark.parametrize("label", [2.5, 2.0**33 + 2, np.nan])
+def test_a_label_that_is_no_integer_of_32_bits_makes_the_loss_nan(ids, logits, label):
+    labels = ids.astype("float32")
+    assert float(SequenceCrossentropy()(labels, logits)) == float(SequenceCrossentropy()(ids, logits))
+    labels[0, 0] = label
+    assert np.isnan(float(SequenceCrossentropy()(labels, logits)))
+
+
+@pytest.mark.parametrize("dtype", ["bool", "float16", "bfloat16"])
+def test_labels_of_a_type_that_rounds_them(ids, logits, dtype):
+    with pytest.raises(ValueError, match=f"integer ids as `y_true`. Received: {dtype}"):
+        SequenceCrossentropy()(ops.cast(ids, dtype), logits)
+
+
+def test_every_label_counts_where_there_is_no_padding(ids, logits, assert_close):
+    assert_close(SequenceCrossentropy(ignore_id=None)(ids, logits), oracle(ids, logits, ignore_id=-1))
+    for wrong in (True, 0.5, "0"):
+        with pytest.raises(ValueError, match="`ignore_id` the label of padding"):
+            SequenceCrossentropy(ignore_id=wrong)
+
+
+@pytest.mark.tensorflow
+def test_ragged_tensors_are_refused_with_a_word(ids, logits):
+    import tensorflow as tf
+
+    with pytest.raises(ValueError, match=r"`y_true` is ragged.*labels.to_tensor\(ignore_id\)"):
+        SequenceCrossentropy()(tf.RaggedTensor.from_tensor(ids, padding=0), logits)
+    with pytest.raises(ValueError, match="`y_pred` is ragged"):
+        SequenceCrossentropy()(ids, tf.RaggedTensor.from_tensor(logits))
+    model = next_token_model()
+    model.compile("sgd", SequenceCrossentropy())
+    with pytest.raises(ValueError, match="`y_true` is ragged"):
+        model.fit(ids, tf.RaggedTensor.from_tensor(ids, padding=0), verbose=0)
+
+
 @pytest.mark.parametrize("label_smoothing", [-0.1, 1.0, 7])
 def test_label_smoothing_out_of_range(label_smoothing):
     with pytest.raises(ValueError, match=r"SequenceCrossentropy.*\[0, 1\).*Received"):
@@ -174,9 +209,61 @@ def test_shapes_that_do_not_fit(ids_shape, logits_shape):
         SequenceCrossentropy()(np.ones(ids_shape, "int32"), np.ones(logits_shape, "float32"))
 
 
-def test_sample_weight_of_a_wrong_rank(ids, logits):
-    with pytest.raises(ValueError, match=r"SequenceCrossentropy.*sample_weight.*\(5, 7, 11\)"):
-        SequenceCrossentropy()(ids, logits, np.ones_like(logits))
+@pytest.mark.parametrize("shape", [(5, 7, 11), (7,), (1, 7), (7, 5), (5, 3)])
+def test_sample_weight_of_a_wrong_shape(ids, logits, shape):
+    with pytest.raises(ValueError, match=rf"SequenceCrossentropy.*sample_weight.*\(5, 7\).*\({shape[0]},"):
+        SequenceCrossentropy()(ids, logits, np.ones(shape, "float32"))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_probabilities_are_no_logits_nor_the_other_way_round(ids, logits, dtype, assert_close):
+    probabilities = ops.cast(ops.softmax(logits, axis=-1), dtype)
+    for loss in (SequenceCrossentropy(), SequenceCrossentropy(label_smoothing=0.1, ignore_id=4)):
+        with pytest.raises(ValueError, match="was given probabilities.*from_logits=False"):
+            loss(ids, probabilities)
+    with pytest.raises(
+        ValueError, match=r"SequenceCrossentropy\(from_logits=False\) takes probabilities.*from_logits=True"
+    ):
+        SequenceCrossentropy(from_logits=False)(ids, logits)
+    with pytest.raises(ValueError, match="do not sum to 1"):
+        SequenceCrossentropy(from_logits=False)(ids, ops.sigmoid(logits))
+    # What stands under padding is of no account, nor is one row that looks like the other kind.
+    padded = ops.where(ops.expand_dims(ids == 0, -1), 0 * probabilities, probabilities)
+    assert_close(
+        SequenceCrossentropy(from_logits=False)(ids, padded), oracle(ids, logits), 1e-5 if dtype == "float32" else 2e-2
+    )
+    mixed = np.array(logits)
+    mixed[0, 0] = np.eye(VOCABULARY)[3]
+    assert_close(SequenceCrossentropy()(ids, mixed), oracle(ids, mixed))
+
+
+OUTPUTS = {
+    "softmax": lambda: keras.layers.Dense(VOCABULARY, activation="softmax"),
+    "layer": lambda: keras.Sequential([keras.layers.Dense(VOCABULARY), keras.layers.Softmax()]),
+    "each step": lambda: keras.layers.TimeDistributed(keras.layers.Dense(VOCABULARY, activation="softmax")),
+    "logits": lambda: keras.layers.Dense(VOCABULARY),
+}
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_fit_notices_probabilities(ids, output, policy):
+    """The wrong `from_logits` raises, or the loss is NaN where a compiled step cannot; the right one trains."""
+    keras.config.set_dtype_policy(policy)
+    for from_logits in (True, False):
+        inputs = keras.Input((LENGTH,), dtype="int32")
+        model = keras.Model(inputs, OUTPUTS[output]()(keras.layers.Embedding(VOCABULARY, 13)(inputs)))
+        model.compile("sgd", SequenceCrossentropy(from_logits=from_logits))
+        if from_logits == (output == "logits"):
+            assert np.isfinite(model.fit(ids, ids, verbose=0).history["loss"][0])
+            continue
+        try:
+            assert np.isnan(model.fit(ids, ids, verbose=0).history["loss"][0])
+            told = False
+        except ValueError as error:
+            told = f"from_logits={not from_logits}" in str(error)
+        if keras.backend.backend() == "tensorflow" and output in ("softmax", "layer"):
+            assert told
 
 
 def test_serialization():
@@ -217,6 +304,20 @@ def test_fit(ids, policy, jit_compile):
     history = model.fit(ids, ids, epochs=11, verbose=0).history["loss"]
     assert np.all(np.isfinite(history))
     assert history[-1] < 0.6 * history[0]
+
+
+def test_weights_of_rows_and_then_of_tokens_on_one_model(ids, assert_close):
+    per_row = np.array([0.5, 2.0, 0.0, 3.0, 1.0], "float32")
+    per_token = np.random.default_rng(3).uniform(0, 2, ids.shape).astype("float32")
+    model = next_token_model()
+    model.compile(keras.optimizers.SGD(0.0), SequenceCrossentropy(), weighted_metrics=[TokenAccuracy(), Perplexity()])
+    logits = ops.convert_to_numpy(model(ids))
+    for weights in (per_row, per_token, per_row[:, None], per_token):
+        history = model.fit(ids, ids, sample_weight=weights, verbose=0).history
+        full = np.broadcast_to(weights.reshape(5, -1), ids.shape)
+        assert_close(history["loss"][0], oracle(ids, logits, weights=full))
+        right = (logits.argmax(-1) == ids) * full * (ids != 0)
+        assert_close(history["token_accuracy"][0], right.sum() / (full * (ids != 0)).sum())
 
 
 def test_fit_on_batches_of_several_lengths(ids):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_transformer.training import Perplexity, SequenceCrossentropy, TokenAccuracy
+from keras_transformer.training import PaddingRatio, Perplexity, SequenceCrossentropy, TokenAccuracy, TokenCount
 
 LENGTH, VOCABULARY = 7, 11
 
@@ -83,6 +83,32 @@ def test_perplexity_of_probabilities(ids, logits, assert_close):
     metric = Perplexity(from_logits=False)
     metric.update_state(ids, ops.softmax(logits, axis=-1))
     assert_close(metric.result(), perplexity_oracle(ids, logits, ids != 0))
+
+
+def test_perplexity_of_probabilities_taken_for_logits(ids, logits):
+    with pytest.raises(ValueError, match="Perplexity takes logits and was given probabilities.*from_logits=False"):
+        Perplexity().update_state(ids, ops.softmax(logits, axis=-1))
+    with pytest.raises(ValueError, match=r"Perplexity\(from_logits=False\) takes probabilities"):
+        Perplexity(from_logits=False).update_state(ids, logits)
+
+
+@METRICS
+@pytest.mark.parametrize("label", [-1, VOCABULARY, 2**31 - 1])
+def test_a_label_outside_the_vocabulary_makes_it_nan(metric_class, oracle, label, ids, logits):
+    ids[1, 1] = label
+    metric = metric_class()
+    metric.update_state(ids, logits)
+    assert np.isnan(float(metric.result()))
+
+
+@pytest.mark.parametrize("metric_class, expected", [(TokenCount, 35), (PaddingRatio, 0)])
+def test_every_label_counts_where_there_is_no_padding(metric_class, expected, ids):
+    metric = metric_class(ignore_id=None)
+    metric.update_state(ids, None)
+    assert float(metric.result()) == expected
+    assert type(metric).from_config(metric.get_config()).ignore_id is None
+    with pytest.raises(ValueError, match=f"{metric_class.__name__} takes as `ignore_id` the label of padding"):
+        metric_class(ignore_id="<pad>")
 
 
 def test_perplexity_of_half_precision(ids, logits, assert_close):
