@@ -7,7 +7,7 @@ keys         k k k k            k   k               k
              num_kv_heads = H   = 2                 = 1
 """
 
-from typing import TypedDict
+from typing import TypedDict, Unpack
 
 import keras
 from keras import ops
@@ -21,13 +21,14 @@ from keras_transformer.layers.checks import (
     check_tokens,
     describe,
 )
+from keras_transformer.layers.normalization import RMSNormalization
 from keras_transformer.layers.position import (
     AttentionPosition,
     current_positions,
     deserialize_position,
     serialize_position,
 )
-from keras_transformer.layers.projection import Projection
+from keras_transformer.layers.projection import Projecting, Projection, WeightOptions
 from keras_transformer.layers.sequence import SequenceLayer
 from keras_transformer.ops.attention import attend
 from keras_transformer.ops.masks import attention_mask as combine_masks
@@ -44,7 +45,7 @@ class AttentionOptions(TypedDict, total=False):
     window: int | None
 
 
-class _MultiHeadAttention(SequenceLayer):
+class _MultiHeadAttention(SequenceLayer, Projecting):
     """What self- and cross-attention share: head sizes, the output projection, and the attention itself."""
 
     _attends_to_memory = False
@@ -59,9 +60,7 @@ class _MultiHeadAttention(SequenceLayer):
         soft_cap: float | None = None,
         dropout: float = 0.0,
         use_bias: bool = True,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        **kwargs,
+        **kwargs: Unpack[WeightOptions],
     ):
         super().__init__(**kwargs)
         num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
@@ -83,8 +82,6 @@ class _MultiHeadAttention(SequenceLayer):
         self.soft_cap = soft_cap
         self.dropout = dropout
         self.use_bias = use_bias
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
         self.seed_generator = keras.random.SeedGenerator() if dropout else None
 
     def _build_shared(self, width: int) -> int:
@@ -97,7 +94,7 @@ class _MultiHeadAttention(SequenceLayer):
         head_dim = self.head_dim or width // self.num_heads
         if self.qk_norm:
             for name in ("query_norm", "key_norm"):
-                norm = keras.layers.RMSNormalization(epsilon=1e-6, dtype=self.dtype_policy, name=name)
+                norm = self.make(RMSNormalization, name, epsilon=1e-6)
                 norm.build((None, None, None, head_dim))
                 setattr(self, name, norm)
         self.output_projection = self._project(width, "output", self.num_heads * head_dim)
@@ -105,16 +102,7 @@ class _MultiHeadAttention(SequenceLayer):
         return head_dim
 
     def _project(self, units: int, name: str, width: int) -> Projection:
-        layer = Projection(
-            units,
-            use_bias=self.use_bias,
-            kernel_initializer=self.kernel_initializer.clone(),
-            bias_initializer=self.bias_initializer.clone(),
-            dtype=self.dtype_policy,
-            name=name,
-        )
-        layer.build((None, None, width))
-        return layer
+        return self.project(units, name, width, use_bias=self.use_bias)
 
     def _heads(self, projected, *counts: int):
         """Split (B, T, sum(counts) * K) into one heads-first tensor (B, count, T, K) for each of `counts`."""
@@ -153,8 +141,6 @@ class _MultiHeadAttention(SequenceLayer):
             "soft_cap": self.soft_cap,
             "dropout": self.dropout,
             "use_bias": self.use_bias,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
         }
 
 
@@ -177,7 +163,8 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
         soft_cap: Bound on the scores, see `kt.ops.dot_product_attention`.
         dropout: Rate at which attention weights are dropped.
         use_bias: Whether the projections have biases.
-        kernel_initializer, bias_initializer: Of the projections.
+        kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, kernel_constraint,
+            bias_constraint: Of the projections, as in `keras.layers.Dense`.
 
     Call arguments:
         inputs: (B, T, D), float.
@@ -220,6 +207,8 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
                 f"{describe(self)} takes RotaryPosition(), AlibiPosition(), RelativePosition() or None as position, "
                 f"got {position!r}."
             )
+        if self.position is not None:
+            self.adopt("position", self.position)
         self.causal = causal
         self.window = window
 
@@ -313,8 +302,8 @@ class MultiHeadCrossAttention(_MultiHeadAttention):
     ("Attention Is All You Need", section 3.2.3). [W_K, W_V] is one matrix.
 
     Args:
-        num_heads, head_dim, num_kv_heads, qk_norm, soft_cap, dropout, use_bias, kernel_initializer,
-            bias_initializer: As in `MultiHeadSelfAttention`.
+        num_heads, head_dim, num_kv_heads, qk_norm, soft_cap, dropout, use_bias, kernel_initializer, ...: As in
+            `MultiHeadSelfAttention`.
 
     Call arguments:
         inputs: (B, T, D), float. The queries.

@@ -2,20 +2,23 @@
 
 from typing import Unpack
 
-import keras
-
 from keras_transformer.layers.attention import AttentionOptions, MultiHeadSelfAttention
 from keras_transformer.layers.checks import check_choice, check_positive, check_rate, check_sequence
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.feed_forward import FeedForward
-from keras_transformer.layers.normalization import NORMALIZATIONS, normalization
+from keras_transformer.layers.normalization import NORMALIZATIONS
 from keras_transformer.layers.position import deserialize_position, serialize_position
+from keras_transformer.layers.projection import Projecting, WeightOptions
 from keras_transformer.layers.sequence import SequenceLayer
 
 ATTENTION_OPTIONS = tuple(AttentionOptions.__annotations__)
 
 
-class TransformerBlock(SequenceLayer):
+class BlockOptions(AttentionOptions, WeightOptions):
+    """The options that a block hands on to its parts under the same names."""
+
+
+class TransformerBlock(SequenceLayer, Projecting):
     """The arguments of `EncoderLayer` and `DecoderLayer`, and the parts they are made of."""
 
     causal = False
@@ -33,9 +36,7 @@ class TransformerBlock(SequenceLayer):
         norm: str = "layer",
         norm_epsilon: float = 1e-5,
         use_bias: bool = True,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        **kwargs: Unpack[AttentionOptions],
+        **kwargs: Unpack[BlockOptions],
     ):
         self.attention_options = {name: kwargs.pop(name) for name in ATTENTION_OPTIONS if name in kwargs}
         if "position" in self.attention_options:
@@ -51,17 +52,14 @@ class TransformerBlock(SequenceLayer):
         self.norm = norm
         self.norm_epsilon = norm_epsilon
         self.use_bias = use_bias
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.feed_forward = FeedForward(
-            intermediate_dim,
+        self.feed_forward = self.make(
+            FeedForward,
+            "feed_forward",
+            intermediate_dim=intermediate_dim,
             activation=activation,
             gated=gated,
             use_bias=use_bias,
-            kernel_initializer=self.kernel_initializer.clone(),
-            bias_initializer=self.bias_initializer.clone(),
-            dtype=self.dtype_policy,
-            name="feed_forward",
+            **self.weight_options,
         )
         self.self_attention = self._attention(
             MultiHeadSelfAttention, "self_attention", causal=self.causal, **self.attention_options
@@ -69,27 +67,22 @@ class TransformerBlock(SequenceLayer):
 
     def _attention(self, attention_class, name: str, **options):
         """An attention sub-layer with the options that all attention of this block shares."""
-        return attention_class(
-            self.num_heads,
+        return self.make(
+            attention_class,
+            name,
+            num_heads=self.num_heads,
             dropout=self.attention_dropout,
             use_bias=self.use_bias,
-            kernel_initializer=self.kernel_initializer.clone(),
-            bias_initializer=self.bias_initializer.clone(),
-            dtype=self.dtype_policy,
-            name=name,
+            **self.weight_options,
             **options,
         )
 
     def _build_residual(self, name: str, shape) -> None:
         """Build the normalization and the dropout that go with the sub-layer of that name."""
-        norm = normalization(self.norm, epsilon=self.norm_epsilon, dtype=self.dtype_policy, name=f"{name}_norm")
+        norm = self.make(NORMALIZATIONS[self.norm], f"{name}_norm", axis=-1, epsilon=self.norm_epsilon)
         norm.build(shape)
         setattr(self, f"{name}_norm", norm)
-        setattr(
-            self,
-            f"{name}_dropout",
-            Dropout(self.dropout, dtype=self.dtype_policy, name=f"{name}_dropout"),
-        )
+        setattr(self, f"{name}_dropout", self.make(Dropout, f"{name}_dropout", rate=self.dropout))
 
     def _residual(self, name: str, x, sublayer, training):
         """x + Dropout(sublayer(x)), normalized after (as in the paper) or, with `normalize_first`, before.
@@ -125,7 +118,5 @@ class TransformerBlock(SequenceLayer):
             "norm": self.norm,
             "norm_epsilon": self.norm_epsilon,
             "use_bias": self.use_bias,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
             **options,
         }

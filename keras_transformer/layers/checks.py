@@ -98,13 +98,3 @@ def concrete(tensor) -> np.ndarray | None:
         return np.asarray(tensor)
     except (TypeError, NotImplementedError, RuntimeError, ValueError):  # a tracer or a symbolic tensor
         return None
-
-
-def check_ids(layer, ids, vocabulary_size: int) -> None:
-    """Raise ValueError if ids lie outside [0, vocabulary_size), where known: outside of compiled functions."""
-    values = concrete(ids)
-    if values is not None and values.size and (values.min() < 0 or values.max() >= vocabulary_size):
-        raise ValueError(
-            f"{describe(layer)} takes ids from 0 to {vocabulary_size - 1}, "
-            f"got ids from {values.min()} to {values.max()}."
-        )

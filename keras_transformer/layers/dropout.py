@@ -2,11 +2,12 @@
 
 import keras
 
+from keras_transformer.layers.quantized import Small
 from keras_transformer.ops.random import dropout
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
-class Dropout(keras.layers.Dropout):
+class Dropout(Small, keras.layers.Dropout):
     """`keras.layers.Dropout` with the generator of `ops.random`: cheaper on the CPU, the same bits everywhere.
 
     Example:

@@ -4,12 +4,14 @@ import keras
 from keras import ops
 
 from keras_transformer.context import decoding
-from keras_transformer.layers.checks import check_id, check_ids, check_positive, check_sequence, describe
+from keras_transformer.layers.checks import check_id, check_positive, check_sequence, describe
+from keras_transformer.layers.ids import check_ids, rows
+from keras_transformer.layers.quantized import Adaptable, int8_product
 from keras_transformer.ops.runtime import is_without_xla
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
-class TokenEmbedding(keras.layers.Layer):
+class TokenEmbedding(Adaptable, keras.layers.Embedding):
     """A vector for each token id, and, in reverse, the logit of each token for a vector.
 
     forward: E[id] * sqrt(D) if `scale` else E[id]; reverse: x E^T (tied weights, "Using the Output Embedding to
@@ -25,12 +27,16 @@ class TokenEmbedding(keras.layers.Layer):
             positional encoding of unit size.
         embeddings_initializer: Default: normal with standard deviation 1 / sqrt(D), which gives logits of unit size
             in reverse.
+        kwargs: Further ones of `keras.layers.Embedding`: `embeddings_regularizer`, `embeddings_constraint`, `weights`,
+            `lora_rank`, `lora_alpha`.
 
-    Input shape: (B, T), int. Output shape: (B, T, D). With `reverse=True`: (B, T, D) to (B, T, V).
+    Input shape: (B, T), int. Output shape: (B, T, D). With `reverse=True`: (B, T, D) to (B, T, V). Within compiled
+        functions, where its value is not known, an id out of the vocabulary has a vector of NaN.
 
     Raises:
         ValueError: If a size is not positive, `padding_id` is no id of the vocabulary, an id is out of the vocabulary
-            (where its value is known, outside of compiled functions), or the width in reverse is not D.
+            or a fraction (where its value is known), ids are floats that hold no integers as large as V, or the width
+            in reverse is not D.
 
     Example:
 
@@ -43,6 +49,8 @@ class TokenEmbedding(keras.layers.Layer):
     [[True, True, False]]
     """
 
+    adapted = "embeddings"
+
     def __init__(
         self,
         vocabulary_size: int,
@@ -53,45 +61,82 @@ class TokenEmbedding(keras.layers.Layer):
         padding_id: int | None = 0,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        if "mask_zero" in kwargs:
+            raise ValueError(
+                "TokenEmbedding takes padding_id=0, its default, or padding_id=None in place of mask_zero."
+            )
+        weights = kwargs.pop("weights", None)
+        super().__init__(input_dim=1, output_dim=1, **kwargs)  # sizes of Keras' own, whose checks would say so
         check_positive(self, vocabulary_size=vocabulary_size, dim=dim)
         if padding_id is not None:
             check_id(self, vocabulary_size, padding_id=padding_id)
-        self.vocabulary_size = vocabulary_size
-        self.dim = dim
+        self.vocabulary_size = self.input_dim = int(vocabulary_size)
+        self.dim = self.output_dim = int(dim)
         self.scale = scale
         self.padding_id = None if padding_id is None else int(padding_id)
         if embeddings_initializer is None:
             embeddings_initializer = keras.initializers.RandomNormal(stddev=dim**-0.5)
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
         self.supports_masking = True
+        if weights is not None:
+            self.build()
+            self.set_weights(weights if isinstance(weights, list | tuple) and len(weights) == 1 else [weights])
 
     def build(self, inputs_shape=None):
-        self.embeddings = self.add_weight(
-            name="embeddings", shape=(self.vocabulary_size, self.dim), initializer=self.embeddings_initializer
-        )
+        super().build(inputs_shape)
 
     def call(self, inputs, reverse: bool = False):
         if reverse:
             check_sequence(self, "inputs to reverse", inputs.shape, self.dim)
-            return self._project(inputs)
+            return self._project(ops.cast(inputs, self.compute_dtype))
         self._check_rank(inputs)
         check_ids(self, inputs, self.vocabulary_size)
-        embedded = self.look_up(ops.cast(inputs, "int32"))
+        embedded = rows(self.look_up, inputs, self.vocabulary_size)
         return embedded * ops.cast(self.dim**0.5, embedded.dtype) if self.scale else embedded
 
-    def _project(self, inputs):
-        table = ops.convert_to_tensor(self.embeddings)
-        if decoding() is None or not is_without_xla():
-            return ops.matmul(inputs, ops.transpose(table))
-        # For the few rows of a step TensorFlow's own product E x^T is the faster one.
-        rows = ops.reshape(inputs, (-1, self.dim))
-        logits = ops.transpose(ops.matmul(table, ops.transpose(rows)))
-        return ops.reshape(logits, (-1, ops.shape(inputs)[1], self.vocabulary_size))
+    def quantized_call(self, inputs, reverse: bool = False):
+        return self.call(inputs, reverse)
 
     def look_up(self, ids):
         """The rows of the table that ids (B, T) name."""
-        return ops.take(self.embeddings, ids, axis=0)
+        if self.quantization_mode is not None:
+            return super().quantized_call(ids)
+        found = ops.take(self._embeddings, ids, axis=0)
+        if self.lora_enabled:
+            found = found + self._lora_scale * ops.matmul(
+                ops.take(self.lora_embeddings_a, ids, axis=0), self.lora_embeddings_b
+            )
+        return ops.cast(found, self.compute_dtype)
+
+    def _project(self, inputs):
+        if self.quantization_mode == "int4":
+            return self._product(inputs, self.look_up(ops.arange(self.vocabulary_size)))
+        if self.quantization_mode == "int8":
+            config, default = self.quantization_config, keras.quantizers.AbsMaxQuantizer(axis=-1)
+            quantizer = default if config is None else config.activation_quantizer
+            table, scales = ops.convert_to_tensor(self._embeddings), ops.convert_to_tensor(self.embeddings_scale)
+            logits = int8_product(inputs, table, scales, quantizer, self.compute_dtype)
+        else:
+            logits = self._product(inputs, ops.convert_to_tensor(self._embeddings))
+        if not self.lora_enabled:
+            return logits
+        change = ops.matmul(
+            ops.matmul(inputs, ops.transpose(self.lora_embeddings_b)), ops.transpose(self.lora_embeddings_a)
+        )
+        return logits + ops.cast(self._lora_scale * change, logits.dtype)
+
+    def _product(self, inputs, table):
+        table = ops.cast(table, self.compute_dtype)
+        if decoding() is None or not is_without_xla():
+            return ops.matmul(inputs, ops.transpose(table))
+        # For the few rows of a step TensorFlow's own product E x^T is the faster one.
+        tokens = ops.reshape(inputs, (-1, self.dim))
+        logits = ops.transpose(ops.matmul(table, ops.transpose(tokens)))
+        return ops.reshape(logits, (-1, ops.shape(inputs)[1], self.vocabulary_size))
+
+    @property
+    def _lora_scale(self) -> float:
+        return self.lora_alpha / self.lora_rank
 
     def compute_mask(self, inputs, previous_mask=None):
         if len(inputs.shape) == 3:  # in reverse, a position keeps the mask it has
@@ -110,11 +155,13 @@ class TokenEmbedding(keras.layers.Layer):
             raise ValueError(f"{describe(self)} takes ids of shape (batch, length), got {tuple(ids.shape)}.")
 
     def get_config(self):
+        config = super().get_config()
+        for name in ("input_dim", "output_dim", "mask_zero"):
+            del config[name]
         return {
-            **super().get_config(),
+            **config,
             "vocabulary_size": self.vocabulary_size,
             "dim": self.dim,
             "scale": self.scale,
-            "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
             "padding_id": self.padding_id,
         }

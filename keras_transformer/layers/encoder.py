@@ -24,7 +24,8 @@ class EncoderLayer(TransformerBlock):
         norm: "layer" or "rms".
         norm_epsilon: Added to the variance.
         use_bias: Whether the projections have biases.
-        kernel_initializer, bias_initializer: Of the projections.
+        kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, kernel_constraint,
+            bias_constraint: Of the projections, as in `keras.layers.Dense`.
         num_kv_heads, head_dim, qk_norm, soft_cap, position, window: As in `MultiHeadSelfAttention`.
 
     Call arguments: As of `MultiHeadSelfAttention`; with `return_attention_scores=True` the layer returns its output

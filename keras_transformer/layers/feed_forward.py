@@ -1,14 +1,16 @@
 """The position-wise feed-forward network, plain or gated."""
 
+from typing import Unpack
+
 import keras
 
 from keras_transformer.layers.checks import check_positive, check_rate, check_sequence, get_activation
 from keras_transformer.layers.dropout import Dropout
-from keras_transformer.layers.projection import Projection
+from keras_transformer.layers.projection import Projecting, WeightOptions
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
-class FeedForward(keras.layers.Layer):
+class FeedForward(Projecting):
     """Position-wise feed-forward network: two dense layers around a non-linearity.
 
     FFN(x) = activation(x W1 + b1) W2 + b2, each position by itself ("Attention Is All You Need", section 3.3). With
@@ -21,7 +23,8 @@ class FeedForward(keras.layers.Layer):
         gated: Whether a second projection gates the first.
         dropout: Rate at which inner activations are dropped.
         use_bias: Whether the dense layers have biases.
-        kernel_initializer, bias_initializer: Of the dense layers.
+        kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, kernel_constraint,
+            bias_constraint: Of the dense layers, as in `keras.layers.Dense`.
 
     Input and output shape: (B, T, D), float. The padding mask passes through.
 
@@ -45,9 +48,7 @@ class FeedForward(keras.layers.Layer):
         gated: bool = False,
         dropout: float = 0.0,
         use_bias: bool = True,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        **kwargs,
+        **kwargs: Unpack[WeightOptions],
     ):
         super().__init__(**kwargs)
         check_positive(self, intermediate_dim=intermediate_dim)
@@ -57,27 +58,14 @@ class FeedForward(keras.layers.Layer):
         self.gated = gated
         self.dropout = dropout
         self.use_bias = use_bias
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
         self.supports_masking = True
-
-    def _dense(self, units: int, name: str) -> Projection:
-        return Projection(
-            units,
-            use_bias=self.use_bias,
-            kernel_initializer=self.kernel_initializer.clone(),
-            bias_initializer=self.bias_initializer.clone(),
-            dtype=self.dtype_policy,
-            name=name,
-        )
 
     def build(self, inputs_shape):
         check_sequence(self, "inputs", inputs_shape)
-        self.inner = self._dense(self.intermediate_dim * (2 if self.gated else 1), "inner")
-        self.inner.build(inputs_shape)
-        self.dropout_layer = Dropout(self.dropout, dtype=self.dtype_policy, name="dropout")
-        self.outer = self._dense(inputs_shape[-1], "outer")
-        self.outer.build((*inputs_shape[:-1], self.intermediate_dim))
+        width, inner = inputs_shape[-1], self.intermediate_dim
+        self.inner = self.project(inner * (2 if self.gated else 1), "inner", width, use_bias=self.use_bias)
+        self.dropout_layer = self.make(Dropout, "dropout", rate=self.dropout)
+        self.outer = self.project(width, "outer", inner, use_bias=self.use_bias)
 
     def call(self, inputs, training=None):
         check_sequence(self, "inputs", inputs.shape)
@@ -101,6 +89,4 @@ class FeedForward(keras.layers.Layer):
             "gated": self.gated,
             "dropout": self.dropout,
             "use_bias": self.use_bias,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
         }

@@ -2,11 +2,12 @@
 
 import keras
 
+from keras_transformer.layers.quantized import Small
 from keras_transformer.ops.normalization import layer_normalization
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
-class LayerNormalization(keras.layers.LayerNormalization):
+class LayerNormalization(Small, keras.layers.LayerNormalization):
     """`keras.layers.LayerNormalization` over the last axis, with a gradient that costs less.
 
     Example:
@@ -22,7 +23,7 @@ class LayerNormalization(keras.layers.LayerNormalization):
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
-class RMSNormalization(keras.layers.RMSNormalization):
+class RMSNormalization(Small, keras.layers.RMSNormalization):
     """Root mean square normalization that keeps the padding mask, which Keras' own destroys (Keras 3.15.1).
 
     y = x / sqrt(mean(x^2) + epsilon) * scale, the mean over the last axis

@@ -5,6 +5,8 @@ from keras import ops
 
 from keras_transformer.context import decoding
 from keras_transformer.layers.checks import check_positive, check_sequence, describe
+from keras_transformer.layers.ids import check_ids, check_integers, rows
+from keras_transformer.layers.quantized import Small
 from keras_transformer.ops.positions import alibi_slopes, relative_buckets, rotate, sinusoids
 
 
@@ -23,15 +25,18 @@ def current_positions(layer, inputs, positions=None):
     return ops.expand_dims(ops.arange(ops.shape(inputs)[1], dtype="int32"), 0)
 
 
-class _AddedPosition(keras.layers.Layer):
+class _AddedPosition(Small):
     """A layer that adds a vector for each position to the token's own."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.supports_masking = True
+        self.autocast = False  # positions may be floats, which half precision would round
 
     def call(self, inputs, positions=None):
         check_sequence(self, "inputs", inputs.shape)
+        check_integers(self, "positions", positions)
+        inputs = ops.cast(inputs, self.compute_dtype)
         return inputs + ops.cast(self.encode(current_positions(self, inputs, positions), inputs), inputs.dtype)
 
     def compute_output_spec(self, inputs, positions=None):
@@ -85,12 +90,15 @@ class LearnedPositionalEncoding(_AddedPosition):
 
     Args:
         max_length: Number of positions that the table holds. There is no going beyond it.
-        embeddings_initializer: Of the table.
+        embeddings_initializer, embeddings_regularizer, embeddings_constraint: Of the table, as in
+            `keras.layers.Embedding`.
 
     Input and output shape: (B, T, D), float; optionally `positions`, (B, T), int. The padding mask passes through.
+        Within compiled functions, where a length or a position is not known, one beyond the table gives NaN.
 
     Raises:
-        ValueError: If the input is not of rank 3, or longer than `max_length`.
+        ValueError: If the input is not of rank 3, or longer than `max_length`, or a position is beyond the table
+            (where its value is known).
 
     Example:
 
@@ -99,11 +107,21 @@ class LearnedPositionalEncoding(_AddedPosition):
     (2, 3, 7)
     """
 
-    def __init__(self, max_length: int, *, embeddings_initializer="uniform", **kwargs):
+    def __init__(
+        self,
+        max_length: int,
+        *,
+        embeddings_initializer="uniform",
+        embeddings_regularizer=None,
+        embeddings_constraint=None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         check_positive(self, max_length=max_length)
         self.max_length = max_length
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
+        self.embeddings_regularizer = keras.regularizers.get(embeddings_regularizer)
+        self.embeddings_constraint = keras.constraints.get(embeddings_constraint)
 
     def build(self, inputs_shape):
         check_sequence(self, "inputs", inputs_shape)
@@ -111,6 +129,8 @@ class LearnedPositionalEncoding(_AddedPosition):
             name="embeddings",
             shape=(self.max_length, inputs_shape[-1]),
             initializer=self.embeddings_initializer,
+            regularizer=self.embeddings_regularizer,
+            constraint=self.embeddings_constraint,
         )
 
     def encode(self, positions, inputs):
@@ -122,7 +142,8 @@ class LearnedPositionalEncoding(_AddedPosition):
                 f"{describe(self)} holds {self.max_length} positions, got a sequence of {length}. Make max_length "
                 "larger, or use PositionalEncoding or RotaryPosition, which have no limit."
             )
-        return ops.take(self.embeddings, positions, axis=0)
+        check_ids(self, positions, self.max_length, "positions")
+        return rows(lambda ids: ops.take(self.embeddings, ids, axis=0), positions, self.max_length)
 
     def compute_output_spec(self, inputs, positions=None):
         check_sequence(self, "inputs", inputs.shape)
@@ -136,10 +157,12 @@ class LearnedPositionalEncoding(_AddedPosition):
             **super().get_config(),
             "max_length": self.max_length,
             "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
+            "embeddings_regularizer": keras.regularizers.serialize(self.embeddings_regularizer),
+            "embeddings_constraint": keras.constraints.serialize(self.embeddings_constraint),
         }
 
 
-class AttentionPosition(keras.layers.Layer):
+class AttentionPosition(Small):
     """What self-attention asks of the position object that is injected into it.
 
     A position is built with the shape (B, T, H, K) of the queries. One object may be given to several layers, which
@@ -251,7 +274,7 @@ class RelativePosition(AttentionPosition):
     Args:
         num_buckets: Rows of the table R.
         max_distance: Distance from which on all share one bucket.
-        embeddings_initializer: Of the table.
+        embeddings_initializer, embeddings_regularizer, embeddings_constraint: Of the table.
 
     Raises:
         ValueError: If `num_buckets` is not an even number of at least 4, `max_distance` is not larger than
@@ -271,6 +294,8 @@ class RelativePosition(AttentionPosition):
         max_distance: int = 128,
         *,
         embeddings_initializer="glorot_uniform",
+        embeddings_regularizer=None,
+        embeddings_constraint=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -282,12 +307,16 @@ class RelativePosition(AttentionPosition):
         self.num_buckets = num_buckets
         self.max_distance = max_distance
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
+        self.embeddings_regularizer = keras.regularizers.get(embeddings_regularizer)
+        self.embeddings_constraint = keras.constraints.get(embeddings_constraint)
 
     def build(self, heads_shape):
         self.embeddings = self.add_weight(
             name="embeddings",
             shape=(self.num_buckets, heads_shape[-2]),
             initializer=self.embeddings_initializer,
+            regularizer=self.embeddings_regularizer,
+            constraint=self.embeddings_constraint,
         )
 
     def bias(self, query_positions, key_positions, causal):
@@ -304,4 +333,6 @@ class RelativePosition(AttentionPosition):
             "num_buckets": self.num_buckets,
             "max_distance": self.max_distance,
             "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
+            "embeddings_regularizer": keras.regularizers.serialize(self.embeddings_regularizer),
+            "embeddings_constraint": keras.constraints.serialize(self.embeddings_constraint),
         }

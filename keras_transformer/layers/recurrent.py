@@ -1,11 +1,13 @@
 """Recurrent decoders that take part in decoding as attention does: the context keeps the state from step to step."""
 
+from typing import Unpack
+
 import keras
 from keras import ops
 
 from keras_transformer.context import decoding, record
 from keras_transformer.layers.checks import check_choice, check_positive, check_sequence, check_tokens, describe
-from keras_transformer.layers.projection import Projection
+from keras_transformer.layers.projection import Projecting, WeightOptions
 from keras_transformer.layers.sequence import SequenceLayer
 from keras_transformer.ops.attention import additive_attention, attend
 
@@ -13,7 +15,7 @@ CELLS = {"rnn": keras.layers.SimpleRNN, "lstm": keras.layers.LSTM, "gru": keras.
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
-class RecurrentDecoderLayer(SequenceLayer):
+class RecurrentDecoderLayer(SequenceLayer, Projecting):
     """One layer of a recurrent decoder, alone, with a fixed context vector or with additive attention.
 
     s_t = cell([x_t; c_t], s_{t-1}), where what it is called with as memory decides on the context vector c_t:
@@ -31,6 +33,10 @@ class RecurrentDecoderLayer(SequenceLayer):
         units: Width U of the state.
         cell: "rnn" (`keras.layers.SimpleRNN`), "lstm" or "gru".
         attention_dim: Width A in which states and memory are compared. Default: U.
+        recurrent_initializer, recurrent_regularizer, recurrent_constraint: Of the cell's recurrent kernel, as in
+            `keras.layers.GRU`.
+        kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, kernel_constraint,
+            bias_constraint: Of the cell's other kernel and of attention.
 
     Call arguments:
         inputs: (B, T, D), float.
@@ -55,7 +61,17 @@ class RecurrentDecoderLayer(SequenceLayer):
     ((2, 3, 7), (2, 3, 6))
     """
 
-    def __init__(self, units: int, cell: str = "gru", *, attention_dim: int | None = None, **kwargs):
+    def __init__(
+        self,
+        units: int,
+        cell: str = "gru",
+        *,
+        attention_dim: int | None = None,
+        recurrent_initializer="orthogonal",
+        recurrent_regularizer=None,
+        recurrent_constraint=None,
+        **kwargs: Unpack[WeightOptions],
+    ):
         super().__init__(**kwargs)
         check_choice(self, "cell", cell, CELLS)
         check_positive(self, units=units)
@@ -65,7 +81,20 @@ class RecurrentDecoderLayer(SequenceLayer):
         self.cell = cell
         self.attention_dim = attention_dim
         self.num_states = 2 if cell == "lstm" else 1
-        self.rnn = CELLS[cell](units, return_sequences=True, return_state=True, dtype=self.dtype_policy, name="rnn")
+        self.recurrent_initializer = keras.initializers.get(recurrent_initializer)
+        self.recurrent_regularizer = keras.regularizers.get(recurrent_regularizer)
+        self.recurrent_constraint = keras.constraints.get(recurrent_constraint)
+        self.rnn = self.make(
+            CELLS[cell],
+            "rnn",
+            units=units,
+            return_sequences=True,
+            return_state=True,
+            recurrent_initializer=self.recurrent_initializer,
+            recurrent_regularizer=self.recurrent_regularizer,
+            recurrent_constraint=self.recurrent_constraint,
+            **self.weight_options,
+        )
 
     def build(self, inputs_shape, memory_shape=None, initial_state_shape=None):
         check_sequence(self, "inputs", inputs_shape)
@@ -79,11 +108,15 @@ class RecurrentDecoderLayer(SequenceLayer):
         self.rnn.build((None, None, self._width + (0 if memory_shape is None else memory_shape[-1])))
         if memory_shape is not None and len(memory_shape) == 3:
             dim = self.attention_dim or self.units
-            self.query = Projection(dim, use_bias=False, dtype=self.dtype_policy, name="query")
-            self.query.build((None, None, self.units))
-            self.key = Projection(dim, dtype=self.dtype_policy, name="key")
-            self.key.build((None, None, memory_shape[-1]))
-            self.score = self.add_weight(name="score", shape=(dim, 1), initializer="glorot_uniform")
+            self.query = self.project(dim, "query", self.units, use_bias=False)
+            self.key = self.project(dim, "key", memory_shape[-1])
+            self.score = self.add_weight(
+                name="score",
+                shape=(dim, 1),
+                initializer=self.weight_options["kernel_initializer"],
+                regularizer=self.kernel_regularizer,
+                constraint=self.kernel_constraint,
+            )
 
     def call(self, inputs, memory=None, initial_state=None, mask=None, inputs_mask=None, memory_mask=None):
         self._check(inputs, memory, initial_state)
@@ -184,11 +217,14 @@ class RecurrentDecoderLayer(SequenceLayer):
             "units": self.units,
             "cell": self.cell,
             "attention_dim": self.attention_dim,
+            "recurrent_initializer": keras.initializers.serialize(self.recurrent_initializer),
+            "recurrent_regularizer": keras.regularizers.serialize(self.recurrent_regularizer),
+            "recurrent_constraint": keras.constraints.serialize(self.recurrent_constraint),
         }
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
-class DotAttention(SequenceLayer):
+class DotAttention(SequenceLayer, Projecting):
     """Attention to a memory behind a recurrent decoder.
 
     h~_t = tanh(W [c_t; h_t]), c_t = sum over j of a_tj m_j, a_t = softmax over j of h_t . m_j
@@ -197,6 +233,7 @@ class DotAttention(SequenceLayer):
 
     Args:
         units: Width U of the output.
+        kernel_initializer, kernel_regularizer, kernel_constraint, ...: Of W, as in `keras.layers.Dense`.
 
     Call arguments:
         inputs: (B, T, D), float. The states h.
@@ -224,10 +261,7 @@ class DotAttention(SequenceLayer):
         check_sequence(self, "inputs", inputs_shape)
         check_sequence(self, "memory", memory_shape, inputs_shape[-1])
         self._width = inputs_shape[-1]
-        self.output_projection = Projection(
-            self.units, activation="tanh", use_bias=False, dtype=self.dtype_policy, name="output"
-        )
-        self.output_projection.build((None, None, 2 * self._width))
+        self.output_projection = self.project(self.units, "output", 2 * self._width, activation="tanh", use_bias=False)
 
     def call(self, inputs, memory, mask=None, inputs_mask=None, memory_mask=None):
         check_sequence(self, "inputs", inputs.shape, self._width)

@@ -4,11 +4,12 @@ import keras
 from keras import ops
 
 from keras_transformer.layers.block import TransformerBlock
+from keras_transformer.layers.composite import Composite
 from keras_transformer.layers.sequence import SequenceLayer
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
-class Remat(SequenceLayer):
+class Remat(SequenceLayer, Composite):
     """An `EncoderLayer` or `DecoderLayer` that keeps only its input for the backward pass, and runs twice.
 
     ("Training Deep Nets with Sublinear Memory Cost", https://arxiv.org/abs/1604.06174.) Of all that the layer computes
@@ -44,7 +45,7 @@ class Remat(SequenceLayer):
             )
         # With autocasting the weights would reach the layer rounded to half precision.
         super().__init__(**{"dtype": layer.dtype_policy, **kwargs, "autocast": False})
-        self.layer = layer
+        self.layer = self.adopt("layer", layer)
 
     def build(self, inputs_shape, memory_shape=None):
         shapes = [inputs_shape] if memory_shape is None else [inputs_shape, memory_shape]
