@@ -18,5 +18,8 @@ class Dropout(Small, keras.layers.Dropout):
     [[1.0, 1.0, 1.0]]
     """
 
+    def __init__(self, rate: float, **kwargs):
+        super().__init__(rate=rate, **kwargs)
+
     def call(self, inputs, training=False):
         return dropout(inputs, self.rate, self.seed_generator) if training and self.rate else inputs

@@ -18,6 +18,9 @@ class LayerNormalization(Small, keras.layers.LayerNormalization):
     [[-1.0, 1.0]]
     """
 
+    def __init__(self, axis: int = -1, **kwargs):
+        super().__init__(axis=axis, **kwargs)
+
     def call(self, inputs):
         return layer_normalization(inputs, self.gamma, self.beta, self.epsilon)
 

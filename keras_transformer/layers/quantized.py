@@ -59,6 +59,10 @@ class Adaptable(keras.layers.Layer):
         names = (f"lora_{self.adapted}_a", f"lora_{self.adapted}_b")
         return {name: getattr(self, name, None) for name in names}
 
+    def enable_lora(self, rank, lora_alpha=None, **options):
+        # When a layer with a LoRA rank is built, Keras forgets the alpha that its constructor was given.
+        super().enable_lora(rank, self.lora_alpha if lora_alpha is None else lora_alpha, **options)
+
     def quantize(self, mode=None, type_check=True, **options):
         # Keras refuses subclasses, since they may compute something else. These do not.
         own = type(self).__module__.startswith("keras_transformer.")
