@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -9,8 +10,14 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from keras_transformer._keras import layers_within
 from keras_transformer.training.processes import from_all, is_writer
+from keras_transformer.training.settings import (
+    layer_settings,
+    learning_rates,
+    warn_of_other_layers,
+    warn_of_other_rates,
+    warn_of_unsaved_dropout,
+)
 from keras_transformer.training.snapshots import (
     DamagedSnapshot,
     assign,
@@ -97,13 +104,17 @@ class Checkpoints(keras.callbacks.Callback):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"Checkpoints takes a positive integer or None as `{name}`. Received: {value!r}")
         self.directory = Path(directory)
+        if os.path.lexists(directory) and not self.directory.is_dir():
+            raise ValueError(f"Checkpoints takes a directory to write into, and '{directory}' is none.")
         self.every = every
         self.keep = keep
         self.position = Position()
         self.history: list[dict] = []
         self._saved_steps: int | None = None
         self._layers: list[dict] = []  # their settings
+        self._rates: list[float] = []  # the learning rates that the model was compiled with
         self._belongs = False  # whether what is in the directory is of this training
+        self._known: set[Path] = set()  # the checkpoints that are
 
     def resume(self, model: keras.Model) -> Position:
         """Load the newest whole checkpoint into the compiled model; without any, leave the model as it is.
@@ -115,6 +126,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def _resume(self, model: keras.Model) -> Position:
         groups = _groups(model)
+        self._rates = learning_rates(model)
         damaged = []
         for path in reversed(checkpoint_paths(self.directory)):
             try:
@@ -126,8 +138,10 @@ class Checkpoints(keras.callbacks.Callback):
             self.position = Position(**snapshot.extra["position"])
             self.history = snapshot.extra["history"]
             self._saved_steps = snapshot.extra["steps_per_epoch"]
-            _warn_of_other_settings(snapshot.extra.get("layers", []), model, path)  # older ones have none
-            _warn_of_unsaved_dropout(model)
+            # Older checkpoints have neither of the two.
+            warn_of_other_layers(snapshot.extra.get("layers", []), model, path)
+            warn_of_other_rates(snapshot.extra.get("learning_rates", self._rates), self._rates, model, path)
+            warn_of_unsaved_dropout(model)
             break
         else:
             if damaged:
@@ -146,7 +160,7 @@ class Checkpoints(keras.callbacks.Callback):
             if is_writer():
                 os.replace(path, path.with_suffix(".damaged"))
             warnings.warn(f"{error}. It is renamed, and the checkpoint before it is used.", stacklevel=2)
-        self._belongs = True
+        self._belongs, self._known = True, set(checkpoint_paths(self.directory))
         return self.position
 
     # What Keras calls
@@ -157,12 +171,18 @@ class Checkpoints(keras.callbacks.Callback):
                 f"'{self.directory}' has checkpoints. Call `resume(model)` before `fit` to go on from the newest, or "
                 "choose another directory."
             )
-        self._belongs = True
-        self._layers = _settings(self.model)
+        if not self._belongs:
+            self._belongs, self._rates = True, learning_rates(self.model)
+        self._layers = layer_settings(self.model)
         if self.position.batch and self._steps != self._saved_steps:
             raise ValueError(
                 f"The checkpoint is from within an epoch, after {self.position.batch} of {self._saved_steps} steps. "
                 f"Call `fit` with steps_per_epoch={self._saved_steps}. Received: {self._steps}"
+            )
+        elif self.position.epoch and self._steps is None and self._saved_steps is not None:
+            raise ValueError(
+                f"Epochs had {self._saved_steps} steps when the checkpoint was written, and `fit` does not know how "
+                f"many they have now. Call it with steps_per_epoch={self._saved_steps}."
             )
         elif self.position.epoch and None not in (self._steps, self._saved_steps) and self._steps != self._saved_steps:
             warnings.warn(
@@ -204,23 +224,39 @@ class Checkpoints(keras.callbacks.Callback):
 
     def _save(self) -> None:
         path = self.directory / f"step-{self.position.step:010d}.npz"
+        self._look_for_others(path)
         extra = {
             "position": self.position._asdict(),
             "steps_per_epoch": self._steps,
             "history": self.history,
             "layers": self._layers,
+            "learning_rates": self._rates,
         }
         with _scope(self.model):
             write_snapshot(path, _groups(self.model), extra)
+        self._known.add(path)
         if self.keep is not None and is_writer():
             for old in checkpoint_paths(self.directory)[: -self.keep]:
-                old.unlink()
+                old.unlink(missing_ok=True)
         from_all(self.position.step)  # none goes on, perhaps to read it, before it is written
+
+    def _look_for_others(self, path: Path) -> None:
+        """Warn of checkpoints that another training has written, and refuse a folder where one is to be written."""
+        if path.is_dir():
+            raise ValueError(f"'{path}' is a folder, and a checkpoint is to be written there. Rename it.")
+        if others := sorted(set(checkpoint_paths(self.directory)) - self._known):
+            self._known.update(others)
+            warnings.warn(
+                f"Another training writes its checkpoints into '{self.directory}', too: '{others[-1].name}' is not of "
+                "this one. They replace and remove each other's. Give each training a directory of its own.",
+                stacklevel=2,
+            )
 
 
 def checkpoint_paths(directory: str | os.PathLike) -> list[Path]:
     """The checkpoints in a directory, oldest first."""
-    return sorted(Path(directory).glob("step-*.npz"))
+    names = Path(directory).glob("step-*.npz")
+    return sorted(path for path in names if re.fullmatch(r"step-\d{10,}\.npz", path.name) and path.is_file())
 
 
 def _scope(model: keras.Model):
@@ -233,49 +269,6 @@ def _numbers(logs: dict) -> dict:
     """What of an epoch's logs is a number, or an array of numbers, as JSON takes it."""
     arrays = {name: np.asarray(value) for name, value in logs.items()}
     return {name: array.tolist() for name, array in arrays.items() if array.dtype.kind in "biuf"}
-
-
-def _settings(model: keras.Model) -> list[dict]:
-    """What of each layer's configuration is a plain value; without its name, which Keras numbers."""
-    return [
-        {name: value for name, value in _config(layer).items() if name != "name" and _is_plain(value)}
-        for layer in model.layers
-    ]
-
-
-def _config(layer) -> dict:
-    try:
-        return layer.get_config()
-    except NotImplementedError:  # how Keras says that a layer cannot be saved; its weights can
-        return {}
-
-
-def _is_plain(value) -> bool:
-    return value is None or isinstance(value, bool | int | float | str)
-
-
-def _warn_of_other_settings(saved: list[dict], model: keras.Model, path: Path) -> None:
-    for layer, there, here in zip(model.layers, saved, _settings(model), strict=False):
-        for name in sorted(there.keys() & here.keys()):
-            if there[name] != here[name] and "seed" not in name:
-                warnings.warn(
-                    f"The checkpoint '{path}' is of a model whose layer '{layer.name}' had {name}={there[name]!r}; now "
-                    f"it is {here[name]!r}. The weights fit, but what they were trained for may not.",
-                    stacklevel=4,
-                )
-                return
-
-
-def _warn_of_unsaved_dropout(model: keras.Model) -> None:
-    # Keras 3.15: on PyTorch, dropout without a seed of its own draws from PyTorch's generator, not from the layer's.
-    for layer in layers_within(model) if keras.backend.backend() == "torch" else ():
-        if type(layer) is keras.layers.Dropout and layer.rate and layer.seed is None:
-            warnings.warn(
-                f"The layer '{layer.name}' draws its dropout from PyTorch's own generator, which is in no checkpoint: "
-                "what follows is not what it would have been. Give it a seed: keras.layers.Dropout(rate, seed=...).",
-                stacklevel=4,
-            )
-            return
 
 
 def _groups(model: keras.Model) -> dict[str, list]:

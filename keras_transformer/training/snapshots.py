@@ -4,7 +4,9 @@ import contextlib
 import io
 import json
 import os
+import socket
 import struct
+import time
 import zipfile
 import zlib
 from pathlib import Path
@@ -16,8 +18,22 @@ import numpy as np
 from keras_transformer.training.processes import is_writer, whole
 
 GROUPS = ("trainable", "non_trainable", "optimizer")
-# What reading a damaged archive may end in. Each member carries a checksum, which is compared before it is parsed.
-DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, KeyError, TypeError, ValueError, RuntimeError)
+# What reading a damaged archive may end in, once it is open: OSError where its directory points out of the file. Each
+# member carries a checksum, which is compared before it is parsed.
+DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    ArithmeticError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+ABANDONED = 3600  # seconds since something was last added to an unfinished file: then nobody writes it any more
 _DESCRIPTION = "description.json"
 
 
@@ -45,19 +61,17 @@ def write_snapshot(path: Path, groups: dict[str, list], extra: dict) -> None:
                 whole(variable)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    description = {"format": 1, "extra": extra, "variables": {}}
-    with open(unfinished, "wb") as file:
-        with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
-            for group, variables in groups.items():
-                description["variables"][group] = [describe(variable) for variable in variables]
-                for index, variable in enumerate(variables):
-                    with archive.open(f"{group}/{index}.npy", "w", force_zip64=True) as member:
-                        np.lib.format.write_array(member, _bits(variable), allow_pickle=False)
-            archive.writestr(_DESCRIPTION, json.dumps(description))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
+    _remove_abandoned(path.parent)
+    # A name that no other process has, for which this folder may be the same.
+    unfinished = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.unfinished")
+    try:
+        with open(unfinished, "wb") as file:
+            _write(file, groups, extra)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # where folders cannot be opened, as on Windows
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -66,21 +80,45 @@ def write_snapshot(path: Path, groups: dict[str, list], extra: dict) -> None:
             os.close(folder)
 
 
+def _write(file, groups: dict[str, list], extra: dict) -> None:
+    description = {"format": 1, "extra": extra, "variables": {}}
+    with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
+        for group, variables in groups.items():
+            description["variables"][group] = [describe(variable) for variable in variables]
+            for index, variable in enumerate(variables):
+                with archive.open(f"{group}/{index}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, _bits(variable), allow_pickle=False)
+        archive.writestr(_DESCRIPTION, json.dumps(description))
+
+
 def read_snapshot(path: Path, groups=GROUPS) -> Snapshot:
     """Read `groups` of a snapshot; raises `DamagedSnapshot` unless every byte read is what was written."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            description = json.loads(archive.read(_DESCRIPTION))
-            if description["format"] != 1:
-                raise ValueError(f"unknown format {description['format']}")
-            variables = {group: description["variables"][group] for group in groups}
-            arrays = {
-                group: [_read_array(archive, f"{group}/{index}.npy", x) for index, x in enumerate(variables[group])]
-                for group in groups
-            }
-            return Snapshot(variables, arrays, description["extra"])
-    except DAMAGE as error:
-        raise DamagedSnapshot(f"'{path}' is damaged: {error}") from error
+    with open(path, "rb") as file:  # a file that may not be read is not damaged
+        try:
+            return _read(file, groups)
+        except DAMAGE as error:
+            raise DamagedSnapshot(f"'{path}' is damaged: {error}") from error
+
+
+def _read(file, groups) -> Snapshot:
+    with zipfile.ZipFile(file) as archive:
+        description = json.loads(archive.read(_DESCRIPTION))
+        if description["format"] != 1:
+            raise ValueError(f"unknown format {description['format']}")
+        variables = {group: description["variables"][group] for group in groups}
+        arrays = {
+            group: [_read_array(archive, f"{group}/{index}.npy", x) for index, x in enumerate(variables[group])]
+            for group in groups
+        }
+        return Snapshot(variables, arrays, description["extra"])
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what a process began to write and did not finish, because it was killed."""
+    for unfinished in folder.glob(".*.unfinished"):
+        with contextlib.suppress(OSError):  # another process may have removed or finished it
+            if time.time() - unfinished.stat().st_mtime > ABANDONED:
+                unfinished.unlink()
 
 
 def assign(snapshot: Snapshot, groups: dict[str, list], *, source: str) -> None:

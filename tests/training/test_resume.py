@@ -177,6 +177,38 @@ def test_damaged_checkpoint_falls_back(state, tmp_path, damage):
     assert len(list(tmp_path.glob("*.npz"))) == 2
 
 
+@pytest.mark.long
+def test_a_changed_bit_of_the_directory_falls_back(state, tmp_path):
+    """Every bit of what a zip archive has beside its members: of 22 a file of two variables said OSError."""
+    from keras_transformer.training.snapshots import DamagedSnapshot, read_snapshot, write_snapshot
+
+    path = tmp_path / "step-0000000001.npz"
+    variables = [keras.Variable(np.arange(6.0).reshape(2, 3)), keras.Variable(5)]
+    write_snapshot(path, {"trainable": variables, "non_trainable": [], "optimizer": []}, {"position": [1, 2, 3]})
+    content = path.read_bytes()
+    noticed = 0
+    for place in range(content.index(b"PK\x01\x02"), len(content)):
+        for bit in range(8):
+            changed = bytearray(content)
+            changed[place] ^= 1 << bit
+            path.write_bytes(changed)
+            try:
+                again = read_snapshot(path)
+            except DamagedSnapshot:
+                noticed += 1
+                continue
+            assert again.extra == {"position": [1, 2, 3]}
+            np.testing.assert_array_equal(again.arrays["trainable"][0], variables[0])
+    assert noticed > 500
+    *_, newest = saved(state, tmp_path / "training")
+    path = tmp_path / "training" / newest
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\x01\x02") + 45] ^= 128  # where a member begins: far behind the end of the file
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match=f"{newest}' is damaged"):
+        assert Checkpoints(tmp_path / "training").resume(state.reset()) == (1, 2, 9)
+
+
 def test_no_changed_bit_goes_unnoticed(state, tmp_path):
     from keras_transformer.training.snapshots import DamagedSnapshot, read_snapshot
 
@@ -272,6 +304,107 @@ def test_epochs_of_another_number_of_steps_are_told(state, tmp_path):
         state.model.fit(
             batches(14), steps_per_epoch=5, epochs=3, initial_epoch=position.epoch, verbose=0, callbacks=[checkpoints]
         )
+
+
+def test_epochs_of_an_unknown_number_of_steps_are_refused(state, tmp_path):
+    saved(state, tmp_path)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.resume(state.model)
+    with pytest.raises(ValueError, match="had 7 steps .* Call it with steps_per_epoch=7"):
+        state.model.fit(batches(14), initial_epoch=2, epochs=3, verbose=0, callbacks=[checkpoints])
+
+
+def test_a_changed_learning_rate_is_replaced_with_a_word(state, tmp_path, recwarn):
+    class Halve(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.optimizer.learning_rate = self.model.optimizer.learning_rate / 2
+
+    def compiled(rate):
+        model = models.language_model(13, num_layers=1, dim=8, num_heads=2, intermediate_dim=16, dropout=0.3)
+        model.compile(keras.optimizers.Adam(rate, global_clipnorm=1.0), SequenceCrossentropy())
+        return model
+
+    state.reset()
+    state.fit(Checkpoints(tmp_path), Halve(), epochs=1)
+    recwarn.clear()
+    same = compiled(0.05)
+    Checkpoints(tmp_path).resume(same)
+    assert not [warning for warning in recwarn if "learning rate" in str(warning.message)]
+    other = compiled(0.2)
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.warns(
+        UserWarning, match="learning rate 0.2, and the training of .* with 0.05. The checkpoint's, now 0.025"
+    ):
+        checkpoints.resume(other)
+    assert float(other.optimizer.learning_rate) == float(same.optimizer.learning_rate) == pytest.approx(0.025)
+    # Who sets it after `resume`, as the word says, is not told again.
+    other.optimizer.learning_rate = 0.2
+    other.fit(batches(7), steps_per_epoch=7, initial_epoch=1, epochs=2, verbose=0, callbacks=[checkpoints])
+    recwarn.clear()
+    again = compiled(0.2)
+    Checkpoints(tmp_path).resume(again)
+    assert float(again.optimizer.learning_rate) == pytest.approx(0.2)
+    assert not [warning for warning in recwarn if "learning rate" in str(warning.message)]
+
+
+def test_two_trainings_in_one_directory_are_told(state, tmp_path):
+    one, other = Checkpoints(tmp_path), Checkpoints(tmp_path)
+    for checkpoints in (one, other):
+        checkpoints.resume(state.reset())
+    state.fit(one, epochs=1)
+    with pytest.warns(UserWarning, match="Another training writes its checkpoints into.*'step-0000000007.npz'"):
+        state.fit(other, epochs=1)
+    assert sorted(os.listdir(tmp_path)) == ["step-0000000007.npz"]
+
+
+def test_writers_at_the_same_time_do_not_collide(tmp_path):
+    """Each process writes to a name of its own; what a killed one left is removed, when it is an hour old."""
+    from keras_transformer.training import snapshots
+
+    path = tmp_path / "step-0000000007.npz"
+    groups = {"trainable": [keras.Variable(np.arange(6.0))], "non_trainable": [], "optimizer": []}
+    names = []
+
+    class Slow:  # what happens in the folder while a process writes
+        path, shape, dtype = "slow", (), "float32"
+
+        @property
+        def value(self):
+            names.extend(name for name in os.listdir(tmp_path) if name.endswith(".unfinished"))
+            return keras.ops.zeros(())
+
+    for host in ("one", "other"):
+        (tmp_path / f".step-0000000003.npz.{host}-5.unfinished").write_bytes(b"PK")
+    os.utime(tmp_path / ".step-0000000003.npz.one-5.unfinished", (1e9, 1e9))
+    snapshots.write_snapshot(path, {**groups, "optimizer": [Slow()]}, {})
+    assert any(f"-{os.getpid()}.unfinished" in name for name in names)
+    assert sorted(os.listdir(tmp_path)) == [".step-0000000003.npz.other-5.unfinished", path.name]
+
+    class Failing(Slow):
+        @property
+        def value(self):
+            raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space left"):
+        snapshots.write_snapshot(path, {**groups, "optimizer": [Failing()]}, {})
+    assert len(os.listdir(tmp_path)) == 2
+    assert len(snapshots.read_snapshot(path).arrays["trainable"]) == 1
+
+
+def test_what_is_only_named_like_a_checkpoint(state, tmp_path):
+    (tmp_path / "step-0000000099.npz").mkdir()
+    (tmp_path / "step-best.npz").write_bytes(b"PK")
+    names = saved(state, tmp_path, keep=1)
+    assert names == ["step-0000000014.npz", "step-0000000099.npz", "step-best.npz"]
+    assert Checkpoints(tmp_path).resume(state.model).step == 14
+    (tmp_path / "step-0000000021.npz").mkdir()
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.resume(state.model)
+    with pytest.raises(ValueError, match="step-0000000021.npz' is a folder"):
+        state.fit(checkpoints, epochs=3)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="takes a directory to write into"):
+        Checkpoints(tmp_path / "file")
 
 
 def test_logs_that_are_arrays_or_texts(state, tmp_path):
