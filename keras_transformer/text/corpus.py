@@ -21,12 +21,44 @@ def lines(texts: Iterable[str | os.PathLike], caller: str) -> Iterator[str]:
 
 
 def _file_lines(path: os.PathLike) -> Iterator[str]:
-    with open(path, encoding="utf-8-sig") as file:
-        try:
-            for line in file:
-                yield line.removesuffix("\n")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{os.fspath(path)} is not UTF-8, or was cut off: {error}. Write it in UTF-8.") from error
+    with open(path, "rb") as file:
+        for number, line in enumerate(raw_lines(file), 1):
+            yield decode_line(line, path, number)
+
+
+def raw_lines(file) -> Iterator[bytes]:
+    """The lines of a binary file with their ends: "\\n" or "\\r\\n", and in a file that has neither "\\r"."""
+    for number, line in enumerate(file):
+        if number == 0 and not line.endswith(b"\n"):
+            yield from line.splitlines(keepends=True)
+        else:
+            yield line
+
+
+def decode_line(line: bytes, path: str | os.PathLike, number: int) -> str:
+    """A line of a UTF-8 file, without its end and without byte order marks, which are no text wherever they stand.
+
+    Raises: ValueError that names file and line, if it is not UTF-8, or holds what no line of text does.
+    """
+    path, line = os.fspath(path), line.rstrip(b"\r\n")
+    if line.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in line:
+        raise ValueError(
+            f"{path}, line {number}: not UTF-8, but by its bytes UTF-16 or UTF-32. Write the file in UTF-8: "
+            "iconv -f UTF-16 -t UTF-8."
+        )
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}, line {number}: not UTF-8. Either {os.path.basename(path)} is not UTF-8, or was cut off: {error}. "
+            "Write it in UTF-8, and unpack it if it is compressed."
+        ) from error
+    if "\r" in text:
+        raise ValueError(
+            f"{path}, line {number}: a carriage return within the line, {text[:80]!r}. Some programs end a line there, "
+            "others do not. Write the file with one kind of line ends."
+        )
+    return text.replace("\ufeff", "")
 
 
 def alphabet(counts: Counter[str], coverage: float) -> list[str]:

@@ -183,7 +183,7 @@ def _inside_words(letters: Sequence[str]) -> list[str]:
 
 def _read(path: pathlib.Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"The vocabulary {path} is not UTF-8, or was cut off: {error}. Write it in UTF-8.") from error
     if not text.endswith("\n"):

@@ -21,7 +21,12 @@ class Batches:
         index, count = shard if isinstance(shard, list | tuple) and len(shard) == 2 else (-1, 0)
         if not 0 <= index < count:
             raise ValueError(f"{owner} takes shard=(index, count) with 0 <= index < count. Received: {shard!r}")
-        self.seed = seed
+        if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
+            raise ValueError(
+                f"{owner} takes an integer of at least 0 as seed, shuffled or not: with the number of an "
+                f"epoch it makes the order, which has to be the same when a training goes on. Received: {seed!r}"
+            )
+        self.seed = int(seed)
         self.shuffle = shuffle
         self._shard, self._shards = index, count
         self._examples = Examples(owner, examples, tokenizers, vocabulary_size, limit)

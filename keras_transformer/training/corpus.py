@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from keras_transformer.text.corpus import decode_line, raw_lines
+
 Path = str | os.PathLike
 
 
@@ -17,7 +19,7 @@ class _Lines:
         self.path = os.fspath(path)
         starts = array("q", [0])
         with open(path, "rb") as file:
-            for line in file:
+            for line in raw_lines(file):
                 starts.append(starts[-1] + len(line))
             if len(starts) == 1:
                 raise ValueError(f"{self.path} is empty: there is nothing to train on.")
@@ -29,14 +31,7 @@ class _Lines:
 
     def text(self, number: int, column: int | None) -> str:
         """The line, or that column of it."""
-        line = self._bytes[self._starts[number] : self._starts[number + 1]].rstrip(b"\r\n")
-        try:
-            text = line.decode("utf-8-sig" if number == 0 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{self.path}, line {number + 1}: not UTF-8 ({error}). Write the file in UTF-8, and unpack it if it is "
-                "compressed."
-            ) from error
+        text = decode_line(self._bytes[self._starts[number] : self._starts[number + 1]], self.path, number + 1)
         if column is None:
             return text
         columns = text.split("\t")
@@ -83,7 +78,7 @@ def read_texts(path: Path, *, column: int | None = None) -> FileTexts:
 
     The file is gone through once, to find where its lines begin and that all can be read; later it is mapped, not
     loaded, so it may be larger than memory, and must not change. Lines of white space only are left out; `.empty`
-    counts them.
+    counts them. Byte order marks are dropped, also within a file that was put together of several.
 
     Args:
         path: Of the file.
@@ -93,7 +88,8 @@ def read_texts(path: Path, *, column: int | None = None) -> FileTexts:
         A sequence of `str`.
 
     Raises:
-        ValueError: If the file is empty, is not UTF-8, or a line has not the column: file and line are named.
+        ValueError: If the file is empty, is not UTF-8, or a line holds a carriage return or has not the column: file
+            and line are named.
 
     Example:
 
@@ -124,8 +120,8 @@ def read_pairs(source: Path, target: Path | None = None, *, columns: tuple[int, 
         A sequence of (source, target), two `str`.
 
     Raises:
-        ValueError: If a file is empty, is not UTF-8, or a line has not both columns: file and line are named; if two
-            files have different numbers of lines.
+        ValueError: If a file is empty, is not UTF-8, or a line holds a carriage return or has not both columns: file
+            and line are named; if two files have different numbers of lines.
 
     Example:
 

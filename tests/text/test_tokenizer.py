@@ -119,11 +119,30 @@ def test_training_refuses_what_is_no_texts(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [SentencePieceTokenizer, WordPieceTokenizer, CharacterTokenizer])
-def test_the_mark_at_the_beginning_of_a_file_is_no_text(kind, tmp_path):
-    (tmp_path / "plain.txt").write_text("ab ba abba\nbab\n", encoding="utf-8")
-    (tmp_path / "marked.txt").write_text("ab ba abba\nbab\n", encoding="utf-8-sig")
-    vocabularies = [
-        kind.train([tmp_path / name], 9, character_coverage=1.0).get_vocabulary()
-        for name in ("plain.txt", "marked.txt")
-    ]
-    assert vocabularies[0] == vocabularies[1]
+def test_marks_and_line_ends_are_no_text(kind, tmp_path):
+    path, plain = tmp_path / "texts.txt", "ab ba abba\nbab\n"
+    vocabularies = []
+    for content in (
+        plain,
+        "\ufeff" + plain,
+        plain.replace("\n", "\n\ufeff"),
+        *(plain.replace("\n", x) for x in ("\r\n", "\r")),
+    ):
+        path.write_bytes(content.encode())
+        vocabularies.append(kind.train([path], 9, character_coverage=1.0).get_vocabulary())
+    assert vocabularies == vocabularies[:1] * 5
+    for content, message in (
+        (plain.encode("utf-16"), "line 1: not UTF-8, but by its bytes UTF-16"),
+        (plain.encode("utf-16-be"), "line 1: not UTF-8, but by its bytes UTF-16"),
+        (plain.encode() + b"ab\rba\n", "line 3: a carriage return within"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"texts.txt, {message}"):
+            kind.train([path], 9)
+
+
+def test_a_vocabulary_file_may_begin_with_a_mark(tmp_path):
+    pieces = ["<pad>", "<unk>", "<s>", "</s>", "ab"]
+    for encoding, end in (("utf-8", "\n"), ("utf-8-sig", "\n"), ("utf-8-sig", "\r\n")):
+        (tmp_path / "pieces.txt").write_bytes("".join(piece + end for piece in pieces).encode(encoding))
+        assert WordPieceTokenizer(tmp_path / "pieces.txt").get_vocabulary() == pieces

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_transformer.text import ByteTokenizer
-from keras_transformer.training import SequenceCrossentropy, TokenBatches, read_pairs, read_texts
+from keras_transformer.training import PackedBatches, SequenceCrossentropy, TokenBatches, read_pairs, read_texts
 
 pytestmark = pytest.mark.long  # the code is NumPy and tf.data, the same on every backend
 
@@ -223,6 +223,11 @@ def test_columns_of_a_file(tmp_path):
         (b"", "pairs.tsv is empty"),
         (b"a\tb\nc\xff\td\n", r"pairs.tsv, line 2: not UTF-8"),
         (b"a\tb\nc d\n", r"pairs.tsv, line 2: there is no column 1"),
+        ("a\tb\nc\td\n".encode("utf-16"), "pairs.tsv, line 1: not UTF-8, but by its bytes UTF-16"),
+        ("a\tb\nc\td\n".encode("utf-16-le"), "pairs.tsv, line 1: not UTF-8, but by its bytes UTF-16"),
+        ("개\tb\n".encode("utf-16-be"), "pairs.tsv, line 1: not UTF-8"),
+        ("a\tb\n".encode("utf-32"), "pairs.tsv, line 1: not UTF-8"),
+        (b"a\tb\nc\td\re\tf\n", "pairs.tsv, line 2: a carriage return within the line"),
     ],
 )
 def test_a_file_that_cannot_be_read(tmp_path, content, message):
@@ -230,6 +235,29 @@ def test_a_file_that_cannot_be_read(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read_pairs(path)
+
+
+def test_line_ends_and_byte_order_marks_are_no_text(tmp_path):
+    """Of any system, and of a file that was put together of several."""
+    for name, content in {
+        "unix": "a dog\ntwo cats\n\n",
+        "windows": "a dog\r\ntwo cats\r\n \r\n",
+        "mac": "a dog\rtwo cats\r\r",
+        "joined": "\ufeffa dog\n\ufefftwo cats\n\ufeff",
+        "joined without a line end": "a dog\ntwo \ufeffcats",
+    }.items():
+        (tmp_path / name).write_bytes(content.encode())
+        texts = read_texts(tmp_path / name)
+        assert list(texts) == ["a dog", "two cats"], name
+        assert texts.empty == ("without" not in name)
+
+
+@pytest.mark.parametrize("seed", [None, -1, 1.5, True, "1"])
+def test_a_seed_that_gives_no_order_again(seed):
+    for batches, size in ((TokenBatches, {}), (PackedBatches, {"length": 7})):
+        for shuffle in (True, False):
+            with pytest.raises(ValueError, match=f"{batches.__name__} takes an integer of at least 0 as seed"):
+                batches([[2, 5, 3]], batch_size=2, **size, seed=seed, shuffle=shuffle)
 
 
 def test_unequal_numbers_of_lines_and_wrong_columns(tmp_path):
