@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 PACKAGES = (
-    "keras-transformer",
+    "keras-transformer-layers",
     "keras",
     "tensorflow",
     "tensorflow_cpu",

@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_transformer.context import Recording, active
+from keras_transformer_runtime.packages import needed
 
 
 def attention_weights(model: keras.Model, inputs) -> dict[str, np.ndarray]:
@@ -50,10 +51,11 @@ def plot_attention(maps, path) -> None:
     Args:
         maps: For each map, weights (T, S), T labels of the queries, S labels of the keys, and a title.
         path: File to write, of a format that matplotlib knows by its suffix.
-    """
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6 * len(maps), 5.5), layout="constrained")
+    Raises:
+        ImportError: If `matplotlib` is not installed.
+    """
+    figure = needed("matplotlib.figure", "plot_attention").Figure(figsize=(6 * len(maps), 5.5), layout="constrained")
     for axes, (weights, queries, keys, title) in zip(
         figure.subplots(1, len(maps), squeeze=False)[0], maps, strict=True
     ):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_transformer_runtime.packages import needed
+
 NAME = "keras_transformer.json"
 
 
@@ -25,9 +27,8 @@ def read_metadata(path: Path) -> tuple[dict, dict[str, bytes]]:
 
 def load_program(path: Path, metadata: dict, num_threads: int | None = None) -> "Program":
     """The file as the LiteRT interpreter runs it."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(model_path=str(path), num_threads=num_threads)
+    litert = needed("ai_edge_litert.interpreter", "A .tflite file")
+    interpreter = litert.Interpreter(model_path=str(path), num_threads=num_threads)
     program = Program({name: interpreter.get_signature_runner(name) for name in metadata["signatures"]}, metadata)
     program.interpreter = interpreter  # runners do not keep it alive
     return program

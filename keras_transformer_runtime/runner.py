@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_transformer_runtime.litert import NAME, load_program, read_metadata
+from keras_transformer_runtime.packages import missing, needed
 from keras_transformer_runtime.tokenizers import make_tokenizer
 
 
@@ -129,8 +130,7 @@ class SavedModelRunner(Runner):
     """By TensorFlow; any number of rows of any length."""
 
     def __init__(self, path: Path):
-        import tensorflow as tf
-
+        tf = needed("tensorflow", "A SavedModel")
         extra = path / "assets.extra"
         if not (extra / NAME).is_file():
             raise ValueError(f"'{path}' has no assets.extra/{NAME}: it was not written by kt.export.saved_model.")
@@ -168,10 +168,7 @@ def register_text_operations() -> None:
 
     package = importlib.util.find_spec("tensorflow_text")
     if package is None:
-        raise ImportError(
-            "The SavedModel reads or writes strings with operations of tensorflow-text, which is not installed: "
-            "pip install tensorflow-text"
-        )
+        raise ImportError(missing("tensorflow_text", "The SavedModel, which reads or writes strings,"))
     operations = Path(package.submodule_search_locations[0], "python", "ops")
     for library in ("*wordpiece*.so", "*sentencepiece*.so", "*regex_split*.so"):
         for path in sorted(operations.glob(library)):

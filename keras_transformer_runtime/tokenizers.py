@@ -1,5 +1,7 @@
 """Tokenizers outside the graph: strings to ids and back, with the same result as the layers of `kt.text`."""
 
+from keras_transformer_runtime.packages import needed
+
 
 def make_tokenizer(settings: dict | None, files: dict[str, bytes]) -> "Tokenizer | None":
     """The tokenizer that an export describes; None if it describes none.
@@ -55,12 +57,7 @@ class SentencePiece(Tokenizer):
 
     def __init__(self, settings: dict, files: dict[str, bytes]):
         super().__init__(settings)
-        try:
-            import sentencepiece
-        except ImportError as error:
-            raise ImportError(
-                "The export has a SentencePiece tokenizer: pip install sentencepiece, or give ids."
-            ) from error
+        sentencepiece = needed("sentencepiece", "The export's SentencePiece tokenizer", "or give ids")
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=files["model"])
 
     def pieces(self, text):

@@ -13,12 +13,28 @@ def readme():
     return (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
+def python_in(text: str) -> list[str]:
+    """The blocks of Python of a page, in order."""
+    return re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("page", ["README.md", "docs/training.md"])
-def test_python_blocks_run_in_order(page, fresh_process, tmp_path):
-    text = (REPOSITORY / page).read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-    assert blocks, f"{page} shows no Python"
+def test_the_first_example_answers_right_and_runs_again(readme, fresh_process, tmp_path):
+    blocks = python_in(readme)
+    writing = [block for block in blocks if "kt.export." in block]
+    assert writing
+    printed = fresh_process("\n".join(blocks + writing), cwd=tmp_path)
+    source, answer = re.search(r"^\[([\d ]+)\] \[\[\[([\d ]+)\]\]\]$", printed, flags=re.MULTILINE).groups()
+    assert len(source.split()) == 7
+    assert answer.split() == ["2", *reversed(source.split()), "3"]
+    assert " ".join(source.split()) in " ".join(readme.split())  # the page shows what it prints
+    assert printed.count("equal to Python: 100.0%") == 2 * len(re.findall(r"kt\.export\.\w+\(", writing[0]))
+
+
+@pytest.mark.tensorflow
+def test_training_page_runs(fresh_process, tmp_path):
+    blocks = python_in((REPOSITORY / "docs/training.md").read_text(encoding="utf-8"))
+    assert blocks
     fresh_process("\n".join(blocks), cwd=tmp_path)
 
 

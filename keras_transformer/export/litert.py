@@ -35,6 +35,7 @@ from keras_transformer.export.signatures import (
 from keras_transformer.export.steps import prefill_lengths, step_signatures
 from keras_transformer.export.strings import check_tokenizers, with_tokenizers
 from keras_transformer_runtime.litert import load_program, read_metadata
+from keras_transformer_runtime.packages import needed
 
 LAYOUTS = ("generate", "step")
 
@@ -245,10 +246,5 @@ def _verify(target, path: Path, whole: Signature, batches: list, *, exact: bool)
 
 def _runner(path: Path):
     """A function of the inputs of the whole to its outputs, which notes the milliseconds of each signature."""
-    try:
-        return load_program(path, read_metadata(path)[0]).run
-    except ImportError as error:
-        raise ImportError(
-            "To verify a LiteRT file, install ai-edge-litert (pip install keras-transformer[litert]), or export with "
-            "verify=False."
-        ) from error
+    needed("ai_edge_litert.interpreter", "The verification of a LiteRT file", "or export with verify=False")
+    return load_program(path, read_metadata(path)[0]).run

@@ -24,6 +24,7 @@ from keras_transformer.export.signatures import (
 )
 from keras_transformer.export.steps import prefill_lengths, step_signatures
 from keras_transformer_runtime.litert import Program
+from keras_transformer_runtime.packages import needed
 
 OPSET = 18  # the first with exclusive or, which sampling takes
 
@@ -123,14 +124,13 @@ class _Callable(keras.Model):
 
 def _convert(model: keras.Model, signature: Signature, path: Path) -> None:
     specification = {x.name: keras.InputSpec(shape=x.shape, dtype=x.dtype, name=x.name) for x in signature.inputs}
+    needed("tf2onnx", "An ONNX export")
     talk = io.StringIO()
     try:
         with contextlib.redirect_stdout(talk), contextlib.redirect_stderr(talk):
             _Callable(model, signature).export(
                 str(path), format="onnx", verbose=False, input_signature=[specification], opset_version=OPSET
             )
-    except ImportError as error:
-        raise ImportError("An ONNX export needs the package tf2onnx: pip install keras-transformer[onnx].") from error
     except Exception as error:  # the converter raises whatever it comes across
         raise _no_way(model, error) from error
 
@@ -144,13 +144,7 @@ def _no_way(model: keras.Model, error: Exception) -> ValueError:
 
 def _runner(model: keras.Model, path: Path):
     """A file as a function of named arrays to named arrays."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError(
-            "To verify an ONNX file, install onnxruntime (pip install keras-transformer[onnx]), or export with "
-            "verify=False."
-        ) from error
+    onnxruntime = needed("onnxruntime", "The verification of an ONNX file", "or export with verify=False")
     try:
         session = onnxruntime.InferenceSession(str(path))
     except Exception as error:  # the exporter writes operations that ONNX does not have, and onnxruntime says so

@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_transformer._keras import layers_within
 from keras_transformer.layers import TokenEmbedding
+from keras_transformer_runtime.packages import needed
 
 QUANTIZATIONS = (None, "float16", "int8", "int4")
 
@@ -97,8 +98,4 @@ def to_int4(content: bytes) -> bytes:
 
 
 def _quantizer():
-    try:
-        from ai_edge_quantizer import quantizer, recipe
-    except ImportError as error:
-        raise ImportError("quantize='int4' takes ai-edge-quantizer: pip install keras-transformer[int4].") from error
-    return quantizer, recipe
+    return tuple(needed(f"ai_edge_quantizer.{name}", "quantize='int4'") for name in ("quantizer", "recipe"))

@@ -11,6 +11,7 @@ from keras_transformer.decoding import Generator
 from keras_transformer.decoding.graph import Program
 from keras_transformer.decoding.scoring import score_sequences
 from keras_transformer.decoding.verification import sample_sources
+from keras_transformer_runtime.distribution import DISTRIBUTION
 
 
 class Input(NamedTuple):
@@ -34,7 +35,8 @@ def require_tensorflow(what: str) -> None:
     if backend != "tensorflow":
         raise ValueError(
             f"{what} needs the TensorFlow backend of Keras, this is '{backend}'. Save the model with "
-            "model.save('model.keras') here, load it in a process with KERAS_BACKEND=tensorflow, and export it there."
+            "model.save('model.keras') here, load it in a process with KERAS_BACKEND=tensorflow, and export it there; "
+            f"{DISTRIBUTION}[tensorflow] brings TensorFlow."
         )
 
 

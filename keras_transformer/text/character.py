@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_transformer.text.corpus import alphabet, lines
 from keras_transformer.text.tokenizer import SPECIAL_PIECES, Tokenizer
+from keras_transformer_runtime.packages import needed
 
 _REPLACEMENT = "\ufffd"  # U+FFFD, what Unicode has for a character that cannot be shown
 
@@ -98,7 +99,7 @@ class CharacterTokenizer(Tokenizer):
         return [*SPECIAL_PIECES, *self.characters]
 
     def encode(self, strings):
-        import tensorflow as tf
+        tf = needed("tensorflow", self.name)
 
         codes = tf.strings.unicode_decode(strings, "UTF-8")
         # A binary search, and not a table: a table is a resource that an export must track and initialize.
@@ -109,7 +110,7 @@ class CharacterTokenizer(Tokenizer):
         return codes.with_flat_values(tf.where(known, ids, self.unk_id))
 
     def decode(self, ids):
-        import tensorflow as tf
+        tf = needed("tensorflow", self.name)
 
         return tf.strings.unicode_encode(tf.gather(self._codes, ids), "UTF-8")
 
@@ -160,14 +161,14 @@ class ByteTokenizer(Tokenizer):
         return self.runtime_settings("byte"), {}
 
     def encode(self, strings):
-        import tensorflow as tf
+        tf = needed("tensorflow", self.name)
 
         pieces = tf.strings.bytes_split(strings)
         values = tf.reshape(tf.io.decode_raw(pieces.flat_values, tf.uint8), [-1])
         return pieces.with_flat_values(len(SPECIAL_PIECES) + tf.cast(values, tf.int32))
 
     def decode(self, ids):
-        import tensorflow as tf
+        tf = needed("tensorflow", self.name)
 
         pieces = [_REPLACEMENT.encode()] * len(SPECIAL_PIECES) + [bytes([byte]) for byte in range(256)]
         return tf.strings.reduce_join(tf.gather(pieces, ids), axis=-1)

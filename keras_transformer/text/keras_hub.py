@@ -5,6 +5,7 @@ import sys
 import numpy as np
 
 from keras_transformer.text.tokenizer import Tokenizer
+from keras_transformer_runtime.packages import needed
 
 
 def as_tokenizer(tokenizer, model=None):
@@ -39,7 +40,7 @@ class _KerasHubTokenizer(Tokenizer):
         return self.tokenizer.vocabulary_size()
 
     def encode(self, strings):
-        import tensorflow as tf
+        tf = needed("tensorflow", self.name)
 
         ids = self.tokenizer(strings)
         if isinstance(ids, list):
@@ -50,7 +51,7 @@ class _KerasHubTokenizer(Tokenizer):
         return tf.ragged.boolean_mask(ids, ids >= 0)  # -1 is a byte that a BytePairTokenizer does not have
 
     def decode(self, ids):
-        import tensorflow as tf
+        tf = needed("tensorflow", self.name)
 
         return tf.convert_to_tensor(self.tokenizer.detokenize(ids.with_row_splits_dtype(tf.int64)), tf.string)
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from keras_transformer.text.corpus import lines
 from keras_transformer.text.tokenizer import Tokenizer
+from keras_transformer_runtime.packages import needed
 
 # The graph operation ignores these settings of a model without a word: each was seen to give other ids or
 # other text than the sentencepiece package does (tensorflow_text 2.21.1).
@@ -104,8 +105,7 @@ class SentencePieceTokenizer(Tokenizer):
         Raises:
             ValueError: If there is no text, or the texts do not allow `vocabulary_size`.
         """
-        import sentencepiece
-
+        sentencepiece = needed("sentencepiece", f"{cls.__name__}.train")
         texts = lines(texts, "SentencePieceTokenizer.train")
         begin = next((text for text in texts if text.strip()), None)
         if begin is None:
@@ -169,8 +169,7 @@ class SentencePieceTokenizer(Tokenizer):
 
 def _graph_tokenizer(model: bytes):
     """The graph operations over one model; its tables are constants, not resources that need tracking."""
-    import tensorflow as tf
-    import tensorflow_text
+    tf, tensorflow_text = (needed(name, "SentencePieceTokenizer") for name in ("tensorflow", "tensorflow_text"))
 
     with tf.init_scope(), tf.device("CPU:0"):
         return tensorflow_text.FastSentencepieceTokenizer(model)
@@ -178,7 +177,7 @@ def _graph_tokenizer(model: bytes):
 
 def _checked_pieces(model: bytes, name: str):
     """The pieces of a model by id, once it is sure that the graph operation follows the model exactly."""
-    import sentencepiece
+    sentencepiece = needed("sentencepiece", "SentencePieceTokenizer")
     from google.protobuf.message import DecodeError
     from sentencepiece import sentencepiece_model_pb2
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from keras_transformer.layers.checks import check_positive
+from keras_transformer_runtime.packages import needed
 
 SPECIAL_PIECES = ("<pad>", "<unk>", "<s>", "</s>")
 
@@ -115,7 +116,7 @@ class Tokenizer(keras.layers.Layer):
 
     def tokenize(self, strings):
         """Strings (B,) to int32 ids (B, T), padded with 0 on the right."""
-        import tensorflow as tf
+        tf = needed("tensorflow", self.name)
 
         pieces = self.encode(self._string_tensor(strings))
         lengths = tf.cast(pieces.row_lengths(), tf.int32)
@@ -138,7 +139,7 @@ class Tokenizer(keras.layers.Layer):
         Start and other control ids are left out. Ids outside the vocabulary read as the unknown id does, so that
         one bad row does not fail a batch.
         """
-        import tensorflow as tf
+        tf = needed("tensorflow", self.name)
 
         ids = tf.convert_to_tensor(ids)
         if not ids.dtype.is_integer or not ids.shape.rank:
@@ -177,7 +178,7 @@ class Tokenizer(keras.layers.Layer):
         return cls(**config)  # Keras' own makes a TypeError of a ValueError
 
     def _string_tensor(self, strings):
-        import tensorflow as tf
+        tf = needed("tensorflow", self.name)
 
         try:
             strings = tf.convert_to_tensor(strings, tf.string)

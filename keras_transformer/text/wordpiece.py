@@ -10,6 +10,7 @@ import keras
 
 from keras_transformer.text.corpus import alphabet, lines
 from keras_transformer.text.tokenizer import SPECIAL_PIECES, Tokenizer
+from keras_transformer_runtime.packages import needed
 
 _SUFFIX = "##"
 
@@ -93,7 +94,8 @@ class WordPieceTokenizer(Tokenizer):
         Raises:
             ValueError: If there is no text, or `vocabulary_size` is too small for the characters.
         """
-        from tensorflow_text.tools.wordpiece_vocab import wordpiece_tokenizer_learner_lib as learner
+        library = "tensorflow_text.tools.wordpiece_vocab.wordpiece_tokenizer_learner_lib"
+        learner = needed(library, f"{cls.__name__}.train")
 
         words = _count_words(lines(texts, f"{cls.__name__}.train"), fold_case)
         if not words:
@@ -125,7 +127,7 @@ class WordPieceTokenizer(Tokenizer):
         return self._graph_tokenizer.tokenize(_folded(strings, self.fold_case))
 
     def decode(self, ids):
-        import tensorflow as tf
+        tf = needed("tensorflow", self.name)
 
         return self._graph_tokenizer.detokenize(ids.with_row_splits_dtype(tf.int64))
 
@@ -135,8 +137,7 @@ class WordPieceTokenizer(Tokenizer):
 
 def _graph_tokenizer(vocabulary: Sequence[str]):
     """The graph operations over a vocabulary; its tables are constants, not resources that need tracking."""
-    import tensorflow as tf
-    import tensorflow_text
+    tf, tensorflow_text = (needed(name, "WordPieceTokenizer") for name in ("tensorflow", "tensorflow_text"))
 
     with tf.init_scope(), tf.device("CPU:0"):
         return tensorflow_text.FastWordpieceTokenizer(
@@ -151,7 +152,7 @@ def _graph_tokenizer(vocabulary: Sequence[str]):
 
 
 def _folded(strings, fold_case: bool):
-    import tensorflow as tf
+    tf = needed("tensorflow", "WordPieceTokenizer")
 
     return tf.strings.lower(strings, encoding="utf-8") if fold_case else strings
 
@@ -162,7 +163,7 @@ def _splitter():
 
 
 def _count_words(texts: Iterable[str], fold_case: bool) -> Counter[str]:
-    import tensorflow as tf
+    tf = needed("tensorflow", "WordPieceTokenizer")
 
     splitter, counts, texts = _splitter(), Counter(), iter(texts)
     while batch := list(itertools.islice(texts, 1024)):
@@ -175,7 +176,7 @@ def _count_words(texts: Iterable[str], fold_case: bool) -> Counter[str]:
 
 def _inside_words(letters: Sequence[str]) -> list[str]:
     """The characters that can continue a word: all but those that the graph operation makes words of."""
-    import tensorflow as tf
+    tf = needed("tensorflow", "WordPieceTokenizer")
 
     words = _splitter().tokenize(tf.constant(["b" + letter for letter in letters]))
     return [letter for letter, count in zip(letters, words.row_lengths().numpy(), strict=True) if count == 1]

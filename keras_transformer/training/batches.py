@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from keras_transformer.training.examples import Examples, is_positive, place
+from keras_transformer_runtime.packages import needed
 
 
 class Batches:
@@ -82,7 +83,7 @@ class Batches:
         Raises:
             ValueError: If `first_step` is negative, or does not lie in the first `epochs` epochs.
         """
-        import tensorflow as tf
+        tf = needed("tensorflow", f"{type(self).__name__}.dataset")
 
         last = None if epochs is None else epochs * self.steps_per_epoch
         if first_step < 0 or (last is not None and first_step >= last):

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
+from keras_transformer_runtime.packages import needed
+
 
 class Bleu(keras.callbacks.Callback):
     """BLEU of generated translations, every few epochs, in the logs as `val_bleu`.
@@ -59,7 +61,7 @@ class Bleu(keras.callbacks.Callback):
         name: str = "val_bleu",
     ):
         super().__init__()
-        _sacrebleu()
+        needed("sacrebleu", "Bleu")
         if not len(sources) or len(sources) != len(references):
             raise ValueError(
                 "Bleu takes at least one source and as many references. "
@@ -104,7 +106,7 @@ class Bleu(keras.callbacks.Callback):
         by_number = [list(texts) for texts in zip(*self.references, strict=True)]
         # "none" says that the texts are tokenized already, which is what sacreBLEU warns about without `force`.
         force = self.tokenize == "none"
-        return _sacrebleu().corpus_bleu(self.translations, by_number, force=force, **options).score
+        return needed("sacrebleu", "Bleu").corpus_bleu(self.translations, by_number, force=force, **options).score
 
     def on_train_begin(self, logs=None):
         self._last = None
@@ -114,14 +116,6 @@ class Bleu(keras.callbacks.Callback):
             self._last = self.score()
         if logs is not None:
             logs[self.name] = self._last
-
-
-def _sacrebleu():
-    try:
-        import sacrebleu
-    except ImportError as error:
-        raise ImportError("Bleu needs sacreBLEU. Install it with `pip install sacrebleu`.") from error
-    return sacrebleu
 
 
 class TokenRate(keras.callbacks.Callback):
