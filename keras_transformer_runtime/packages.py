@@ -1,6 +1,7 @@
 """Packages that are imported when they are needed, and what to install where one is missing."""
 
 import importlib
+import sys
 from types import ModuleType
 
 from keras_transformer_runtime.distribution import DISTRIBUTION
@@ -39,9 +40,10 @@ def needed(module: str, owner: str, otherwise: str = "") -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name not in PACKAGES:  # something else is missing, within one that is installed
+        package = (error.name or "").partition(".")[0]
+        if package not in PACKAGES or sys.modules.get(package) is not None:  # it is there, and lacks a part
             raise
-        raise ImportError(missing(error.name, owner, otherwise), name=error.name) from error
+        raise ImportError(missing(package, owner, otherwise), name=package) from error
 
 
 def missing(package: str, owner: str, otherwise: str = "") -> str:

@@ -1,7 +1,19 @@
-"""The package as a whole: what importing it does, and that its public names are there."""
+"""The package as a whole: what importing it does, what it is called, and what it says where something is missing."""
 
+import configparser
+import importlib.util
+import json
+import pathlib
+import types
+import warnings
+
+import keras
 import pytest
 
+import keras_transformer as kt
+from keras_transformer_runtime import distribution, packages
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 PUBLIC_NAMES = """
     TokenEmbedding PositionalEncoding LearnedPositionalEncoding RotaryPosition AlibiPosition RelativePosition
     MultiHeadSelfAttention MultiHeadCrossAttention FeedForward EncoderLayer DecoderLayer
@@ -39,5 +51,156 @@ def test_import_loads_no_optional_package(fresh_process):
 
 @pytest.mark.parametrize("name", PUBLIC_NAMES)
 def test_public_name(name):
-    package = pytest.importorskip("keras_transformer")
-    assert hasattr(package, name)
+    assert hasattr(kt, name)
+
+
+# The distribution
+
+
+@pytest.fixture(scope="module")
+def setup():
+    parser = configparser.ConfigParser()
+    parser.read(REPOSITORY / "setup.cfg", encoding="utf-8")
+    return parser
+
+
+def test_the_distribution_has_a_name_of_its_own(setup):
+    assert setup["metadata"]["name"] == distribution.DISTRIBUTION == "keras-transformer-layers"
+
+
+def test_every_optional_package_is_brought_by_the_extra_that_errors_name(setup):
+    extras = {extra: packages.split() for extra, packages in setup["options.extras_require"].items()}
+    for package, extra in packages.PACKAGES.values():
+        assert package in extras[extra]
+
+
+@pytest.mark.parametrize("package", [kt, packages])
+def test_type_checkers_find_the_marker_of_types(package):
+    assert (pathlib.Path(package.__file__).parent / "py.typed").is_file()
+
+
+@pytest.mark.parametrize(
+    "files, has_init, message",
+    [
+        (["layers", "models"], True, None),
+        (["layers", "gelu.py", "transformer.py"], True, "files of another project"),  # whoever was installed last
+        (["layers"], False, "lacks its __init__.py"),  # the other project was removed, and took ours with it
+    ],
+)
+def test_files_of_the_other_project_are_named(files, has_init, message, tmp_path, monkeypatch):
+    for name in files:
+        (tmp_path / name).touch()
+    spec = types.SimpleNamespace(
+        origin=str(tmp_path / "__init__.py") if has_init else None, submodule_search_locations=[str(tmp_path)]
+    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        distribution.check_place()
+    said = "\n".join(str(warning.message) for warning in caught)
+    assert (message or "") in said and bool(said) == bool(message)
+    if message:
+        assert str(tmp_path) in said
+        assert "pip uninstall keras-transformer," in said and "keras-transformer-layers" in said
+
+
+def test_the_import_that_finds_the_other_project_says_so(fresh_process, tmp_path):
+    (tmp_path / "keras_transformer").mkdir()
+    for name in ("__init__.py", *distribution.OTHER_PROJECT):
+        (tmp_path / "keras_transformer" / name).touch()
+    (tmp_path / "keras_transformer_runtime").symlink_to(REPOSITORY / "keras_transformer_runtime")
+    printed = fresh_process(
+        f"""
+        import sys, warnings
+        sys.path.insert(0, {str(tmp_path)!r})
+        with warnings.catch_warnings(record=True) as caught:
+            import keras_transformer_runtime
+        print([str(x.message) for x in caught])
+        """
+    )
+    assert "another project" in printed and str(tmp_path) in printed
+
+
+# What is not installed
+
+MISSING = """
+    import sys
+    sys.modules.update(dict.fromkeys({without!r}))
+    import json, pathlib
+    import numpy as np, keras_transformer as kt
+    from keras_transformer_runtime import packages
+    texts = ["the cat sat", "the dog sat"]
+    (pathlib.Path.cwd() / "export" / "assets.extra").mkdir(parents=True)
+    said = {{}}
+    for name, call in {{
+        "characters": lambda: kt.text.CharacterTokenizer("abc")(["cab"]),
+        "read characters": lambda: kt.text.CharacterTokenizer("abc").detokenize([[4, 5]]),
+        "bytes": lambda: kt.text.ByteTokenizer()(["cab"]),
+        "word pieces": lambda: kt.text.WordPieceTokenizer(["<pad>", "<unk>", "<s>", "</s>", "a"]),
+        "learned word pieces": lambda: kt.text.WordPieceTokenizer.train(texts, 40),
+        "sentence pieces": lambda: kt.text.SentencePieceTokenizer.train(texts, 16),
+        "batches": lambda: kt.training.TokenBatches([[2, 5, 3]] * 4, tokens_per_batch=12).dataset(),
+        "packed batches": lambda: kt.training.PackedBatches([[2, 5, 3]] * 4, length=7, batch_size=2).dataset(),
+        "BLEU": lambda: kt.training.Bleu(len, [[1]], ["a"], str),
+        "plot": lambda: kt.insight.plot_attention([], "maps.png"),
+        "SavedModel": lambda: kt.export.load("export"),
+        "LiteRT": lambda: packages.needed("ai_edge_litert.interpreter", "A .tflite file"),
+        "int4": lambda: kt.export.quantization.check_quantize("int4"),
+        "ONNX": lambda: packages.needed("tf2onnx", "An ONNX export"),
+    }}.items():
+        try:
+            call()
+            said[name] = "nothing"
+        except Exception as error:
+            said[name] = f"{{type(error).__name__}}: {{error}}"
+    print(json.dumps(said))
+"""
+
+
+@pytest.mark.parametrize("blocked", [list(packages.PACKAGES), ["tensorflow"]])
+def test_a_missing_package_is_named_with_its_extra(blocked, fresh_process, tmp_path):
+    pytest.importorskip("jax")
+    printed = fresh_process(MISSING.format(without=blocked), cwd=tmp_path, KERAS_BACKEND="jax")
+    said = json.loads(printed.splitlines()[-1])
+    if blocked == [
+        "tensorflow"
+    ]:  # as it is where only JAX was installed, but TensorFlow Text, which needs it, is there
+        said = {name: said[name] for name in ("characters", "bytes", "word pieces", "learned word pieces", "batches")}
+        expected = dict.fromkeys(said, "tensorflow")
+    else:
+        expected = {
+            "word pieces": "tensorflow", "learned word pieces": "tensorflow_text", "sentence pieces": "sentencepiece",
+            "BLEU": "sacrebleu", "plot": "matplotlib", "LiteRT": "ai_edge_litert", "int4": "ai_edge_quantizer",
+            "ONNX": "tf2onnx",
+        }  # fmt: skip
+    for name, message in said.items():
+        package, extra = packages.PACKAGES[expected.get(name, "tensorflow")]
+        assert message.startswith("ImportError: "), (name, message)
+        assert f"needs the package {package}, which is not installed: pip install {package}, or" in message, name
+        assert f"keras-transformer-layers[{extra}]" in message, name
+
+
+def test_an_error_within_an_installed_package_comes_as_it_is(tmp_path, monkeypatch):
+    (tmp_path / "sacrebleu.py").write_text("import a_package_that_nobody_has")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(importlib.sys.modules, "sacrebleu", raising=False)
+    with pytest.raises(ModuleNotFoundError, match="a_package_that_nobody_has"):
+        packages.needed("sacrebleu", "Bleu")
+
+
+def test_a_saved_model_names_the_package_to_import(fresh_process, tmp_path):
+    tokens = keras.Input((None,), dtype="int32")
+    keras.Model(tokens, kt.TokenEmbedding(11, 7)(tokens)).save(tmp_path / "model.keras")
+    printed = fresh_process(
+        """
+        import keras
+        try:
+            keras.saving.load_model("model.keras")
+        except TypeError as error:
+            print(error)
+        import keras_transformer
+        print(keras.saving.load_model("model.keras").layers[1].vocabulary_size)
+        """,
+        cwd=tmp_path,
+    )
+    assert "keras_transformer.layers.embedding" in printed and printed.split()[-1] == "11"

@@ -35,8 +35,8 @@ def require_tensorflow(what: str) -> None:
     if backend != "tensorflow":
         raise ValueError(
             f"{what} needs the TensorFlow backend of Keras, this is '{backend}'. Save the model with "
-            "model.save('model.keras') here, load it in a process with KERAS_BACKEND=tensorflow, and export it there; "
-            f"{DISTRIBUTION}[tensorflow] brings TensorFlow."
+            "model.save('model.keras') here, load it in a process with KERAS_BACKEND=tensorflow and `import "
+            f"keras_transformer`, and export it there; {DISTRIBUTION}[tensorflow] brings TensorFlow."
         )
 
 

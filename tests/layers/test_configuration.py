@@ -28,6 +28,16 @@ def test_configuration_is_complete(name, assert_close):
     assert_close(clone(*inputs), layer(*inputs))
 
 
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_no_class_attribute_hides_a_part(name):
+    # On PyTorch, parts are found only where Python finds nothing, so a class attribute of that name comes first.
+    layer, _ = build(name)
+    for part in layer._flatten_layers():
+        parts = (keras.layers.Layer, keras.Variable)
+        hidden = [key for key, value in vars(part).items() if isinstance(value, parts) and hasattr(type(part), key)]
+        assert not hidden, (type(part), hidden)
+
+
 OTHER_INITIALIZERS = {
     "kernel_initializer": keras.initializers.RandomNormal(stddev=0.25),
     "bias_initializer": keras.initializers.Constant(0.25),
