@@ -6,6 +6,7 @@ from keras_transformer.layers.embedding import TokenEmbedding
 from keras_transformer.layers.encoder import EncoderLayer
 from keras_transformer.layers.feed_forward import FeedForward
 from keras_transformer.layers.normalization import RMSNormalization
+from keras_transformer.layers.pooling import MaskedPooling
 from keras_transformer.layers.position import (
     AlibiPosition,
     LearnedPositionalEncoding,
@@ -22,6 +23,7 @@ __all__ = [
     "EncoderLayer",
     "FeedForward",
     "LearnedPositionalEncoding",
+    "MaskedPooling",
     "MultiHeadCrossAttention",
     "MultiHeadSelfAttention",
     "PositionalEncoding",

@@ -20,6 +20,7 @@ from keras_transformer.layers.checks import (
     check_sequence,
     check_tokens,
     describe,
+    token_mask,
 )
 from keras_transformer.layers.normalization import RMSNormalization
 from keras_transformer.layers.position import (
@@ -32,6 +33,7 @@ from keras_transformer.layers.projection import Projecting, Projection, WeightOp
 from keras_transformer.layers.sequence import SequenceLayer
 from keras_transformer.ops.attention import attend
 from keras_transformer.ops.masks import attention_mask as combine_masks
+from keras_transformer.ops.masks import boolean, checked
 
 
 class AttentionOptions(TypedDict, total=False):
@@ -168,7 +170,7 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
 
     Call arguments:
         inputs: (B, T, D), float.
-        mask: (B, T), bool, the padding mask; Keras fills it in.
+        mask: (B, T), bool, the padding mask; Keras fills it in. As everywhere, 0 and 1 of any type are taken, too.
         segment_ids: (B, T), int. Of packed sequences; each attends within itself.
         attention_mask: (T, T), (B, T, T) or (B, 1 or H, T, T), bool. A further restriction.
         return_attention_scores: Whether to return the attention weights (B, H, T, T), too.
@@ -177,7 +179,8 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
 
     Raises:
         ValueError: If D is not divisible by H and no `head_dim` is given, `num_kv_heads` does not divide H, `window`
-            is not positive, a mask has the wrong shape, or a layer that is not causal takes part in decoding.
+            is not positive, a mask has the wrong shape or holds other values than 0 and 1, as additive masks do (within
+            compiled functions such a mask gives NaN), or a layer that is not causal takes part in decoding.
 
     Example:
 
@@ -242,6 +245,11 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
         check_sequence(self, "inputs", inputs.shape, self._width)
         if attention_mask is not None:
             check_mask(self, attention_mask, self.num_heads, inputs.shape, inputs.shape)
+        check_tokens(self, inputs.shape, segment_ids=segment_ids)
+        mask = inputs_mask if mask is None else mask
+        inputs = checked(inputs, mask, attention_mask)
+        padding = token_mask(self, inputs, "mask", mask)
+        attention_mask = boolean(describe(self), attention_mask, "attention_mask")
         query, key, value = self._heads(
             self.query_key_value(inputs), self.num_heads, self.num_kv_heads, self.num_kv_heads
         )
@@ -251,8 +259,6 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
         if self.position is not None:
             query, key = self.position.rotate(query, positions), self.position.rotate(key, positions)
 
-        padding = inputs_mask if mask is None else mask
-        check_tokens(self, inputs.shape, mask=padding, segment_ids=segment_ids)
         context = decoding()
         if context is not None:
             self._check_decodable(segment_ids, attention_mask)
@@ -354,7 +360,10 @@ class MultiHeadCrossAttention(_MultiHeadAttention):
         if attention_mask is not None:
             check_mask(self, attention_mask, self.num_heads, inputs.shape, memory.shape)
         check_tokens(self, inputs.shape, segment_ids=segment_ids)
-        check_tokens(self, memory.shape, memory_mask=memory_mask, memory_segment_ids=memory_segment_ids)
+        inputs = checked(inputs, memory_mask, attention_mask)
+        memory_mask = token_mask(self, memory, "memory_mask", memory_mask)
+        attention_mask = boolean(describe(self), attention_mask, "attention_mask")
+        check_tokens(self, memory.shape, memory_segment_ids=memory_segment_ids)
         if (segment_ids is None) != (memory_segment_ids is None):
             given = "memory_segment_ids" if segment_ids is None else "segment_ids"
             raise ValueError(

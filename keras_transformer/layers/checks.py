@@ -2,6 +2,9 @@
 
 import keras
 import numpy as np
+from keras import ops
+
+from keras_transformer.ops.masks import boolean
 
 
 def describe(layer) -> str:
@@ -64,6 +67,25 @@ def check_tokens(layer, sequence_shape, **values) -> None:
             raise ValueError(f"{describe(layer)} takes {name} of shape (batch, length) = {expected}, got {shape}.")
 
 
+def token_mask(layer, sequence, name: str, mask):
+    """The padding mask of `sequence` (B, T, D) as booleans (B, T), or None. One of shape (B,), which
+    `keras.layers.TimeDistributed` hands over where it has one of its own, is of whole rows.
+
+    Raises:
+        ValueError: If it has another shape, or is known to hold other values than 0 and 1.
+    """
+    if mask is None:
+        return None
+    of_rows = len(mask.shape) == 1 and (
+        None in (mask.shape[0], sequence.shape[0]) or mask.shape[0] == sequence.shape[0]
+    )
+    mask = boolean(describe(layer), ops.expand_dims(mask, 1) if of_rows else mask, name)
+    check_tokens(layer, sequence.shape, **{name: mask})
+    if mask.shape[1] == 1 and sequence.shape[1] != 1:
+        mask = ops.logical_and(mask, ops.ones_like(sequence[:, :, 0], dtype="bool"))
+    return mask
+
+
 def check_mask(layer, mask, heads: int, query_shape, key_shape) -> None:
     """Raise ValueError unless an attention mask fits (B, H, T, S) as far as its static shape tells."""
     expected = (query_shape[0], heads, query_shape[1], key_shape[1])
@@ -88,13 +110,3 @@ def get_activation(layer, activation):
             f"{describe(layer)} takes the name of a Keras activation ('relu', 'gelu', 'silu', ...) or a function "
             f"as activation, got {activation!r}."
         ) from None
-
-
-def concrete(tensor) -> np.ndarray | None:
-    """The values of a tensor where they are known, outside of any tracing; None where they are not."""
-    if isinstance(tensor, keras.KerasTensor):
-        return None
-    try:
-        return np.asarray(tensor)
-    except (TypeError, NotImplementedError, RuntimeError, ValueError):  # a tracer or a symbolic tensor
-        return None

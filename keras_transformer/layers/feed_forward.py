@@ -7,10 +7,11 @@ import keras
 from keras_transformer.layers.checks import check_positive, check_rate, check_sequence, get_activation
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.projection import Projecting, WeightOptions
+from keras_transformer.layers.shaped import Shaped
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
-class FeedForward(Projecting):
+class FeedForward(Shaped, Projecting):
     """Position-wise feed-forward network: two dense layers around a non-linearity.
 
     FFN(x) = activation(x W1 + b1) W2 + b2, each position by itself ("Attention Is All You Need", section 3.3). With
@@ -76,10 +77,6 @@ class FeedForward(Projecting):
         else:
             hidden = self.activation(hidden)
         return self.outer(self.dropout_layer(hidden, training=training))
-
-    def compute_output_shape(self, inputs_shape):
-        check_sequence(self, "inputs", inputs_shape)
-        return inputs_shape
 
     def get_config(self):
         return {

@@ -10,7 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_transformer.layers.checks import concrete, describe
+from keras_transformer.layers.checks import describe
+from keras_transformer.ops.runtime import concrete
 
 # Up to where a float type holds every integer.
 EXACT = {"bfloat16": 2**8, "float16": 2**11, "float32": 2**24, "float64": 2**53}

@@ -7,6 +7,7 @@ from keras_transformer.context import decoding
 from keras_transformer.layers.checks import check_positive, check_sequence, describe
 from keras_transformer.layers.ids import check_ids, check_integers, rows
 from keras_transformer.layers.quantized import Small
+from keras_transformer.layers.shaped import Shaped
 from keras_transformer.ops.positions import alibi_slopes, relative_buckets, rotate, sinusoids
 
 
@@ -25,7 +26,7 @@ def current_positions(layer, inputs, positions=None):
     return ops.expand_dims(ops.arange(ops.shape(inputs)[1], dtype="int32"), 0)
 
 
-class _AddedPosition(Small):
+class _AddedPosition(Shaped, Small):
     """A layer that adds a vector for each position to the token's own."""
 
     def __init__(self, **kwargs):

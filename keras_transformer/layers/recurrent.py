@@ -6,10 +6,11 @@ import keras
 from keras import ops
 
 from keras_transformer.context import decoding, record
-from keras_transformer.layers.checks import check_choice, check_positive, check_sequence, check_tokens, describe
+from keras_transformer.layers.checks import check_choice, check_positive, check_sequence, describe, token_mask
 from keras_transformer.layers.projection import Projecting, WeightOptions
 from keras_transformer.layers.sequence import SequenceLayer
 from keras_transformer.ops.attention import additive_attention, attend
+from keras_transformer.ops.masks import checked
 
 CELLS = {"rnn": keras.layers.SimpleRNN, "lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
 
@@ -120,21 +121,23 @@ class RecurrentDecoderLayer(SequenceLayer, Projecting):
 
     def call(self, inputs, memory=None, initial_state=None, mask=None, inputs_mask=None, memory_mask=None):
         self._check(inputs, memory, initial_state)
-        mask = inputs_mask if mask is None else mask
-        check_tokens(self, inputs.shape, mask=mask)
+        given = inputs_mask if mask is None else mask
+        mask = token_mask(self, inputs, "mask", given)
         if initial_state is None:
             initial_state = self.rnn.get_initial_state(ops.shape(inputs)[0])
         states = [ops.cast(state, self.compute_dtype) for state in _as_list(initial_state)]
         if memory is not None and len(memory.shape) == 3:
-            return self._attend(inputs, memory, states, mask, memory_mask)
-        if memory is None:
-            return self._recur(inputs, states, mask, self._step)
-        contexts = ops.expand_dims(memory, 1) + ops.zeros_like(inputs[:, :, :1])  # (B, T, M)
-        return self._recur(ops.concatenate([inputs, contexts], axis=-1), states, mask, self._step), contexts
+            outputs = self._attend(inputs, memory, states, mask, memory_mask)
+        elif memory is None:
+            outputs = self._recur(inputs, states, mask, self._step)
+        else:
+            contexts = ops.expand_dims(memory, 1) + ops.zeros_like(inputs[:, :, :1])  # (B, T, M)
+            outputs = self._recur(ops.concatenate([inputs, contexts], axis=-1), states, mask, self._step), contexts
+        return keras.tree.map_structure(lambda x: checked(x, given, memory_mask), outputs)
 
     def _attend(self, inputs, memory, states, mask, memory_mask):
         """The states and the context vectors of a recurrence that attends at every step."""
-        check_tokens(self, memory.shape, memory_mask=memory_mask)
+        memory_mask = token_mask(self, memory, "memory_mask", memory_mask)
         context = decoding()
         key, value = (self.key(memory), memory) if context is None else context.keep(
             self, lambda: (self.key(memory), memory)
@@ -266,7 +269,8 @@ class DotAttention(SequenceLayer, Projecting):
     def call(self, inputs, memory, mask=None, inputs_mask=None, memory_mask=None):
         check_sequence(self, "inputs", inputs.shape, self._width)
         check_sequence(self, "memory", memory.shape, self._width)
-        check_tokens(self, memory.shape, memory_mask=memory_mask)
+        inputs = checked(inputs, memory_mask)
+        memory_mask = token_mask(self, memory, "memory_mask", memory_mask)
         allowed = None if memory_mask is None else ops.expand_dims(ops.expand_dims(memory_mask, 1), 1)
         query, memory = ops.expand_dims(inputs, 1), ops.expand_dims(memory, 1)  # one head
         vectors, weights = attend(query, memory, memory, mask=allowed, scale=1.0)

@@ -8,6 +8,8 @@ from keras import ops
 
 from keras_transformer._keras import get_mask, producing_call
 from keras_transformer.layers.checks import describe
+from keras_transformer.layers.shaped import Shaped
+from keras_transformer.ops.masks import boolean
 
 # Operations that treat each element by itself, so the mask of what goes in is that of what comes out.
 ELEMENTWISE = {
@@ -18,7 +20,7 @@ ELEMENTWISE = {
 _WARNED = weakref.WeakSet()
 
 
-class SequenceLayer(keras.layers.Layer):
+class SequenceLayer(Shaped):
     """A layer on (B, T, D) sequences that takes part in Keras masking.
 
     Keras hands masks from layer to layer, but an operation such as `x + y` drops them, and the padding would be
@@ -32,6 +34,9 @@ class SequenceLayer(keras.layers.Layer):
         self.supports_masking = True
 
     def __call__(self, *args, **kwargs):
+        for name, value in {**dict(zip(self.call_signature_parameters, args, strict=False)), **kwargs}.items():
+            if name.endswith("mask"):
+                boolean(describe(self), value, name)
         for name, mask_name, position in (("inputs", "mask", 0), ("memory", "memory_mask", 1)):
             tensor = args[position] if len(args) > position else kwargs.get(name)
             if isinstance(tensor, keras.KerasTensor) and kwargs.get(mask_name) is None and get_mask(tensor) is None:

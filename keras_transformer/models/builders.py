@@ -6,6 +6,7 @@ from keras_transformer.layers import (
     DecoderLayer,
     DotAttention,
     EncoderLayer,
+    MaskedPooling,
     PositionalEncoding,
     RecurrentDecoderLayer,
     TokenEmbedding,
@@ -113,7 +114,7 @@ def encoder_classifier(
     name: str = "encoder_classifier",
     **options,
 ) -> keras.Model:
-    """An encoder whose mean over the real tokens is classified.
+    """An encoder whose mean over the real tokens is classified. (Without a token it is zeros.)
 
     Input "tokens" (B, T), int, padded with 0; output logits (B, num_classes).
 
@@ -135,7 +136,7 @@ def encoder_classifier(
     x = _embed(embedding, tokens, options)
     for i in range(num_layers):
         x = EncoderLayer(**_own_position(options), name=f"encoder_{i}")(x)
-    x = keras.layers.GlobalAveragePooling1D(name="mean")(_finish(x, options, "encoder_norm"))
+    x = MaskedPooling("mean", name="mean")(_finish(x, options, "encoder_norm"))
     return keras.Model(tokens, keras.layers.Dense(num_classes, name="classes")(x), name=name)
 
 

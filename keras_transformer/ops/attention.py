@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_transformer.ops.masks import boolean, checked
 from keras_transformer.ops.random import dropout as drop
 
 # Added to a forbidden score. Finite, so that a fully masked row stays finite; large, so that exp() of it is zero
@@ -33,7 +34,7 @@ def dot_product_attention(
         query: (B, T, H, K), float.
         key, value: (B, S, G, K), float. G key/value heads, each shared by H / G query heads (grouped-query
             attention, https://arxiv.org/abs/2305.13245; G = 1 is multi-query).
-        mask: Bool, broadcastable to (B, H, T, S). True = may attend.
+        mask: Bool, or 0 and 1 of any type, broadcastable to (B, H, T, S). True = may attend.
         bias: Float, broadcastable to (B, H, T, S), added to the scaled scores.
         scale: Factor on the scores. Default: 1 / sqrt(K).
         soft_cap: Bound c on the scores, as c tanh(score / c) ("Gemma 2", section 2).
@@ -45,7 +46,8 @@ def dot_product_attention(
         (B, T, H, K) of the dtype of `value`; with `return_scores` also the weights, (B, H, T, S).
 
     Raises:
-        ValueError: If an input is not of rank 4, or H is not a multiple of G.
+        ValueError: If an input is not of rank 4, H is not a multiple of G, or the mask holds other values than 0 and 1,
+            as additive masks do. Within compiled functions, where it is not known, such a mask gives NaN.
 
     Example:
 
@@ -60,9 +62,12 @@ def dot_product_attention(
             raise ValueError(
                 f"dot_product_attention takes {name} of shape (batch, length, heads, width), got {x.shape}."
             )
+    query, key, value = (ops.swapaxes(ops.convert_to_tensor(x), 1, 2) for x in (query, key, value))
     output, weights = attend(
-        *(ops.swapaxes(ops.convert_to_tensor(x), 1, 2) for x in (query, key, value)),
-        mask=mask,
+        checked(query, mask),
+        key,
+        value,
+        mask=boolean("dot_product_attention", mask),
         bias=bias,
         scale=scale,
         soft_cap=soft_cap,
@@ -122,10 +127,13 @@ def additive_attention(query, key, value, vector, mask=None):
         key: (B, S, A), float. Projected keys, the bias included.
         value: (B, S, M), float.
         vector: (A, 1), float.
-        mask: (B, S), bool. True = may attend.
+        mask: (B, S), bool, or 0 and 1 of any type. True = may attend.
 
     Returns:
         (B, T, M), and the weights (B, T, S), of the dtype of `value`.
+
+    Raises:
+        ValueError: If the mask holds other values than 0 and 1. Within compiled functions such a mask gives NaN.
 
     Example:
 
@@ -136,6 +144,7 @@ def additive_attention(query, key, value, vector, mask=None):
     [[[0.0, 0.0, 1.0]]]
     """
     query, key, value, vector = (ops.convert_to_tensor(x) for x in (query, key, value, vector))
+    query, mask = checked(query, mask), boolean("additive_attention", mask)
     compared = ops.tanh(ops.expand_dims(query, 2) + ops.expand_dims(key, 1))  # (B, T, S, A)
     scores = ops.cast(ops.squeeze(ops.matmul(compared, vector), -1), "float32")
     weights = ops.cast(_softmax(scores, None if mask is None else ops.expand_dims(mask, 1)), value.dtype)
@@ -145,6 +154,11 @@ def additive_attention(query, key, value, vector, mask=None):
 def _softmax(scores, mask):
     """The softmax of float32 scores (..., S) where `mask` allows, and zeros for a row without a single allowed key."""
     if mask is None:
-        return ops.softmax(scores)
-    weights = ops.softmax(scores + (1.0 - ops.cast(mask, "float32")) * FORBIDDEN)
+        return softmax(scores)
+    weights = softmax(scores + (1.0 - ops.cast(mask, "float32")) * FORBIDDEN)
     return weights * ops.cast(ops.any(mask, axis=-1, keepdims=True), "float32")
+
+
+def softmax(scores):
+    """The softmax over the last axis, also of one score, of which Keras warns: its weight is 1, or NaN as the score."""
+    return ops.exp(scores - scores) if scores.shape[-1] == 1 else ops.softmax(scores)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 
 import keras
+import numpy as np
 
 _WITHOUT_XLA: ContextVar[bool] = ContextVar("without_xla", default=False)
 
@@ -42,3 +43,13 @@ def is_known(tensor) -> bool:
 
         return tensor.device.type != "meta" and not torch.compiler.is_compiling()
     return True
+
+
+def concrete(tensor) -> np.ndarray | None:
+    """The values of a tensor where they are known, outside of any tracing; None where they are not."""
+    if isinstance(tensor, keras.KerasTensor):
+        return None
+    try:
+        return np.asarray(tensor)
+    except (TypeError, NotImplementedError, RuntimeError, ValueError):  # a tracer or a symbolic tensor
+        return None

@@ -112,3 +112,20 @@ def test_what_the_steps_take_and_give_is_what_litert_js_can_handle(encoder_decod
         computed = {place for operator in graph.operators for place in operator.outputs}
         assert set(outputs) <= computed
         assert len(set(outputs)) == len(outputs)
+
+
+def test_pooling_over_real_tokens(tmp_path):
+    """A row without a token gives zeros there, too."""
+    tokens = keras.Input((5,), dtype="int32", name="tokens")
+    x = kt.TokenEmbedding(11, 7)(tokens)
+    pooled = keras.layers.Concatenate()([kt.MaskedPooling(mode)(x) for mode in ("mean", "max")])
+    model = keras.Model(tokens, pooled)
+    kt.export.litert(model, tmp_path / "model.tflite", batch_size=2)
+    from ai_edge_litert.interpreter import Interpreter
+
+    rows = np.array([[3, 7, 2, 0, 0], [0, 0, 0, 0, 0]], "int32")
+    (output,) = (
+        Interpreter(str(tmp_path / "model.tflite")).get_signature_runner("serving_default")(tokens=rows).values()
+    )
+    np.testing.assert_allclose(output, model(rows), rtol=1e-5)
+    assert not output[1].any()

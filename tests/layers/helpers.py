@@ -33,6 +33,7 @@ CATALOGUE = {
     "PositionalEncoding": lambda **k: (kt.PositionalEncoding(50.0, **k), (X,)),
     "LearnedPositionalEncoding": lambda **k: (kt.LearnedPositionalEncoding(11, **k), (X,)),
     "RMSNormalization": lambda **k: (kt.RMSNormalization(epsilon=1e-3, **k), (X,)),
+    "MaskedPooling": lambda **k: (kt.MaskedPooling("max", **k), (X,)),
     "FeedForward": lambda **k: (kt.FeedForward(INNER, activation="gelu", dropout=0.5, **k), (X,)),
     "FeedForward, gated": lambda **k: (kt.FeedForward(INNER, activation="silu", gated=True, use_bias=False, **k), (X,)),
     "MultiHeadSelfAttention": lambda **k: (kt.MultiHeadSelfAttention(HEADS, HEAD_DIM, **k), (X,)),

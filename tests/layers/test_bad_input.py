@@ -240,3 +240,41 @@ def test_a_memory_that_comes_or_goes():
     refused(lambda: built_with(X), "DecoderLayer", "without one", "built with a memory")
     built_without, _ = build("DecoderLayer, without memory")
     refused(lambda: built_without(*inputs), "DecoderLayer", "called with one", "built without a memory")
+
+
+# Additive masks
+
+ADDITIVE = np.where(np.arange(LENGTH) < 3, 0.0, -1e9).astype("float32") + np.zeros((BATCH, 1), "float32")
+TAKE_MASKS = {
+    "MultiHeadSelfAttention": ("mask", "inputs_mask", "attention_mask"),
+    "MultiHeadCrossAttention": ("memory_mask", "attention_mask"),
+    "EncoderLayer": ("mask", "inputs_mask", "attention_mask"),
+    "DecoderLayer": ("mask", "memory_mask", "attention_mask", "memory_attention_mask"),
+    "RecurrentDecoderLayer": ("mask", "inputs_mask"),
+    "DotAttention": ("memory_mask",),
+}
+
+
+@pytest.mark.parametrize("name, argument", [(name, one) for name, names in TAKE_MASKS.items() for one in names])
+def test_an_additive_mask_is_refused_by_the_layer_that_is_given_it(name, argument):
+    layer, inputs = build(name)
+    other = inputs[-1].shape[1] if argument.startswith("memory") or "Cross" in name else LENGTH
+    mask = ADDITIVE[:, :1] + np.zeros((BATCH, other), "float32")
+    if "attention" in argument:
+        mask = np.full((inputs[0].shape[1], other), -np.inf, "float32")
+    mask = mask - np.float32(1e4)
+    refused(lambda: layer(*inputs, **{argument: mask}), name, mask.ravel()[0], f"`{argument} == 0`")
+
+
+@pytest.mark.parametrize("name", [name for name, arguments in TAKE_MASKS.items() if "mask" in arguments])
+def test_an_additive_mask_that_only_a_compiled_function_knows_gives_nan(name, assert_close):
+    layer, inputs = build(name)
+    sequence, mask = keras.Input(inputs[0].shape[1:]), keras.Input((LENGTH,))
+    memory = keras.Input(inputs[-1].shape[1:])
+    outputs = layer(*([sequence, memory][: len(inputs)]), mask=mask)
+    model = keras.Model([sequence, memory, mask], outputs)
+    good = np.where(ADDITIVE == 0, 1.0, 0.0).astype("float32")
+    rest = [inputs[0], inputs[-1]]
+    assert_close(model.predict([*rest, good], verbose=0), layer(*inputs, mask=good.astype(bool)), 1e-5)
+    if keras.backend.backend() != "torch":  # which runs eagerly, and refuses it
+        assert np.isnan(model.predict([*rest, ADDITIVE], verbose=0)).all()

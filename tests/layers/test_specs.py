@@ -40,7 +40,7 @@ def check_spec(spec, outputs):
 def test_output_spec_is_what_comes_out(name):
     layer, inputs = build(name)
     spec = layer.compute_output_spec(*symbolic(inputs))
-    assert spec.shape == (None, None, DIM)
+    assert spec.shape == ((None, DIM) if name == "MaskedPooling" else (None, None, DIM))
     check_spec(spec, layer(*inputs))
 
 

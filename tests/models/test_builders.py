@@ -165,6 +165,16 @@ def test_logits_do_not_depend_on_padding(options, assert_close):
     assert_close(model([source, target])[1:, :2], model([SOURCE[1:, :3], TARGET[1:, :2]]))
 
 
+def test_a_text_without_a_token_is_classified_and_trained_on():
+    model = encoder_classifier()
+    tokens = np.array([[5, 9, 4, 0], [8, 0, 0, 0], [0, 0, 0, 0]])
+    logits = np.asarray(model.predict(tokens, verbose=0))
+    np.testing.assert_allclose(logits[2], model.get_layer("classes").bias)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(tokens, np.array([0, 1, 2]), epochs=2, verbose=0)
+    assert np.isfinite(model.predict(tokens, verbose=0)).all()
+
+
 @pytest.mark.parametrize("builder", BUILDERS)
 def test_unknown_option_is_refused(builder):
     with pytest.raises((TypeError, ValueError), match="num_head_s"):

@@ -1,11 +1,13 @@
 """`dot_product_attention` against the formula in float64 NumPy, at the edges of half precision, and its dropout."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
-from keras_transformer.ops import dot_product_attention
+from keras_transformer.ops import additive_attention, dot_product_attention
 
 BATCH, LENGTH, KEYS, WIDTH, VALUE_WIDTH = 2, 5, 7, 11, 13
 
@@ -177,3 +179,19 @@ def test_rank(name):
 def test_heads_are_a_multiple_of_key_value_heads():
     with pytest.raises(ValueError, match="multiple of the 2 key/value heads.*got 3"):
         dot_product_attention(*make(3, 2))
+
+
+def test_of_one_key_there_is_nothing_to_choose_and_no_warning(assert_close):
+    query, value = np.ones((2, 3, 1, 5), "float32"), np.full((2, 1, 1, 5), 7.0, "float32")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        output, weights = dot_product_attention(query, query[:, :1], value, return_scores=True)
+        masked = dot_product_attention(query, query[:, :1], value, mask=np.array([[[[True]]], [[[False]]]]))
+        output_of_added, _ = additive_attention(
+            query[:, :, 0], query[:, :1, 0], value[:, :, 0], np.ones((5, 1), "float32")
+        )
+    assert_close(output, np.full((2, 3, 1, 5), 7.0))
+    assert_close(weights, np.ones((2, 1, 3, 1)))
+    assert_close(masked, np.stack([np.full((3, 1, 5), 7.0), np.zeros((3, 1, 5))]))
+    assert_close(output_of_added, np.full((2, 3, 5), 7.0))
+    assert np.isnan(ops.convert_to_numpy(dot_product_attention(query * np.nan, query[:, :1], value))).all()

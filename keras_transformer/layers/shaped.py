@@ -1,0 +1,25 @@
+"""The base of layers that tell the shape of what they will put out."""
+
+import keras
+
+
+class Shaped(keras.layers.Layer):
+    """A layer that tells the shape of its output from that of its input, as wrappers such as
+    `keras.layers.TimeDistributed` ask it.
+
+    `call`, or `compute_output_spec` where a layer has one of its own, is the only place where shapes are made.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+
+    def compute_output_spec(self, *args, **kwargs):
+        return keras.Operation.compute_output_spec(self, *args, **kwargs)  # Keras would ask for the shape first
+
+    def compute_output_shape(self, *shapes):
+        inputs = [keras.KerasTensor(shape, dtype=self.compute_dtype) for shape in shapes]
+        if self.built:
+            outputs = self.compute_output_spec(*inputs)
+        else:
+            outputs = type(self).from_config(self.get_config())(*inputs)
+        return keras.tree.map_structure(lambda x: tuple(x.shape), outputs)
