@@ -25,7 +25,7 @@ export MODEL
 BACKEND_TESTS := $(wildcard $(addprefix tests/,training decoding models layers ops test_insight.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart lecture browser-demo test test-jax test-torch test-slow test-distributed test-browser lint format bench clean
+.PHONY: help quickstart lecture browser-demo test test-jax test-torch test-slow test-distributed test-browser lint format dist bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -92,6 +92,13 @@ format: $(INSTALLED) ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff check --quiet --fix $(SOURCES)
 	@$(BIN)/ruff format --quiet $(SOURCES)
 
+dist: $(INSTALLED) ## Build and check sdist and wheel, and try the wheel in an empty environment for each extra (EXTRAS="jax ...": those)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dist]"
+	@rm -rf dist build
+	@$(BIN)/python -m build --outdir dist . > dist.log 2>&1 || { cat dist.log; exit 1; }
+	@$(BIN)/python -m twine check --strict dist/*
+	@$(BIN)/python tests/try_wheel.py dist/*.whl $(EXTRAS)
+
 bench: $(INSTALLED) ## Run the benchmarks: training and generation against other libraries, and what ours is made of (DATA=folder of the Multi30k data set)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
 	@$(BIN)/python benchmarks/train_step.py
@@ -105,5 +112,5 @@ bench: $(INSTALLED) ## Run the benchmarks: training and generation against other
 	@$(BIN)/python benchmarks/serve_load.py
 
 clean: ## Remove build outputs and caches; .venv stays
-	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	@rm -rf build dist dist.log *.egg-info .pytest_cache .ruff_cache
 	@find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

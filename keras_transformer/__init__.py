@@ -1,5 +1,6 @@
 """Transformer layers for Keras 3 that compose, train, generate with a cache, and export."""
 
+from keras_transformer import _backend as _backend
 from keras_transformer import export, models, ops, text, training
 from keras_transformer.decoding import (
     BeamSearch,

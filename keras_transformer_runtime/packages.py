@@ -10,6 +10,7 @@ from keras_transformer_runtime.distribution import DISTRIBUTION
 PACKAGES = {
     "ai_edge_litert": ("ai-edge-litert", "litert"),
     "ai_edge_quantizer": ("ai-edge-quantizer", "int4"),
+    "jax": ("jax", "jax"),
     "matplotlib": ("matplotlib", "plot"),
     "onnxruntime": ("onnxruntime", "onnx"),
     "sacrebleu": ("sacrebleu", "bleu"),
@@ -17,6 +18,7 @@ PACKAGES = {
     "tensorflow": ("tensorflow", "tensorflow"),
     "tensorflow_text": ("tensorflow-text", "text"),
     "tf2onnx": ("tf2onnx", "onnx"),
+    "torch": ("torch", "torch"),
 }
 
 

@@ -157,7 +157,7 @@ MISSING = """
 """
 
 
-@pytest.mark.parametrize("blocked", [list(packages.PACKAGES), ["tensorflow"]])
+@pytest.mark.parametrize("blocked", [[name for name in packages.PACKAGES if name != "jax"], ["tensorflow"]])
 def test_a_missing_package_is_named_with_its_extra(blocked, fresh_process, tmp_path):
     pytest.importorskip("jax")
     printed = fresh_process(MISSING.format(without=blocked), cwd=tmp_path, KERAS_BACKEND="jax")
@@ -178,6 +178,22 @@ def test_a_missing_package_is_named_with_its_extra(blocked, fresh_process, tmp_p
         assert message.startswith("ImportError: "), (name, message)
         assert f"needs the package {package}, which is not installed: pip install {package}, or" in message, name
         assert f"keras-transformer-layers[{extra}]" in message, name
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+def test_a_missing_backend_is_named_with_its_extra(backend, fresh_process):
+    printed = fresh_process(
+        f"""
+        import sys
+        sys.modules[{backend!r}] = None
+        try:
+            import keras_transformer
+        except ImportError as error:
+            print(error)
+        """,
+        KERAS_BACKEND=backend,
+    )
+    assert f"keras-transformer-layers[{backend}]" in printed and "KERAS_BACKEND" in printed
 
 
 def test_an_error_within_an_installed_package_comes_as_it_is(tmp_path, monkeypatch):
