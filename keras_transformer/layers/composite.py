@@ -39,7 +39,7 @@ class Composite(Unquantized):
 
     def adopt(self, name: str, part: keras.layers.Layer) -> keras.layers.Layer:
         """A part that was made elsewhere: its configuration is its own, but where the owner is frozen, so is it."""
-        if not self.trainable and not self._parts.changes.get(name, {}).get("trainable"):
+        if not self.trainable and part.trainable and not self._parts.changes.get(name, {}).get("trainable"):
             part.trainable = False
         self._parts.adopted[name] = part
         return part
@@ -82,5 +82,6 @@ class _Parts:
 
 
 def _is_setting(key: str) -> bool:
-    """Whether a change of it is one of the layer: an initializer has done its work, a position is adopted."""
-    return key != "position" and not key.endswith("_initializer")
+    """Whether a change of it is one of the layer: an initializer has done its work, a position is adopted, an axis is
+    spelt anew when a normalization is built."""
+    return key not in ("position", "axis") and not key.endswith("_initializer")

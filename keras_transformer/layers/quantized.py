@@ -100,7 +100,7 @@ class Adaptable(keras.layers.Layer):
                 f"The weights of '{self.name}' were saved with LoRA and cannot be added to a quantized matrix. Call "
                 f"enable_lora({a.shape[1]}) on it before they are loaded."
             )
-        self._matrix.assign_add(scale * ops.matmul(a, b))
+        self._matrix.assign_add(ops.matmul(float(scale) * a, b))
 
 
 def int8_product(inputs, table, scales, quantizer, dtype: str):
