@@ -126,7 +126,8 @@ def _as_table(values, what: str) -> tuple[np.ndarray, np.ndarray]:
         return table, np.full((len(table),), table.shape[1], np.int64)
     rows = [as_integers(row, what) for row in values]
     if any(row.ndim != 1 for row in rows):
-        raise ValueError(f"{what} must be a list of rows, each a list of ids; got rows of shape {rows[0].shape}.")
+        shape = (len(rows), *next(row.shape for row in rows if row.ndim != 1))
+        raise ValueError(f"{what} must be ids of shape (batch, length) or a list of lists, got shape {shape}.")
     widths = np.array([len(row) for row in rows], np.int64)
     wide = any(row.dtype in (object, np.uint64) for row in rows)
     table = np.zeros((len(rows), widths.max(initial=0)), object if wide else np.int64)

@@ -85,12 +85,12 @@ class BeamSearch(Strategy):
             )
 
     def begin(self, decoder, memory, prompts, lengths):
-        beams, length = self.num_beams, decoder.max_length
+        beams = self.num_beams
         state, memory, _ = decoder.begin(memory, prompts, lengths, beams=beams)
-        tokens = decoder.pad(prompts)
+        tokens = decoder.pad(prompts, lengths)
         per_beam = ops.expand_dims(ops.zeros_like(lengths, "float32"), 1) + ops.zeros((1, beams))  # (B, N)
         first = ops.expand_dims(ops.arange(beams, dtype="int32") == 0, 0)
-        finished = ops.expand_dims(lengths >= length, 1)  # a prompt of full length is its own continuation
+        finished = ops.expand_dims(lengths >= decoder.limit, 1)  # a prompt of full length is its own continuation
         beam_tokens = ops.repeat(ops.expand_dims(tokens, 1), beams, axis=1)  # (B, N, L)
         carry = {
             "state": state,
@@ -126,15 +126,16 @@ class BeamSearch(Strategy):
             current, positions, carry["state"], memory, beams=beams, ancestry=ancestry
         )
 
-        # The 2N most probable continuations, of which at most N end: at least N go on.
+        # With E ends the (E + 1) N most probable continuations, of which at most E N end: at least N go on.
+        count = (len(decoder.end_tokens) + 1) * beams
         log_probabilities = decoder.log_probabilities(logits)  # (B, N, V)
         allowed = decoder.allowed(log_probabilities, carry["tokens"], positions + 1)
-        best_of_each, ids = ops.top_k(allowed, min(2 * beams, size))  # (B, N, M)
+        best_of_each, ids = ops.top_k(allowed, min(count, size))  # (B, N, M)
         candidates = ops.shape(ids)[-1]
         sums_of_each = ops.take_along_axis(log_probabilities, ids, axis=-1)
         ranks = ops.reshape(ops.expand_dims(carry["ranks"], 2) + best_of_each, (-1, beams * candidates))
         sums = ops.reshape(ops.expand_dims(carry["sums"], 2) + sums_of_each, (-1, beams * candidates))
-        ranks, index = ops.top_k(ranks, min(2 * beams, beams * candidates))  # (B, M)
+        ranks, index = ops.top_k(ranks, min(count, beams * candidates))  # (B, M)
         parents = index // candidates
         chosen = gather_rows(ops.reshape(ids, (-1, beams * candidates)), index)
         sums = gather_rows(sums, index)
@@ -143,7 +144,7 @@ class BeamSearch(Strategy):
         longer = ops.expand_dims(lengths + 1, 1)  # (B, 1)
         new_tokens = longer - ops.expand_dims(prompt_lengths, 1)
         coverage = carry["coverage"] + attention if self.coverage_penalty else None  # (B, N, S)
-        ends = ops.logical_or(chosen == decoder.end_token, longer >= length)
+        ends = ops.logical_or(decoder.is_end(chosen), longer >= decoder.limit)
         ends = ops.logical_and(ends, ranks > DEAD)
 
         # What ends competes with what has ended before.
@@ -179,18 +180,18 @@ class BeamSearch(Strategy):
             "ancestry": gather_rows(ancestry, parents),
             "lengths": lengths,
             "prompt_lengths": prompt_lengths,
-            "finished": finished | is_nan | self._is_over(best_ranks, ranks, lengths, prompt_lengths, length),
+            "finished": finished | is_nan | self._is_over(best_ranks, ranks, lengths, prompt_lengths, decoder.limit),
             "is_nan": carry["is_nan"] | is_nan,
         }
 
-    def _is_over(self, best_ranks, ranks, lengths, prompt_lengths, max_length: int):
+    def _is_over(self, best_ranks, ranks, lengths, prompt_lengths, limit):
         """Whether nothing that follows can change what is returned, (B,)."""
         leader = ops.max(ranks, axis=1)  # of what goes on
-        over = ops.logical_or(leader <= DEAD, lengths >= max_length)
+        over = ops.logical_or(leader <= DEAD, lengths >= limit)
         if self.early_stopping:
             return ops.logical_or(over, best_ranks[:, -1] > DEAD)
         # Each further token lowers the sum and moves the divisor; the best that may come is at one end.
-        bounds = [self._divide(leader, length - prompt_lengths) for length in (lengths + 1, max_length)]
+        bounds = [self._divide(leader, length - prompt_lengths) for length in (lengths + 1, limit)]
         return ops.logical_or(over, ops.maximum(*bounds) <= best_ranks[:, self.num_return - 1])
 
     def finish(self, decoder, carry):
@@ -198,7 +199,7 @@ class BeamSearch(Strategy):
         found = carry["best_ranks"][:, :count] > DEAD
         scores = ops.where(found, carry["best_sums"][:, :count], NOTHING)
         return {
-            "tokens": ops.where(ops.expand_dims(found, 2), carry["best_tokens"][:, :count], 0),
+            "tokens": ops.where(ops.expand_dims(found, 2), carry["best_tokens"][:, :count], decoder.fill),
             "lengths": ops.where(found, carry["best_lengths"][:, :count], 0),
             "scores": ops.where(ops.expand_dims(carry["is_nan"], 1), float("nan"), scores),
         }

@@ -5,9 +5,12 @@ begin:  memory, prompts  ->  state, memory
 step:   new tokens, state, memory  ->  logits, state
 """
 
+import copy
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 from keras import ops
 
 from keras_transformer.context import Decoding, Recording, active
@@ -44,29 +47,57 @@ class Decoder:
     Args:
         graph: The model, split.
         max_length: Longest sequence L.
-        end_token: Id after which a sequence ends.
+        end_token: Id, or ids, after any of which a sequence ends; None for no end.
+        padding_id: Id that stands behind the end and is not generated, unless it ends sequences, too; None if every id
+            is a token: then it is 0 that stands there.
         from_logits: Whether the model gives logits; if not, probabilities.
         cache: Whether to keep keys and values.
         processors: Functions that change log-probabilities, see `kt.decoding.processors`.
+
+    Attributes:
+        limit: The length at which a sequence ends in any case, `max_length` or, after `limited`, a tensor.
+        drafter: The decoder of a draft model, for a strategy that has one.
     """
+
+    drafter = None
 
     def __init__(
         self,
         graph: Graph,
         max_length: int,
         *,
-        end_token: int,
+        end_token: int | Sequence[int] | None,
+        padding_id: int | None = 0,
         from_logits: bool = True,
         cache: bool = True,
         processors=(),
     ):
         self.graph = graph
-        self.max_length = max_length
-        self.end_token = end_token
+        self.max_length = self.limit = max_length
+        self.end_tokens = () if end_token is None else tuple(np.ravel(end_token).tolist())
+        self.padding_id = padding_id
         self.from_logits = from_logits
         self.cache = cache
         self.processors = tuple(processors)
         self.vocabulary_size = graph.vocabulary_size
+
+    def limited(self, limit) -> "Decoder":
+        """The same decoder of sequences of at most `limit` tokens, int32 scalar. What it makes has the same shapes."""
+        other = copy.copy(self)
+        other.limit = limit
+        return other
+
+    @property
+    def fill(self) -> int:
+        """The id that stands behind the end of a row."""
+        return 0 if self.padding_id is None else self.padding_id
+
+    def is_end(self, tokens):
+        """Which of `tokens` end a sequence."""
+        ended = ops.zeros_like(tokens, "bool")
+        for place, token in enumerate(self.end_tokens):
+            ended = tokens == token if place == 0 else ops.logical_or(ended, tokens == token)
+        return ended
 
     def encode(self, sources: dict) -> dict:
         """The memory: what the target side needs of the sources, tensors by slot."""
@@ -161,10 +192,14 @@ class Decoder:
         sources = sample_sources(self.graph, {name: 5 + place for place, name in enumerate(names)})
         return self.no_attention(ops.ones((BATCH, 1), "int32"), self.graph.encode(sources)) is not None
 
-    def pad(self, prompts):
-        """Prompts (B, P), padded with 0 to (B, L)."""
-        padded = ops.pad(prompts, [[0, 0], [0, self.max_length - ops.shape(prompts)[1]]])
-        return ops.reshape(padded, (-1, self.max_length))
+    def pad(self, prompts, lengths=None):
+        """Prompts (B, P), padded to (B, L), from their lengths (B,) on if given."""
+        padded = ops.pad(prompts, [[0, 0], [0, self.max_length - ops.shape(prompts)[1]]], constant_values=self.fill)
+        padded = ops.reshape(padded, (-1, self.max_length))
+        if lengths is None:
+            return padded
+        slots = ops.arange(self.max_length, dtype="int32")
+        return ops.where(slots < ops.expand_dims(lengths, 1), padded, self.fill)
 
     def log_probabilities(self, logits):
         """Log-probabilities, float32, of what the model gives."""
@@ -175,7 +210,7 @@ class Decoder:
 
     def allowed(self, log_probabilities, histories, lengths):
         """Log-probabilities to choose by: changed by the processors, and padding made impossible. Where that forbids
-        every token, the end token is allowed.
+        every token, the first end token is allowed, or, if there is none, what the processors were given.
 
         Args:
             log_probabilities: (..., V), float32.
@@ -185,17 +220,24 @@ class Decoder:
         size = self.vocabulary_size
         ids = ops.arange(size, dtype="int32")
         forbidden = ops.cast(FORBIDDEN, "float32")
-        not_padding = ops.where(ids == 0, forbidden, 0.0)  # (V,), to be added: a pass over (..., V) less than to select
-        if self.processors:
-            shape = ops.shape(log_probabilities)
-            log_probabilities = ops.reshape(log_probabilities, (-1, size))
-            histories, lengths = ops.reshape(histories, (-1, self.max_length)), ops.reshape(lengths, (-1,))
-            for processor in self.processors:
-                log_probabilities = processor(log_probabilities, histories, lengths)
-            log_probabilities = ops.reshape(log_probabilities, shape) + not_padding
-            stuck = ops.max(log_probabilities, axis=-1, keepdims=True) <= forbidden / 2
-            return ops.where(ops.logical_and(stuck, ids == self.end_token), 0.0, log_probabilities)
-        return log_probabilities + not_padding
+
+        def without_padding(x):
+            if self.padding_id is None or self.padding_id in self.end_tokens:
+                return x
+            return x + ops.where(ids == self.padding_id, forbidden, 0.0)  # adding is a pass less than selecting
+
+        if not self.processors:
+            return without_padding(log_probabilities)
+        shape = ops.shape(log_probabilities)
+        processed = ops.reshape(log_probabilities, (-1, size))
+        histories, lengths = ops.reshape(histories, (-1, self.max_length)), ops.reshape(lengths, (-1,))
+        for processor in self.processors:
+            processed = processor(processed, histories, lengths)
+        processed = without_padding(ops.reshape(processed, shape))
+        stuck = ops.max(processed, axis=-1, keepdims=True) <= forbidden / 2
+        if not self.end_tokens:
+            return ops.where(stuck, without_padding(log_probabilities), processed)
+        return ops.where(ops.logical_and(stuck, ids == self.end_tokens[0]), 0.0, processed)
 
     # Without a cache the state is the tokens themselves, one row of L for each beam.
 

@@ -1,35 +1,42 @@
 """Generation from any functional model: prompt in, tokens out, one compiled loop over one step function."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_transformer.decoding.buckets import CompileLog, bucket, pad_request, pad_sources
+from keras_transformer.decoding.buckets import bucket, pad_request
 from keras_transformer.decoding.compiling import compiled
-from keras_transformer.decoding.decoder import Decoder
-from keras_transformer.decoding.graph import Graph
-from keras_transformer.decoding.inputs import InputReader, Request
-from keras_transformer.decoding.scoring import score_sequences
-from keras_transformer.decoding.strategies import Greedy, Strategy, generate
-from keras_transformer.decoding.verification import padding_is_ignored, takes_sources, verify_cached, verify_causal
+from keras_transformer.decoding.inputs import Request
+from keras_transformer.decoding.loop import Loop
+from keras_transformer.decoding.settings import Setting
+from keras_transformer.decoding.strategies import Greedy, Strategy
+from keras_transformer.decoding.streaming import new_texts, new_tokens
+from keras_transformer.ops.random import as_seed
 
 
-class Generator:
+class Generator(Loop):
     """Generates token sequences from a functional model, with a key/value cache and a compiled loop.
 
     The model maps token ids (and, for an encoder-decoder, sources) to logits of shape (B, T, V). Nothing has to be
     written for the cache: the layers of this package take part in decoding by themselves. When it is made, the
     generator runs the model once in full and once token by token, and compares; a layer that cannot be decoded so is
-    named in the error. Token 0 is padding and is never generated.
+    named in the error.
+
+    The model may go on training: the generator reads its current weights. If something else about it changes (an
+    adapter, quantization, a layer's settings), the next call verifies and compiles anew. The generator's own settings
+    are fixed. A copy (`copy.deepcopy`, pickle) has a model of its own.
 
     Args:
-        model: A functional `keras.Model`. It may go on training; the generator reads its current weights.
+        model: A functional `keras.Model`.
         max_length: Longest sequence, prompt and new tokens together.
-        end_token: Id after which a sequence ends.
+        end_token: Id after which a sequence ends, or several, any of which ends it, or None: then it ends at
+            `max_length` only.
         start_token: Id that a sequence begins with where no prompt is given.
+        padding_id: Id that stands behind the end of a sequence, and is never generated unless it is an end token, too.
+            None: every id is a token, and only lengths tell where a sequence ends; 0 stands behind it. Default: that of
+            the `TokenEmbedding` which reads the tokens, or 0 where another layer does.
         strategy: How sequences are found: `Greedy()` (default), `Sampling(...)`, `BeamSearch(...)`,
             `ContrastiveSearch(...)` or `Speculative(...)`.
         target_input: Name of the input that takes the tokens generated so far. Default: the last.
@@ -39,13 +46,16 @@ class Generator:
             `NoRepeatNGram(...)`, `MinimumLength(...)`, `ForbiddenTokens(...)`, `ForcedTokens(...)` or a function of
             your own, `function(log_probabilities (R, V), tokens (R, L), lengths (R,)) -> (R, V)`, of tensors.
             They act in the order given.
+        source_tokenizer, target_tokenizer: Texts in place of ids: layers of `kt.text`, tokenizers of KerasHub, or, for
+            the source, any function of a list of strings that gives ids (`keras.layers.TextVectorization`). A
+            decoder-only model needs the target's only.
         jit_compile: Whether TensorFlow compiles with XLA, which makes generation several times as fast. Without, it
             starts sooner, and a model may use operations that XLA lacks. JAX always compiles.
 
     Raises:
-        ValueError: If the model is not functional, is not causal, or has a layer that cannot be decoded token by
-            token; if a token is out of the vocabulary; if `max_length` is not positive; if the strategy or a
-            processor does not suit the model.
+        ValueError: If the model is not functional, is not causal, has a layer that cannot be decoded token by token, or
+            gives probabilities where logits are expected, or the reverse; if a token is out of the vocabulary; if
+            `max_length` is not positive; if the strategy, a processor or a tokenizer does not suit the model.
 
     Example:
 
@@ -59,108 +69,128 @@ class Generator:
     ((2, 1, 7), (2, 1), (2, 1))
     """
 
+    model = Setting("The model that generates.")
+    max_length = Setting("Longest sequence.")
+    end_token = Setting("Id or ids after which a sequence ends, as given, or None.")
+    start_token = Setting("Id that a sequence begins with, or None.")
+    padding_id = Setting("Id behind the end of a sequence, or None where every id is a token.")
+    strategy = Setting("How sequences are found.")
+    target_input = Setting("Name of the input that takes the tokens, if it was given.")
+    from_logits = Setting("Whether the model gives logits.")
+    cache = Setting("Whether keys and values are kept.")
+    processors = Setting("What changes the log-probabilities, a tuple.")
+    source_tokenizer = Setting("What makes ids of source texts, or None.")
+    target_tokenizer = Setting("What makes texts of generated ids, or None.")
+    jit_compile = Setting("Whether TensorFlow compiles with XLA.")
+
     def __init__(
         self,
         model: keras.Model,
         *,
         max_length: int,
-        end_token: int,
+        end_token: int | Sequence[int] | None,
         start_token: int | None = None,
+        padding_id: int | None = ...,
         strategy: Strategy | None = None,
         target_input: str | None = None,
         from_logits: bool = True,
         cache: bool = True,
         processors: Sequence[Callable] = (),
+        source_tokenizer=None,
+        target_tokenizer=None,
         jit_compile: bool = True,
     ):
-        self.graph = Graph(model, target_input)
-        self.model = model
-        self.max_length = max_length
-        self.end_token = end_token
-        self.start_token = start_token
-        self.strategy = Greedy() if strategy is None else strategy
-        self.from_logits = from_logits
-        self.cache = cache
-        self.processors = tuple(processors)
-        self.jit_compile = jit_compile
-        self._check_arguments()
-        self.decoder = Decoder(
-            self.graph,
-            max_length,
-            end_token=end_token,
-            from_logits=from_logits,
-            cache=cache,
-            processors=self.processors,
-        )
-        self.strategy.check(self.decoder)
-        for processor in self.processors:
-            getattr(processor, "check", lambda decoder: None)(self.decoder)
-        self._sources_taken = {}  # by shapes
-        self._reader = InputReader(self.graph, max_length, start_token)
-        if cache:
-            verify_cached(self.graph, max_length)
-        else:
-            verify_causal(self.graph, max_length)
-
-    def _check_arguments(self) -> None:
-        if isinstance(self.max_length, bool) or not isinstance(self.max_length, int) or self.max_length < 1:
-            raise ValueError(f"Generator takes a positive integer as max_length, got {self.max_length!r}.")
+        self._settings = {
+            "model": model,
+            "max_length": max_length,
+            "end_token": tuple(end_token) if isinstance(end_token, list | set | np.ndarray) else end_token,
+            "start_token": start_token,
+            "padding_id": padding_id,
+            "strategy": Greedy() if strategy is None else strategy,
+            "target_input": target_input,
+            "from_logits": from_logits,
+            "cache": cache,
+            "processors": tuple(processors),
+            "source_tokenizer": source_tokenizer,
+            "target_tokenizer": target_tokenizer,
+            "jit_compile": jit_compile,
+        }
+        self._padding_id = padding_id
+        _check_length("max_length", max_length)
         if not isinstance(self.strategy, Strategy):
             raise ValueError(f"Generator takes a strategy such as Greedy(), got {self.strategy!r}.")
         for processor in self.processors:
             if not callable(processor):
                 raise ValueError(f"Generator takes functions as processors, got {processor!r}.")
-        for name, token in (("end_token", self.end_token), ("start_token", self.start_token)):
-            if token is None and name == "start_token":
-                continue
-            is_integer = isinstance(token, int | np.integer) and not isinstance(token, bool)
-            if not is_integer or not 0 < token < self.graph.vocabulary_size:
-                raise ValueError(
-                    f"Generator takes an id from 1 to {self.graph.vocabulary_size - 1} as {name} "
-                    f"(the model's vocabulary; 0 is padding), got {token!r}."
-                )
+        self._prepare()
+
+    def __repr__(self):
+        special = {name: self._settings[name] for name in ("max_length", "start_token", "end_token", "padding_id")}
+        if not self.cache:
+            special["cache"] = False
+        if self.processors:
+            special["processors"] = self.processors
+        tokenizers = {name: self._settings[name] for name in ("source_tokenizer", "target_tokenizer")}
+        special.update({name: x for name, x in tokenizers.items() if x is not None})
+        settings = ", ".join(f"{name}={value!r}" for name, value in special.items())
+        return f"Generator({self.model.name!r}, {settings}, strategy={self.strategy!r})"
+
+    def __reduce__(self):
+        return _make, (type(self), {**self._settings, "padding_id": self._padding_id})
 
     # What a user calls
 
-    def __call__(self, inputs=None, prompts=None) -> dict[str, np.ndarray]:
+    def __call__(self, inputs=None, prompts=None, *, lengths=None, seed=None, max_length=None) -> dict:
         """Generate.
 
         Sequences are padded to one of a few shapes, since each new shape is compiled anew. Every compilation is logged
         (`logging.getLogger("keras_transformer")`, level INFO).
 
         Args:
-            inputs: For a model with one input, the prompts: (B, P) ids, shorter ones padded on the right with 0.
-                For others, the sources: an array, a list in the order of the model's inputs, or a dict by name.
-            prompts: (B, P) ids that the target sequences begin with (forced prefixes), padded on the right.
-                Default: `start_token`.
+            inputs: For a model with one input, the prompts. For others, the sources: one, a list in the order of the
+                model's inputs, or a dict by name. Ids are an array (B, T), padded on the right, or a list of lists (or
+                a ragged tensor), which may differ in length; with a tokenizer they may be a list of strings.
+            prompts: Ids or strings that the target sequences begin with (forced prefixes). Default: `start_token`.
+            lengths: (B,) integers. How many ids of each row of the prompts count. Default: as many as the row's list
+                has, or, in an array, all but the padding at its end.
+            seed: Of the random numbers, any integer. Default: that of the strategy.
+            max_length: Longest sequence, if not the generator's own, which is the most it can be.
 
         Returns:
-            tokens: (B, N, L) int32, the prompt, the new tokens with the end token, then 0; N sequences a row, best
-                first, L = `max_length`. lengths: (B, N) int32, without the padding. scores: (B, N) float32, the
-                summed log-probability of the new tokens, divided by the length penalty for beam search.
+            tokens: (B, N, L) int32, the prompt, the new tokens with the end token, then padding; N sequences a row,
+                best first, L = `max_length`. lengths: (B, N) int32, without the padding. scores: (B, N) float32, the
+                summed log-probability of the new tokens, divided by the length penalty for beam search. With a target
+                tokenizer also texts, a list of B lists of N strings.
 
         Raises:
             ValueError: If a prompt is empty and there is no start token, is longer than `max_length`, or has padding
-                inside; an id is out of its vocabulary; an input is missing; or the model gives NaN.
+                inside; an id is out of its vocabulary; rows of sources differ in length and the model does not mask
+                their padding; an input is missing; or the model gives NaN.
         """
-        batch, request = self._read(inputs, prompts)
+        self._follow()
+        batch, request, _ = self._read(inputs, prompts, lengths, max_length)
         if not batch:
-            return self._nothing()
-        self._log["generation"].note(**_shapes(request))
-        outputs = self._compiled(*_tensors(request))
+            return self._answer(self._nothing(), max_length)
+        is_new = self._log["generation"].note(**_shapes(request))
+        outputs = self._compiled(*_tensors(request), *self._numbers(seed, max_length))
+        if is_new:
+            self._structure = self._read_structure()  # what tracing did to layers is no change of theirs
         outputs = {name: ops.convert_to_numpy(x)[:batch] for name, x in outputs.items()}
         self._check_numbers(outputs["scores"])
-        return outputs
+        return self._answer(outputs, max_length)
 
-    def stream(self, inputs=None, prompts=None) -> Iterator[np.ndarray]:
+    def stream(self, inputs=None, prompts=None, *, lengths=None, seed=None, max_length=None) -> Iterator:
         """Generate, and hand out tokens as they come: a Python loop over the compiled step.
 
         Args:
-            inputs, prompts: As of a call.
+            inputs, prompts, lengths, seed, max_length: As of a call.
 
         Yields:
-            (B,) int32, the next token of each row; 0 for a row that has ended. (With speculative decoding rows
-            run ahead of each other: a row's tokens come in order, zeros between them mean nothing.)
+            (B,) int32, the next token of each row, or (B, N) of a strategy that returns N; padding for a row that has
+            ended, or -1 where padding is a token that can be generated. (With speculative decoding rows run ahead of
+            each other: a row's tokens come in order, and padding between them means nothing.) Given strings, and with
+            a target tokenizer: a list of B strings (or lists of N), what the text of each row has more; together
+            they are the text behind the prompt.
 
         Raises:
             ValueError: As a call does; or if the strategy chooses among whole sequences, as beam search does.
@@ -170,31 +200,36 @@ class Generator:
                 f"{type(self.strategy).__name__} knows the first token only when the last is found, so there is "
                 "nothing to stream. Use Greedy(), Sampling(...), ContrastiveSearch(...) or Speculative(...)."
             )
-        return self._stream(*self._read(inputs, prompts))
+        self._follow()
+        batch, request, has_text = self._read(inputs, prompts, lengths, max_length)
+        carries = self._stream(batch, request, self._numbers(seed, max_length))
+        if has_text and self.target_tokenizer is not None:
+            return new_texts(carries, self.strategy.num_return, self._texts)
+        return new_tokens(carries, self.strategy.num_return, self._special.nothing)
 
-    def _stream(self, batch: int, request: Request) -> Iterator[np.ndarray]:
-        self._log["streaming"].note(**_shapes(request))
-        carry, memory = self._compiled_begin(*_tensors(request))
-        lengths = request.lengths[:batch]
+    def _stream(self, batch: int, request: Request, numbers: tuple) -> Iterator[dict[str, np.ndarray]]:
+        """The carry before the first step and after each: tokens (B N, L), lengths and finished (B N,)."""
+        rows = batch * self.strategy.num_return
+        is_new = self._log["streaming"].note(**_shapes(request))
+        carry, memory = self._compiled_begin(*_tensors(request), *numbers)
+        yield {name: ops.convert_to_numpy(carry[name])[:rows] for name in ("tokens", "lengths", "finished")}
         while not ops.convert_to_numpy(carry["finished"]).all():
-            carry = self._compiled_advance(carry, memory)
-            self._check_numbers(ops.convert_to_numpy(carry["scores"])[:batch, None])
-            tokens = ops.convert_to_numpy(carry["tokens"])[:batch]
-            before, lengths = lengths, ops.convert_to_numpy(carry["lengths"])[:batch]
-            for offset in range(int((lengths - before).max(initial=0))):
-                position = before + offset
-                new = tokens[np.arange(batch), np.minimum(position, self.max_length - 1)]
-                yield np.where(position < lengths, new, 0)
+            carry = self._compiled_advance(carry, memory, *numbers)
+            if is_new:
+                self._structure, is_new = self._read_structure(), False
+            self._check_numbers(ops.convert_to_numpy(carry["scores"])[:rows].reshape(batch, -1))
+            yield {name: ops.convert_to_numpy(carry[name])[:rows] for name in ("tokens", "lengths", "finished")}
 
-    def score(self, inputs=None, tokens=None, *, prompt_lengths=1) -> np.ndarray:
+    def score(self, inputs=None, tokens=None, *, prompt_lengths=1, lengths=None) -> np.ndarray:
         """What generation would report for given sequences: their log-probability, behind their prompts.
 
         Args:
             inputs: The sources, as of a call; for a model with one input, the sequences.
             tokens: (B, T) or (B, N, T) ids, the target sequences with their prompts (the start token) and end tokens,
-                padded on the right with 0.
+                padded on the right, or lists, which may differ in length.
             prompt_lengths: How many tokens each sequence begins with that are given, not judged: an integer, (B,) or
                 (B, N).
+            lengths: (B,) or (B, N) integers. How many ids of each sequence count. Default: as of a call's prompts.
 
         Returns:
             (B,) or (B, N) float32: the summed log-probability, divided by the length penalty for beam search.
@@ -202,16 +237,21 @@ class Generator:
         Raises:
             ValueError: If a shape or an id does not fit, or the model gives NaN.
         """
-        sources, tokens, prompt_lengths, shape = self._reader.read_sequences(inputs, tokens, prompt_lengths)
-        batch, beams, length = tokens.shape
+        self._follow()
+        given, shape = self._reader.read_sequences(inputs, tokens, prompt_lengths, lengths)
+        batch, beams, length = given.tokens.shape
         if not batch * beams:
             return np.zeros(shape, "float32")
-        if length <= self.max_length:
-            tokens = np.pad(tokens, ((0, 0), (0, 0), (0, min(bucket(length), self.max_length) - length)))
-        sources = self._pad_sources(sources)
-        self._log["scoring"].note(tokens=tokens.shape, **{f"source_{slot}": x.shape for slot, x in sources.items()})
+        width = max(1, min(bucket(length), self.max_length)) - length
+        tokens = np.pad(given.tokens, ((0, 0), (0, 0), (0, max(width, 0))), constant_values=self._special.fill)
+        sources = self._padding.pad(given.sources)
+        is_new = self._log["scoring"].note(
+            tokens=tokens.shape, **{f"source_{slot}": x.shape for slot, x in sources.items()}
+        )
         sources = {slot: ops.convert_to_tensor(x) for slot, x in sources.items()}
-        scores = ops.convert_to_numpy(self._compiled_score(sources, tokens, prompt_lengths))
+        scores = ops.convert_to_numpy(self._compiled_score(sources, tokens, given.prompt_lengths, given.lengths))
+        if is_new:
+            self._structure = self._read_structure()
         self._check_numbers(scores)
         return scores.reshape(shape)
 
@@ -224,74 +264,52 @@ class Generator:
             "scores": np.zeros(shape, "float32"),
         }
 
-    def _read(self, inputs, prompts) -> tuple[int, Request]:
-        """The number of rows asked for, and the request in a shape from the list."""
-        request = self._reader.read(inputs, prompts)
-        request = request._replace(sources=self._pad_sources(request.sources))
-        return len(request.prompts), pad_request(request, self.max_length)
+    def _read(self, inputs, prompts, lengths, max_length) -> tuple[int, Request, bool]:
+        """The number of rows asked for, the request in a shape from the list, and whether there were texts."""
+        if max_length is not None:
+            _check_length("max_length", max_length, self.max_length)
+        longest = self.max_length if max_length is None else int(max_length)
+        request, has_text = self._reader.read(inputs, prompts, lengths, longest)
+        request = request._replace(sources=self._padding.pad(request.sources))
+        return len(request.prompts), pad_request(request, self.max_length, self._special.fill), has_text
 
-    def _pad_sources(self, sources: dict) -> dict:
-        """The sources, padded where that changes nothing and the encoder takes sequences so long."""
-        padded = pad_sources(sources, self._paddable_sources) if sources else sources
-        shapes = tuple((slot, x.shape[1:]) for slot, x in padded.items())
-        if all(x.shape == sources[slot].shape for slot, x in padded.items()):
-            return sources
-        if shapes not in self._sources_taken:
-            self._sources_taken[shapes] = takes_sources(self.graph, padded)
-        return padded if self._sources_taken[shapes] else sources
+    def _numbers(self, seed, max_length) -> tuple:
+        """Seed and length limit of a call, as tensors: arguments of what is compiled once for all of them."""
+        if seed is None:
+            seed = self.strategy.seed if self.strategy.is_random else 0
+        limit = self.max_length if max_length is None else max_length
+        return ops.convert_to_tensor(as_seed(seed), "int32"), ops.convert_to_tensor(int(limit), "int32")
+
+    def _answer(self, outputs: dict, max_length) -> dict:
+        """Outputs as a call returns them."""
+        if max_length is not None:
+            outputs["tokens"] = outputs["tokens"][..., :max_length]
+        if self.target_tokenizer is not None:
+            batch, count, length = outputs["tokens"].shape
+            texts = self._texts.decode(outputs["tokens"].reshape(-1, length), outputs["lengths"].ravel())
+            outputs["texts"] = [texts[row * count : (row + 1) * count] for row in range(batch)]
+        return outputs
+
+    def _compile(self, function: Callable) -> Callable:
+        return compiled(function, [*self.model.variables, *self.strategy.variables], self.jit_compile)
 
     def _check_numbers(self, scores: np.ndarray) -> None:
         if np.isnan(scores).any():
             rows = np.flatnonzero(np.isnan(scores.reshape(len(scores), -1)).any(axis=1))
             raise ValueError(f"The model '{self.model.name}' gives NaN logits for the rows {rows.tolist()}.")
 
-    @cached_property
-    def _paddable_sources(self) -> set[int]:
-        """The sources, by slot, that may be padded with 0 without any effect."""
-        return padding_is_ignored(self.graph)
 
-    @cached_property
-    def _log(self) -> dict[str, CompileLog]:
-        return {name: CompileLog(name) for name in ("generation", "streaming", "scoring")}
+def _make(kind: type, settings: dict) -> Generator:
+    """A generator of its settings: what copying and pickling do."""
+    return kind(**settings)
 
-    # Pure functions of tensors: compiled here, exported by `kt.export`
 
-    def generate(self, sources: dict, prompts, lengths, seed=None) -> dict:
-        """Generate from tensors: the whole loop, as `__call__` compiles it and `kt.export` writes it.
-
-        Args:
-            sources: A tensor for each source, by its place among the model's inputs.
-            prompts: (B, P), int32, padded on the right; P at most `max_length`.
-            lengths: (B,), int32. Tokens in each prompt, at least one.
-            seed: int32 scalar. Of the random numbers, in place of the strategy's own.
-
-        Returns:
-            What `__call__` returns, as tensors.
-        """
-        strategy = self.strategy if seed is None else self.strategy.with_seed(seed)
-        return generate(strategy, self.decoder, sources, prompts, lengths)
-
-    def _compile(self, function: Callable) -> Callable:
-        return compiled(function, [*self.model.variables, *self.strategy.variables], self.jit_compile)
-
-    @cached_property
-    def _compiled(self) -> Callable:
-        return self._compile(lambda *request: self.generate(*request))
-
-    @cached_property
-    def _compiled_begin(self) -> Callable:
-        def begin(sources, prompts, lengths):
-            return self.strategy.begin(self.decoder, self.strategy.encode(self.decoder, sources), prompts, lengths)
-
-        return self._compile(begin)
-
-    @cached_property
-    def _compiled_advance(self) -> Callable:
-        return self._compile(lambda carry, memory: self.strategy.advance(self.decoder, carry, memory))
-
-    @cached_property
-    def _compiled_score(self) -> Callable:
-        return self._compile(lambda *request: score_sequences(self.strategy, self.decoder, *request))
+def _check_length(name: str, value, most: int | None = None) -> None:
+    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_integer or value < 1:
+        raise ValueError(f"Generator takes a positive integer as {name}, got {value!r}.")
+    if most is not None and value > most:
+        raise ValueError(f"A call takes at most the generator's own {name}, {most}, got {value!r}.")
 
 
 def _tensors(request: Request) -> tuple:

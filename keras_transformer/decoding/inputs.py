@@ -1,12 +1,16 @@
 """What a user hands to a Generator, checked: sources by slot, prompts and their lengths."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
 import numpy as np
 
 from keras_transformer.decoding.graph import Graph
+from keras_transformer.decoding.special import SpecialTokens
+from keras_transformer.decoding.texts import Texts, is_text
 from keras_transformer.layers.checks import describe
+from keras_transformer_runtime.ids import Rows, as_integers, check_range, count_tokens, read_rows
 
 
 class Request(NamedTuple):
@@ -17,49 +21,60 @@ class Request(NamedTuple):
     lengths: np.ndarray  # (B,), int32, at least 1
 
 
+class Sequences(NamedTuple):
+    """Arrays ready to judge."""
+
+    sources: dict[int, np.ndarray]  # by slot
+    tokens: np.ndarray  # (B, N, T), int32, padded on the right
+    lengths: np.ndarray  # (B, N), int32
+    prompt_lengths: np.ndarray  # (B, N), int32
+
+
 class InputReader:
     """Reads inputs for a graph.
 
     Args:
         graph: The model.
-        max_length: Longest sequence.
-        start_token: Id that stands in for a prompt that is missing or empty, or None.
+        special: The tokens with a meaning of their own.
+        texts: The tokenizers.
+        may_pad: Whether rows of the source in a slot may be padded without any effect.
     """
 
-    def __init__(self, graph: Graph, max_length: int, start_token: int | None):
+    def __init__(self, graph: Graph, special: SpecialTokens, texts: Texts, may_pad: Callable[[int], bool]):
         self.graph = graph
-        self.max_length = max_length
-        self.start_token = start_token
+        self.special = special
+        self.texts = texts
+        self.may_pad = may_pad
+        self._slots = {name: slot for slot, name in enumerate(graph.input_names) if slot != graph.target}
+        self._target = graph.input_names[graph.target]
+        self._limits = graph.vocabulary_limits()
 
-    def read(self, inputs, prompts) -> Request:
-        """Sources and prompts, however they were given; ValueError if something is missing or does not fit."""
-        slots = {name: slot for slot, name in enumerate(self.graph.input_names) if slot != self.graph.target}
-        named, prompts = self._name(inputs, prompts, list(slots))
-        sources = self._read_sources(named, slots)
+    def read(self, inputs, prompts, lengths, max_length: int) -> tuple[Request, bool]:
+        """Sources and prompts, however they were given, and whether there were texts among them; ValueError if
+        something is missing or does not fit."""
+        named, prompts = self._name(inputs, prompts)
+        sources = self._read_sources(named)
         batch = len(next(iter(sources.values()))) if sources else None
-        return Request(sources, *self._read_prompts(prompts, batch))
+        request = Request(sources, *self._read_prompts(prompts, lengths, batch, max_length))
+        return request, any(is_text(x) for x in (*named.values(), prompts))
 
-    def read_sequences(self, inputs, tokens, prompt_lengths):
-        """Sources, whole sequences (B, N, T) to judge, their prompts' lengths (B, N), and the shape of the answer."""
-        slots = {name: slot for slot, name in enumerate(self.graph.input_names) if slot != self.graph.target}
-        named, tokens = self._name(inputs, tokens, list(slots))
+    def read_sequences(self, inputs, tokens, prompt_lengths, lengths) -> tuple[Sequences, tuple]:
+        """Sources and whole sequences, and the shape of the answer, (B,) or (B, N)."""
+        named, tokens = self._name(inputs, tokens)
         if tokens is None:
-            raise ValueError(f"score takes the sequences to judge, as '{self.graph.input_names[self.graph.target]}'.")
-        sources = self._read_sources(named, slots)
-        tokens = np.asarray(tokens)
-        if tokens.ndim not in (2, 3) or not np.issubdtype(tokens.dtype, np.integer):
-            raise ValueError(
-                "score takes sequences of shape (batch, length) or (batch, beams, length), integers padded on the "
-                f"right with 0, got shape {tokens.shape} of {tokens.dtype}."
-            )
-        if sources and len(next(iter(sources.values()))) != len(tokens):
-            raise ValueError(f"There are {len(tokens)} sequences for {len(next(iter(sources.values())))} sources.")
-        self._check_ids(self.graph.target, "The sequence", tokens)
-        if _has_inner_padding(tokens):
-            raise ValueError("score takes sequences that are padded on the right only; there is a 0 before a token.")
-        shape = tokens.shape[:-1]
-        prompt_lengths = np.asarray(prompt_lengths)
-        if not np.issubdtype(prompt_lengths.dtype, np.integer) or prompt_lengths.shape not in ((), shape[:1], shape):
+            raise ValueError(f"score takes the sequences to judge, as '{self._target}'.")
+        sources = self._read_sources(named)
+        tokens, shape = _without_beams(tokens)
+        if sources and len(next(iter(sources.values()))) != shape[0]:
+            raise ValueError(f"There are {shape[0]} sequences for {len(next(iter(sources.values())))} sources.")
+        if lengths is not None:
+            lengths = as_integers(lengths, "The lengths of the sequences")
+            if lengths.shape != shape:
+                raise ValueError(f"score takes lengths of shape {shape}, one a sequence, got shape {lengths.shape}.")
+            lengths = lengths.reshape(-1)
+        rows = self._read_rows(tokens, "The sequence", lengths, may_end=True)
+        prompt_lengths = as_integers(prompt_lengths, "The prompt_lengths")
+        if prompt_lengths.shape not in ((), shape[:1], shape):
             raise ValueError(
                 f"score takes as prompt_lengths an integer or integers of shape {shape[:1]} or {shape}, got shape "
                 f"{prompt_lengths.shape} of {prompt_lengths.dtype}."
@@ -69,92 +84,163 @@ class InputReader:
                 f"score takes prompt_lengths of at least 1, got {prompt_lengths.min()}: the first token has nothing "
                 "before it to be judged by."
             )
-        tokens = tokens[:, None] if tokens.ndim == 2 else tokens
+        beams = shape if len(shape) == 2 else (*shape, 1)
         if prompt_lengths.ndim == 1:
             prompt_lengths = prompt_lengths[:, None]
-        prompt_lengths = np.broadcast_to(prompt_lengths, tokens.shape[:2])
-        return sources, tokens.astype("int32"), prompt_lengths.astype("int32"), shape
+        return Sequences(
+            sources,
+            rows.ids.reshape(*beams, rows.ids.shape[1]),
+            rows.lengths.reshape(beams),
+            np.broadcast_to(prompt_lengths, beams).astype("int32"),
+        ), shape
 
-    def _name(self, inputs, prompts, names: list[str]) -> tuple[dict, object]:
+    def _name(self, inputs, prompts) -> tuple[dict, object]:
         """The sources by name, and the prompts."""
-        target = self.graph.input_names[self.graph.target]
+        names = list(self._slots)
         if isinstance(inputs, dict):
             named = dict(inputs)
         elif inputs is None:
             named = {}
         elif not names:
-            named = {target: inputs}
+            named = {self._target: inputs}
         else:
             sources = list(inputs) if isinstance(inputs, list | tuple) and len(names) > 1 else [inputs]
             if len(sources) != len(names):
                 raise ValueError(f"The model takes {len(names)} sources {names}, got {len(sources)}.")
             named = dict(zip(names, sources, strict=True))
-        if target in named and prompts is not None:
-            raise ValueError(f"The prompts were given twice, as '{target}' and as prompts.")
-        return named, named.pop(target, prompts)
+        if self._target in named and prompts is not None:
+            raise ValueError(f"The prompts were given twice, as '{self._target}' and as prompts.")
+        return named, named.pop(self._target, prompts)
 
-    def _read_sources(self, named: dict, slots: dict[str, int]) -> dict[int, np.ndarray]:
-        if set(named) != set(slots):
-            raise ValueError(f"The model takes the sources {list(slots)}, got {sorted(named)}.")
-        sources = {slots[name]: np.asarray(source) for name, source in named.items()}
-        for slot, source in sources.items():
-            self._check_source(slot, source)
+    def _read_sources(self, named: dict) -> dict[int, np.ndarray]:
+        if set(named) != set(self._slots):
+            raise ValueError(f"The model takes the sources {list(self._slots)}, got {sorted(named)}.")
+        sources = {self._slots[name]: self._read_source(self._slots[name], source) for name, source in named.items()}
         batches = {len(source) for source in sources.values()}
         if len(batches) > 1:
             raise ValueError(f"The sources differ in their number of rows: {sorted(batches)}.")
         return sources
 
-    def _check_source(self, slot: int, source: np.ndarray) -> None:
-        name, expected = self.graph.input_names[slot], self.graph.model.inputs[slot].shape
-        if source.ndim != len(expected) or any(
-            w is not None and w != g for w, g in zip(expected, source.shape, strict=True)
-        ):
-            raise ValueError(f"The source '{name}' has shape {source.shape}; the model takes {expected}.")
-        dtype = keras.backend.standardize_dtype(self.graph.model.inputs[slot].dtype)
-        if "int" in dtype and not np.issubdtype(source.dtype, np.integer):
-            raise ValueError(f"The source '{name}' holds {source.dtype}; the model takes {dtype}.")
-        self._check_ids(slot, f"The source '{name}'", source)
+    def _read_source(self, slot: int, source) -> np.ndarray:
+        tensor = self.graph.model.inputs[slot]
+        what, dtype = f"The source '{tensor.name}'", keras.backend.standardize_dtype(tensor.dtype)
+        if is_text(source) and dtype != "string":
+            source = self.texts.encode_source(source)
+        _check_shape(what, source, tensor.shape)
+        if slot in self._limits or "int" in dtype:
+            source = self._read_ids(slot, source, what, len(tensor.shape))
+        else:
+            source = np.asarray(source, object if dtype == "string" else None)
+        _check_shape(what, source, tensor.shape)
+        return source
 
-    def _check_ids(self, slot: int, what: str, ids: np.ndarray) -> None:
-        layer, size = self.graph.vocabulary_limits().get(slot, (None, None))
-        if size is not None and ids.size and (ids.min() < 0 or ids.max() >= size):
+    def _read_ids(self, slot: int, source, what: str, rank: int) -> np.ndarray:
+        """The ids of a source, as wide as they were given: what pads an array is the model's affair."""
+        layer, size = self._limits.get(slot, (None, None))
+        owner = "the model" if layer is None else describe(layer)
+        if rank != 2:
+            ids = as_integers(source, what)
+            check_range(ids, what, size, owner)
+            return ids
+        rows = read_rows(source, what, padding_id=None, vocabulary_size=size, owner=owner)
+        if (rows.lengths == rows.ids.shape[1]).all():
+            return rows.ids
+        padding_id = self.graph.padding_id(slot)
+        if padding_id is None or not self.may_pad(slot):
             raise ValueError(
-                f"{what} has ids from {ids.min()} to {ids.max()}; {describe(layer)} takes ids from 0 to {size - 1}."
+                f"{what} has rows of {rows.lengths.min()} to {rows.lengths.max()} ids, and the model does not mask "
+                f"what would pad the shorter ones{' (padding_id=None)' if padding_id is None else ''}. Give rows of "
+                "one length at a time, or an array that is padded as in training."
             )
+        return np.where(np.arange(rows.ids.shape[1]) < rows.lengths[:, None], rows.ids, padding_id).astype("int32")
 
-    def _read_prompts(self, prompts, batch: int | None) -> tuple[np.ndarray, np.ndarray]:
+    def _read_prompts(self, prompts, lengths, batch: int | None, max_length: int) -> Rows:
         """Prompts (B, P) without empty rows and needless columns, and their lengths (B,), int32."""
         if prompts is None:
-            if self.start_token is None:
+            if self.special.start is None:
                 raise ValueError("Generator was given neither a prompt nor, when it was made, a start_token.")
-            prompts = np.full((1 if batch is None else batch, 1), self.start_token)
-        prompts = np.asarray(prompts)
-        if prompts.ndim != 2 or not np.issubdtype(prompts.dtype, np.integer):
-            raise ValueError(
-                f"Generator takes prompts of shape (batch, length), integers padded on the right with 0, got shape "
-                f"{prompts.shape} of {prompts.dtype}."
-            )
-        if batch is not None and len(prompts) != batch:
-            raise ValueError(f"There are {len(prompts)} prompts for {batch} rows of sources.")
-        lengths = (prompts != 0).sum(axis=1)
+            prompts = [[]] * (1 if batch is None else batch)
+        if is_text(prompts):
+            if lengths is not None:
+                raise ValueError("lengths are those of arrays of ids; the prompts are texts.")
+            prompts = self.texts.encode_prompts(prompts)
+        ids, lengths = self._read_rows(prompts, "The prompt", lengths)
+        if batch is not None and len(ids) != batch:
+            raise ValueError(f"There are {len(ids)} prompts for {batch} rows of sources.")
         if (lengths == 0).any():
-            if self.start_token is None:
+            if self.special.start is None:
                 rows = np.flatnonzero(lengths == 0).tolist()
                 raise ValueError(f"The prompts of the rows {rows} are empty and there is no start_token to begin with.")
-            prompts = np.pad(prompts, ((0, 0), (0, int(prompts.shape[1] == 0))))
-            prompts[lengths == 0, 0] = self.start_token
+            ids = np.pad(ids, ((0, 0), (0, int(ids.shape[1] == 0))), constant_values=self.special.fill)
+            ids[lengths == 0, 0] = self.special.start
             lengths = np.maximum(lengths, 1)
-        if _has_inner_padding(prompts):
-            raise ValueError("Generator takes prompts that are padded on the right only; there is a 0 before a token.")
-        prompts = prompts[:, : lengths.max(initial=1)]
-        if prompts.shape[1] > self.max_length:
+        if ids.shape[1] > max_length:
+            raise ValueError(f"A prompt has {ids.shape[1]} tokens; max_length, {max_length}, counts them, too.")
+        return Rows(ids, lengths)
+
+    def _read_rows(self, values, what: str, lengths, may_end: bool = False) -> Rows:
+        """Target sequences, padded with `fill`. With `may_end`, the first padding id of a row in an array counts where
+        that is what ends a sequence."""
+        layer, size = self._limits.get(self.graph.target, (None, self.graph.vocabulary_size))
+        options = {
+            "lengths": lengths,
+            "vocabulary_size": size,
+            "owner": "the model" if layer is None else describe(layer),
+        }
+        padding, special = self.special.padding, self.special
+        if padding is None or not (padding in special.ends or padding == special.start):
+            return read_rows(values, what, padding_id=padding, **options)
+        # Padding is a token as well. A list says how long it is; an array does not.
+        rows = read_rows(values, what, padding_id=None, **options)
+        counts = rows.lengths
+        if lengths is None and not isinstance(values, list | tuple):
+            counts = count_tokens(rows.ids, padding, counts)
+            counts = np.minimum(counts + (may_end and padding in special.ends), rows.ids.shape[1])
+        real = np.arange(rows.ids.shape[1]) < counts[:, None]
+        seen = real[:, 1:] if may_end else real  # of a whole sequence the last token is not read
+        if special.is_hidden and (seen & (rows.ids == padding)[:, : seen.shape[1]]).any():
             raise ValueError(
-                f"A prompt has {prompts.shape[1]} tokens; max_length, {self.max_length}, counts them, too."
+                f"{what} must be padded on the right only; there is a {padding}, which the model hides as padding, "
+                "before a token."
             )
-        self._check_ids(self.graph.target, "The prompt", prompts)
-        return prompts.astype("int32"), lengths.astype("int32")
+        ids = np.where(real, rows.ids, padding)[:, : counts.max(initial=0)]
+        return Rows(ids.astype("int32"), counts.astype("int32"))
 
 
-def _has_inner_padding(tokens: np.ndarray) -> bool:
-    """Whether a token follows a 0 somewhere in sequences (..., T)."""
-    return bool(((tokens[..., :-1] == 0) & (tokens[..., 1:] != 0)).any())
+def _check_shape(what: str, values, expected: tuple) -> None:
+    """Raise ValueError unless an array or tensor has the expected shape, as far as that is known."""
+    if not (isinstance(values, np.ndarray) and values.dtype != object or keras.ops.is_tensor(values)):
+        return
+    shape = tuple(values.shape)
+    if len(shape) != len(expected) or any(
+        wanted is not None and wanted != given for wanted, given in zip(expected, shape, strict=True)
+    ):
+        raise ValueError(f"{what} has shape {shape}; the model takes {tuple(expected)}.")
+
+
+def _without_beams(tokens) -> tuple[object, tuple]:
+    """Sequences (B, T) or (B, N, T), arrays or lists, as rows, and what they are shaped as: (B,) or (B, N)."""
+    if type(tokens).__name__ == "RaggedTensor":
+        tokens = tokens.to_list()
+    is_list = isinstance(tokens, list | tuple)
+    tokens = tokens if is_list else as_integers(tokens, "The sequence")
+    if _depth(tokens) not in (2, 3):
+        raise ValueError(
+            "score takes sequences of shape (batch, length) or (batch, beams, length), integers padded on the right, "
+            f"or lists of lists, got shape {np.shape(tokens)}."
+        )
+    if not is_list:
+        return tokens.reshape(-1, tokens.shape[-1]), tokens.shape[:-1]
+    if _depth(tokens) < 3:
+        return tokens, (len(tokens),)
+    beams = {len(rows) for rows in tokens}
+    if len(beams) > 1:
+        raise ValueError(f"score takes as many sequences for each row, got {sorted(beams)}.")
+    return [row for rows in tokens for row in rows], (len(tokens), *beams)
+
+
+def _depth(values) -> int:
+    """The number of dimensions of an array, or of nested lists by their first entries."""
+    if not isinstance(values, list | tuple):
+        return np.ndim(values)
+    return 1 + (_depth(values[0]) if values else 0)

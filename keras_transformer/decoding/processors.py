@@ -39,7 +39,8 @@ class RepetitionPenalty:
             raise ValueError(f"RepetitionPenalty takes a positive penalty, got {self.penalty!r}.")
 
     def __call__(self, log_probabilities, tokens, lengths):
-        seen = _mark(tokens, log_probabilities.shape[-1])
+        places = ops.arange(tokens.shape[-1], dtype="int32")
+        seen = _mark(tokens, places < ops.expand_dims(lengths, 1), log_probabilities.shape[-1])
         seen = ops.logical_and(seen, log_probabilities > FORBIDDEN / 2)  # what is forbidden stays so
         return ops.where(seen, log_probabilities * self.penalty, log_probabilities)
 
@@ -75,40 +76,41 @@ class NoRepeatNGram:
             shifted = ops.pad(tokens[:, : width - before + place], [[0, 0], [before - place, 0]])
             repeated = ops.logical_and(repeated, shifted == recent[:, place : place + 1])
         repeated = ops.logical_and(repeated, lengths >= before)
-        forbidden = _mark(ops.where(repeated, tokens, 0), log_probabilities.shape[-1])
-        return forbid(log_probabilities, forbidden)
+        return forbid(log_probabilities, _mark(tokens, repeated, log_probabilities.shape[-1]))
 
 
 @dataclass(frozen=True)
 class MinimumLength:
-    """Forbids the end token while a sequence, prompt and end token included, would be shorter than `length`.
+    """Forbids the end while a sequence, prompt and end token included, would be shorter than `length`.
 
     Args:
         length: Counted as `max_length` is.
-        end_token: The id that is forbidden until then.
+        end_token: The id, or ids, that are forbidden until then.
 
     Raises:
         ValueError: If `length` is not a positive integer, or above the generator's `max_length`.
     """
 
     length: int
-    end_token: int
+    end_token: int | Sequence[int]
 
     def __post_init__(self):
         if isinstance(self.length, bool) or not isinstance(self.length, int) or self.length < 1:
             raise ValueError(f"MinimumLength takes a positive integer as length, got {self.length!r}.")
+        if not isinstance(self.end_token, int | np.integer):
+            object.__setattr__(self, "end_token", tuple(self.end_token))
 
     def check(self, decoder) -> None:
         if self.length > decoder.max_length:
             raise ValueError(
                 f"MinimumLength asks for {self.length} tokens, the generator's max_length is {decoder.max_length}."
             )
-        _check_tokens(self, [self.end_token], decoder)
+        _check_tokens(self, np.ravel(self.end_token).tolist(), decoder)
 
     def __call__(self, log_probabilities, tokens, lengths):
-        is_end = ops.arange(log_probabilities.shape[-1], dtype="int32") == self.end_token
+        is_end = np.isin(np.arange(log_probabilities.shape[-1]), self.end_token)
         too_short = ops.expand_dims(lengths + 1 < self.length, 1)
-        return forbid(log_probabilities, ops.logical_and(is_end, too_short))
+        return forbid(log_probabilities, ops.logical_and(ops.convert_to_tensor(is_end), too_short))
 
 
 class ForbiddenTokens:
@@ -126,7 +128,7 @@ class ForbiddenTokens:
 
     def check(self, decoder) -> None:
         _check_tokens(self, self.tokens, decoder)
-        if len(set(self.tokens) | {0}) >= decoder.vocabulary_size:
+        if len({*self.tokens, *_never(decoder)}) >= decoder.vocabulary_size:
             raise ValueError(f"ForbiddenTokens forbids all {decoder.vocabulary_size} tokens of the model.")
 
     def __call__(self, log_probabilities, tokens, lengths):
@@ -165,18 +167,24 @@ class ForcedTokens:
 
 
 def _check_tokens(processor, tokens, decoder) -> None:
+    never = _never(decoder)
     for token in tokens:
-        if not 0 < token < decoder.vocabulary_size:
+        if isinstance(token, bool) or token in never or not 0 <= token < decoder.vocabulary_size:
             raise ValueError(
-                f"{type(processor).__name__} takes ids from 1 to {decoder.vocabulary_size - 1}, the model's "
-                f"vocabulary, got {token}."
+                f"{type(processor).__name__} takes ids from 0 to {decoder.vocabulary_size - 1}, the model's "
+                f"vocabulary{''.join(f', but for {id}, which is padding' for id in never)}, got {token!r}."
             )
 
 
-def _mark(tokens, size: int):
-    """Which ids occur in each row of `tokens` (R, L), (R, V), padding aside."""
+def _never(decoder) -> set[int]:
+    """The padding id, where there is one that is not generated."""
+    return {decoder.padding_id} - {None, *decoder.end_tokens}
+
+
+def _mark(tokens, wanted, size: int):
+    """Which ids occur in each row of `tokens` (R, L) at places that are `wanted` (R, L), (R, V)."""
     rows = ops.expand_dims(ops.arange(ops.shape(tokens)[0], dtype="int32"), 1) + ops.zeros_like(tokens)
-    indices = ops.reshape(ops.stack([rows, tokens], axis=-1), (-1, 2))
-    marks = ops.zeros((ops.shape(tokens)[0], size), "int32")
-    marks = ops.scatter_update(marks, indices, ops.ones_like(indices[:, 0]))
-    return ops.logical_and(marks > 0, ops.arange(size, dtype="int32") > 0)
+    columns = ops.where(wanted, tokens, size)  # one more takes the others
+    indices = ops.reshape(ops.stack([rows, columns], axis=-1), (-1, 2))
+    marks = ops.zeros((ops.shape(tokens)[0], size + 1), "int32")
+    return ops.scatter_update(marks, indices, ops.ones_like(indices[:, 0]))[:, :size] > 0

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 from keras import ops
 
 from keras_transformer.decoding.strategies import TokenByToken, forbid
-from keras_transformer.ops.random import uniforms
+from keras_transformer.ops.random import as_seed, uniforms
 
 WIDTH = 128  # tokens in a block of the two-level search
+NEXT = np.uint32(0x9E3779B9).astype("int32")  # from the seed of one sequence of a row to that of the next
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,8 @@ class Sampling(TokenByToken):
     distribution that the one before it left. Tokens as probable as the last one kept are kept, too.
 
     The random numbers are a hash of (seed, row, position): the same seed gives the same tokens on every backend, in
-    a SavedModel and in LiteRT (up to rounding, where a number falls within 1e-7 of the border of two tokens).
+    a SavedModel and in LiteRT (up to rounding, where a number falls within 1e-7 of the border of two tokens). A call
+    of the generator may bring a seed of its own.
 
     Args:
         temperature: Above 1 flatter, below 1 sharper.
@@ -27,11 +30,14 @@ class Sampling(TokenByToken):
             Degeneration", section 3.1).
         min_p: Keep tokens at least min_p times as probable as the most probable one
             (https://arxiv.org/abs/2407.01082).
-        seed: Of the random numbers.
+        seed: Of the random numbers, any integer. None: each call draws one, by Python's `random`, which
+            `keras.utils.set_random_seed` sets.
+        num_return: How many sequences to draw for each row, independently of each other. The first is the one that
+            is drawn alone.
 
     Raises:
-        ValueError: If `temperature` is not positive, `top_k` is not a positive integer, or `top_p` or `min_p` is not
-            in (0, 1].
+        ValueError: If `temperature` is not positive, `top_k` or `num_return` is not a positive integer, `top_p` or
+            `min_p` is not in (0, 1], or `seed` is no integer.
 
     Example:
 
@@ -47,7 +53,8 @@ class Sampling(TokenByToken):
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
-    seed: int = 0
+    seed: int | None = 0
+    num_return: int = 1
 
     def __post_init__(self):
         if not 0 < self.temperature < float("inf"):
@@ -62,6 +69,11 @@ class Sampling(TokenByToken):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
                 raise ValueError(f"Sampling takes a {name} in (0, 1], or None, got {value!r}.")
+        count = self.num_return
+        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
+            raise ValueError(f"Sampling takes a positive integer as num_return, got {count!r}.")
+        if self.seed is not None and not ops.is_tensor(self.seed):
+            as_seed(self.seed)
 
     is_random = True
 
@@ -69,8 +81,16 @@ class Sampling(TokenByToken):
         return replace(self, seed=seed)
 
     def select(self, log_probabilities, positions):
-        rows = ops.arange(ops.shape(log_probabilities)[0], dtype="int32")
-        return draw(self.weights(log_probabilities), uniforms(self.seed, rows, positions))
+        return draw(self.weights(log_probabilities), self.uniforms(positions))
+
+    def uniforms(self, positions, stream: int = 0):
+        """Random numbers in [0, 1), (B N,), for sequences at `positions` (B N,), float32; others in each stream."""
+        seed = ops.cast(as_seed(self.seed), "int32")
+        rows = ops.arange(ops.shape(positions)[0], dtype="int32")
+        if self.num_return > 1:
+            seed = seed + ops.mod(rows, self.num_return) * NEXT
+            rows = rows // self.num_return
+        return uniforms(ops.bitwise_xor(seed, stream) if stream else seed, rows, positions)
 
     def weights(self, log_probabilities):
         """The distribution that tokens are drawn from, (..., V), up to a factor of each row."""

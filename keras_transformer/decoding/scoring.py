@@ -7,7 +7,7 @@ from keras_transformer.decoding.decoder import Decoder, attention_to_memory
 from keras_transformer.decoding.strategies import Strategy
 
 
-def score_sequences(strategy: Strategy, decoder: Decoder, sources: dict, tokens, prompt_lengths):
+def score_sequences(strategy: Strategy, decoder: Decoder, sources: dict, tokens, prompt_lengths, lengths=None):
     """What `strategy` would report for sequences that it had found.
 
     Args:
@@ -16,6 +16,7 @@ def score_sequences(strategy: Strategy, decoder: Decoder, sources: dict, tokens,
         sources: A tensor for each source, by slot.
         tokens: (B, N, T), int32, padded on the right.
         prompt_lengths: (B, N), int32. How many tokens of each are given.
+        lengths: (B, N), int32. How many tokens each has. Default: those before the padding.
 
     Returns:
         (B, N), float32.
@@ -31,7 +32,11 @@ def score_sequences(strategy: Strategy, decoder: Decoder, sources: dict, tokens,
     following = ops.expand_dims(flat[:, 1:], -1)
     gained = ops.take_along_axis(log_probabilities[:, :-1], following, axis=-1)[..., 0]  # (B N, T - 1)
     places = ops.expand_dims(ops.arange(1, length, dtype="int32"), 0)
-    judged = ops.logical_and(flat[:, 1:] != 0, places >= ops.reshape(prompt_lengths, (-1, 1)))
+    judged = places >= ops.reshape(prompt_lengths, (-1, 1))
+    if lengths is not None:
+        judged = ops.logical_and(judged, places < ops.reshape(lengths, (-1, 1)))
+    elif decoder.padding_id is not None:
+        judged = ops.logical_and(judged, flat[:, 1:] != decoder.padding_id)
     scores = ops.sum(ops.where(judged, gained, 0.0), axis=-1)
     new_tokens = ops.sum(ops.cast(judged, "int32"), axis=-1)
     coverage = attention_to_memory(recording)

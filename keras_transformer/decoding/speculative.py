@@ -7,10 +7,18 @@ from keras import ops
 
 from keras_transformer.decoding.decoder import Decoder
 from keras_transformer.decoding.graph import Graph
+from keras_transformer.decoding.probabilities import check_scores
 from keras_transformer.decoding.sampling import Sampling, draw
-from keras_transformer.decoding.strategies import Greedy, Strategy, append, argmax, begin_sequences, token_at
+from keras_transformer.decoding.strategies import (
+    Greedy,
+    Strategy,
+    append,
+    argmax,
+    begin_sequences,
+    repeat_rows,
+    token_at,
+)
 from keras_transformer.decoding.verification import verify_cached, verify_causal
-from keras_transformer.ops.random import uniforms
 
 # Independent streams of random numbers for one position.
 PROPOSE, ACCEPT, REPLACE = 0x1F3D5B79, 0x2E4C6A88, 0x3D5B7997
@@ -55,11 +63,13 @@ class Speculative(Strategy):
         self.draft = draft
         self.num_draft_tokens = num_draft_tokens
         self.strategy = strategy
-        self._drafters = {}  # by the decoder that they run ahead of
+
+    def __repr__(self):
+        return f"Speculative({self.draft.name!r}, {self.num_draft_tokens}, strategy={self.strategy!r})"
 
     @property
-    def variables(self):
-        return self.draft.variables
+    def models(self):
+        return [self.draft]
 
     def check(self, decoder):
         graph = Graph(self.draft, decoder.graph.input_names[decoder.graph.target])
@@ -73,11 +83,13 @@ class Speculative(Strategy):
                 f"Speculative takes a draft with the model's inputs {decoder.graph.input_names}; '{self.draft.name}' "
                 f"has {graph.input_names}."
             )
-        (verify_cached if decoder.cache else verify_causal)(graph, decoder.max_length)
-        self._drafters[id(decoder)] = Decoder(
+        scores = (verify_cached if decoder.cache else verify_causal)(graph, decoder.max_length)
+        check_scores(self.draft.name, scores, decoder.from_logits)
+        decoder.drafter = Decoder(
             graph,
             decoder.max_length,
-            end_token=decoder.end_token,
+            end_token=decoder.end_tokens,
+            padding_id=decoder.padding_id,
             from_logits=decoder.from_logits,
             cache=decoder.cache,
             processors=decoder.processors,
@@ -92,21 +104,26 @@ class Speculative(Strategy):
         """Of the random numbers of its strategy."""
         return self.strategy.seed
 
+    @property
+    def num_return(self):
+        return self.strategy.num_return
+
     def with_seed(self, seed):
         other = copy.copy(self)
         other.strategy = self.strategy.with_seed(seed)
         return other
 
     def encode(self, decoder, sources):
-        return {"model": decoder.encode(sources), "draft": self._drafters[id(decoder)].encode(sources)}
+        return {"model": decoder.encode(sources), "draft": decoder.drafter.encode(sources)}
 
     def begin(self, decoder, memory, prompts, lengths):
         ahead = self.num_draft_tokens
         begun = decoder.begin(memory["model"], prompts, lengths, lookahead=ahead)
-        drafted = self._drafters[id(decoder)].begin(memory["draft"], prompts, lengths, lookahead=ahead)
+        drafted = decoder.drafter.begin(memory["draft"], prompts, lengths, lookahead=ahead)
         sequences = begin_sequences(decoder, prompts, lengths)
         memory = {"model": begun.memory, "draft": drafted.memory}
-        return {**sequences, "state": begun.state, "draft": drafted.state}, memory
+        carry = {**sequences, "state": begun.state, "draft": drafted.state}
+        return repeat_rows(carry, self.num_return), repeat_rows(memory, self.num_return)
 
     def advance(self, decoder, carry, memory):
         tokens, lengths = carry["tokens"], carry["lengths"]
@@ -144,7 +161,7 @@ class Speculative(Strategy):
 
     def _propose(self, decoder, carry, memory):
         """The draft's tokens, a list of (B,), what each was drawn from, (B, V), and the draft's state."""
-        drafter = self._drafters[id(decoder)]
+        drafter = decoder.drafter
         tokens, lengths, state = carry["tokens"], carry["lengths"], carry["draft"]
         last = decoder.max_length - 1
         proposed, weights = [], []
@@ -184,8 +201,7 @@ class Speculative(Strategy):
         return ops.where(accepted, token, draw(excess, self._uniforms(REPLACE, positions))), accepted
 
     def _uniforms(self, stream: int, positions):
-        rows = ops.arange(ops.shape(positions)[0], dtype="int32")
-        return uniforms(ops.bitwise_xor(ops.cast(self.strategy.seed, "int32"), stream), rows, positions)
+        return self.strategy.uniforms(positions, stream)
 
 
 def _normalize(weights):

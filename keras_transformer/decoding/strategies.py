@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import keras
 from keras import ops
 
 from keras_transformer.decoding.decoder import Decoder
@@ -20,15 +21,20 @@ class Strategy:
 
     is_random = False  # whether it draws random numbers, and so takes a seed
     returns_final_tokens = True  # whether a token once chosen stays, so that it can be streamed
-    num_return = 1  # sequences for each row
+    num_return = 1  # sequences for each row; the carry has them one after the other, (B N, ...)
 
     def check(self, decoder: Decoder) -> None:
-        """Raise ValueError if the strategy does not suit the model."""
+        """Raise ValueError if the strategy does not suit the model; give the decoder what else it needs."""
+
+    @property
+    def models(self) -> list:
+        """Models that the strategy runs besides the generator's own."""
+        return []
 
     @property
     def variables(self) -> list:
         """Variables that the strategy reads besides the model's own."""
-        return []
+        return [variable for model in self.models for variable in model.variables]
 
     def with_seed(self, seed) -> "Strategy":
         """The same strategy with other random numbers; itself, if it needs none."""
@@ -48,11 +54,10 @@ class Strategy:
 
     def finish(self, decoder: Decoder, carry: dict) -> dict:
         """`tokens` (B, N, L), `lengths` (B, N) and `scores` (B, N)."""
-        return {
-            "tokens": ops.expand_dims(carry["tokens"], 1),
-            "lengths": ops.expand_dims(carry["lengths"], 1),
-            "scores": ops.expand_dims(carry["scores"], 1),
-        }
+        answer = {name: carry[name] for name in ("tokens", "lengths", "scores")}
+        if self.num_return == 1:
+            return {name: ops.expand_dims(x, 1) for name, x in answer.items()}
+        return {name: ops.reshape(x, (-1, self.num_return, *x.shape[1:])) for name, x in answer.items()}
 
     def penalize(self, scores, new_tokens, coverage=None):
         """Summed log-probabilities as the strategy reports them, given the number of new tokens."""
@@ -88,7 +93,8 @@ class TokenByToken(Strategy):
 
     def begin(self, decoder, memory, prompts, lengths):
         state, memory, _ = decoder.begin(memory, prompts, lengths)
-        return {**begin_sequences(decoder, prompts, lengths), "state": state}, memory
+        carry = {**begin_sequences(decoder, prompts, lengths), "state": state}
+        return repeat_rows(carry, self.num_return), repeat_rows(memory, self.num_return)
 
     def advance(self, decoder, carry, memory):
         tokens, lengths = carry["tokens"], carry["lengths"]
@@ -118,11 +124,18 @@ class Greedy(TokenByToken):
 def begin_sequences(decoder: Decoder, prompts, lengths) -> dict:
     """Tokens (B, L), lengths (B,), scores (B,) and whether each row is finished (B,), before the first step."""
     return {
-        "tokens": decoder.pad(prompts),
+        "tokens": decoder.pad(prompts, lengths),
         "lengths": lengths,
         "scores": ops.zeros_like(lengths, "float32"),
-        "finished": lengths >= decoder.max_length,
+        "finished": lengths >= decoder.limit,
     }
+
+
+def repeat_rows(tensors, times: int):
+    """Nested tensors with each row as often as given, one after the other."""
+    if times == 1:
+        return tensors
+    return keras.tree.map_structure(lambda x: ops.repeat(x, times, axis=0), tensors)
 
 
 def append(decoder: Decoder, carry: dict, chosen, gained) -> dict:
@@ -132,7 +145,7 @@ def append(decoder: Decoder, carry: dict, chosen, gained) -> dict:
     slots = ops.expand_dims(ops.arange(decoder.max_length, dtype="int32"), 0)  # (1, L)
     here = ops.logical_and(slots == ops.expand_dims(lengths, 1), ops.expand_dims(ops.logical_not(finished), 1))
     longer = ops.where(finished, lengths, lengths + 1)
-    ended = ops.logical_or(chosen == decoder.end_token, longer >= decoder.max_length)
+    ended = ops.logical_or(decoder.is_end(chosen), longer >= decoder.limit)
     return {
         "tokens": ops.where(here, ops.expand_dims(chosen, 1), tokens),
         "lengths": longer,

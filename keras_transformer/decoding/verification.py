@@ -25,17 +25,27 @@ def sample_sources(
         length = lengths.get(tensor.name, SOURCE_LENGTH) if isinstance(lengths, dict) else lengths
         shape = (batch, *(length if dim is None else dim for dim in tensor.shape[1:]))
         if "int" in keras.backend.standardize_dtype(tensor.dtype):
-            ids = random.integers(1, max(2, limits.get(slot, (None, 2))[1]), shape)
-            if tensor.shape[1:] == (None,):
-                ids[-1, shape[1] - shape[1] // 3 :] = 0
+            padding = graph.padding_id(slot)
+            ids = sample_ids(random, max(2, limits.get(slot, (None, 2))[1]), shape, padding)
+            if tensor.shape[1:] == (None,) and padding is not None:
+                ids[-1, shape[1] - shape[1] // 3 :] = padding
             sources[slot] = ops.convert_to_tensor(ids, tensor.dtype)
         else:
             sources[slot] = ops.convert_to_tensor(random.normal(size=shape), tensor.dtype)
     return sources
 
 
-def verify_cached(graph: Graph, max_length: int) -> None:
-    """Raise ValueError unless the model decodes step by step as it does in full, naming the layer that does not."""
+def sample_ids(random, size: int, shape: tuple, padding_id: int | None = None) -> np.ndarray:
+    """Random ids below `size`, none of them padding."""
+    if padding_id is None or size < 2:
+        return random.integers(0, size, shape)
+    ids = random.integers(0, size - 1, shape)
+    return ids + (ids >= padding_id)
+
+
+def verify_cached(graph: Graph, max_length: int) -> np.ndarray:
+    """Raise ValueError unless the model decodes step by step as it does in full, naming the layer that does not; return
+    what it gave in full."""
     length = min(LENGTH, max_length)
     tokens = _sample_tokens(graph, length)
     sources = sample_sources(graph)
@@ -61,7 +71,7 @@ def verify_cached(graph: Graph, max_length: int) -> None:
         ) from error
     _check_numbers(graph, full[graph.output])
     if _equal(full[graph.output], [part[graph.output] for part in parts]):
-        return
+        return _as_floats(full[graph.output])
     for instruction in graph.decoder:
         for slot in instruction.outputs:
             if not _equal(full[slot], [part.get(slot) for part in parts]):
@@ -79,14 +89,15 @@ _REMEDY = (
 )
 
 
-def verify_causal(graph: Graph, max_length: int) -> None:
-    """Raise ValueError if the logits of earlier positions depend on a later token."""
+def verify_causal(graph: Graph, max_length: int) -> np.ndarray:
+    """Raise ValueError if the logits of earlier positions depend on a later token; return the logits."""
     length = min(LENGTH, max_length)
     tokens = _sample_tokens(graph, length)
     changed = tokens.copy()
-    changed[:, -1] = tokens[:, -1] % (graph.vocabulary_size - 1) + 1
+    changed[:, -1] = (tokens[:, -1] + 1) % graph.vocabulary_size
     rest = ((0, 0), (0, max_length - length))  # as the tokens to come are padded at every step
-    tokens, changed = np.pad(tokens, rest), np.pad(changed, rest)
+    padding = graph.padding_id(graph.target) or 0
+    tokens, changed = (np.pad(x, rest, constant_values=padding) for x in (tokens, changed))
     sources = sample_sources(graph)
 
     def run_both():
@@ -100,22 +111,28 @@ def verify_causal(graph: Graph, max_length: int) -> None:
             f"The model '{graph.model.name}' is not causal: its logits depend on later tokens, so no text can be "
             "generated from it. Use DecoderLayer or MultiHeadSelfAttention(..., causal=True) on the target side."
         )
+    return _as_floats(before)
 
 
 def padding_is_ignored(graph: Graph) -> set[int]:
-    """The sources of ids, by slot, that give the same logits when they are padded with 0 on the right."""
+    """The sources of ids, by slot, that give the same logits when they are padded on the right."""
     sources = sample_sources(graph)
     slots = [
         slot
         for slot, x in sources.items()
-        if graph.model.inputs[slot].shape[1:] == (None,) and "int" in keras.backend.standardize_dtype(x.dtype)
+        if graph.model.inputs[slot].shape[1:] == (None,)
+        and "int" in keras.backend.standardize_dtype(x.dtype)
+        and graph.padding_id(slot) is not None
     ]
     if not slots:
         return set()
     tokens = ops.convert_to_tensor(_sample_tokens(graph, 3))
 
     def run_both():
-        padded = {slot: ops.pad(x, [[0, 0], [0, 3]]) if slot in slots else x for slot, x in sources.items()}
+        padded = {
+            slot: ops.pad(x, [[0, 0], [0, 3]], constant_values=graph.padding_id(slot)) if slot in slots else x
+            for slot, x in sources.items()
+        }
         return [graph.decode(tokens, graph.encode(x))[graph.output] for x in (sources, padded)]
 
     try:
@@ -135,6 +152,10 @@ def takes_sources(graph: Graph, sources: dict) -> bool:
     return True
 
 
+def _as_floats(logits) -> np.ndarray:
+    return ops.convert_to_numpy(ops.cast(logits, "float32"))
+
+
 def _check_numbers(graph: Graph, logits) -> None:
     if not np.isfinite(ops.convert_to_numpy(ops.cast(logits, "float32"))).all():
         raise ValueError(f"The model '{graph.model.name}' gives NaN or infinite logits. Are its weights finite?")
@@ -143,7 +164,8 @@ def _check_numbers(graph: Graph, logits) -> None:
 def _sample_tokens(graph: Graph, length: int) -> np.ndarray:
     limit = graph.vocabulary_limits().get(graph.target, (None, graph.vocabulary_size))[1]
     limit = min(limit, graph.vocabulary_size)
-    return np.random.default_rng(1).integers(1, max(2, limit), (BATCH, length)).astype("int32")
+    random = np.random.default_rng(1)
+    return sample_ids(random, max(2, limit), (BATCH, length), graph.padding_id(graph.target)).astype("int32")
 
 
 def _equal(whole, parts) -> bool:

@@ -4,6 +4,8 @@ Integer multiplication that wraps, shifts and exclusive-or are all it takes, so 
 operations (LiteRT), and on the CPU it costs less than TensorFlow's generator (benchmarks/training_choices.py).
 """
 
+import random
+
 import keras
 import numpy as np
 from keras import ops
@@ -28,6 +30,34 @@ def _shift(x, bits: int):
     return ops.right_shift(x, bits) - ops.right_shift(x, 31) * np.int32(2 ** (32 - bits))
 
 
+def as_seed(seed):
+    """A seed as an integer of 32 bits: an integer of any size, folded if it has more, a fresh one for None. A tensor
+    comes back as it is.
+
+    Fresh ones are drawn by Python's `random`, which `keras.utils.set_random_seed` sets.
+
+    Raises:
+        ValueError: If it is something else.
+
+    Example:
+
+    >>> as_seed(7), as_seed(-1), as_seed(2**32 - 1), as_seed(2**40) != as_seed(2**41)
+    (7, -1, -1, True)
+    """
+    if seed is None:
+        seed = random.getrandbits(32)
+    if keras.ops.is_tensor(seed):
+        return seed
+    if isinstance(seed, np.ndarray) and seed.shape == ():
+        seed = seed[()]
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise ValueError(f"A seed is an integer, or None for a fresh one, got {seed!r}.")
+    seed = int(seed)
+    if not -(2**31) <= seed < 2**32:  # not the lower bits alone: other seeds have them, too
+        seed = int(np.random.SeedSequence([seed < 0, abs(seed)]).generate_state(1)[0])
+    return (seed + 2**31) % 2**32 - 2**31
+
+
 def random_bits(seed, rows, columns: int):
     """Uniformly distributed int32, a function of (seed, row, column) and nothing else.
 
@@ -46,8 +76,8 @@ def random_bits(seed, rows, columns: int):
     """
     if isinstance(seed, keras.random.SeedGenerator):
         seed = seed.next()
-    elif isinstance(seed, int):
-        seed = (seed, 0)
+    elif isinstance(seed, int | np.integer):
+        seed = (as_seed(seed), 0)
     first, second = ops.cast(seed[0], "int32"), ops.cast(seed[1], "int32")
     row = _mix(ops.arange(rows, dtype="int32") + _mix(first))
     column = _mix(ops.arange(columns, dtype="int32") + _mix(second + _COLUMN_OFFSET))
@@ -59,7 +89,7 @@ def uniforms(seed, rows, step):
     """Uniformly distributed numbers in [0, 1), a function of (seed, row, step) and nothing else.
 
     Args:
-        seed: Integer or int32 scalar.
+        seed: Integer, or int32 tensor that broadcasts against the others.
         rows, step: int32 tensors that broadcast against each other.
 
     Returns:
@@ -71,7 +101,7 @@ def uniforms(seed, rows, step):
     >>> np.array(uniforms(7, np.arange(3, dtype="int32"), np.int32(5)), "float64").round(2).tolist()
     [0.45, 0.21, 0.28]
     """
-    seed = ops.cast(ops.convert_to_tensor(seed, "int32"), "int32")
+    seed = ops.cast(as_seed(seed), "int32")
     bits = _mix(ops.cast(step, "int32") + _mix(seed + _COLUMN_OFFSET))
     bits = ops.bitwise_xor(bits, _mix(ops.cast(rows, "int32") + _mix(seed))) * _MIX[2]
     bits = _mix(ops.bitwise_xor(bits, _shift(bits, 13)) * _MIX[3])

@@ -16,7 +16,7 @@ def greedy_oracle_fixture():
     return greedy_oracle
 
 
-@pytest.fixture(name="roughen")
+@pytest.fixture(name="roughen", scope="session")
 def roughen_fixture():
     """The function `roughen`."""
     return roughen
@@ -96,10 +96,10 @@ def roughen(model, seed=0):
     return model
 
 
-def language_model(*blocks, encoding=None, vocabulary=29, dim=20, tied=False):
+def language_model(*blocks, encoding=None, vocabulary=29, dim=20, tied=False, padding_id=0):
     """A rough decoder-only model of the given layers."""
     tokens = keras.Input((None,), dtype="int32", name="tokens")
-    embedding = kt.TokenEmbedding(vocabulary, dim)
+    embedding = kt.TokenEmbedding(vocabulary, dim, padding_id=padding_id)
     x = embedding(tokens)
     for layer in filter(None, (encoding, *blocks)):
         x = layer(x)

@@ -244,7 +244,7 @@ def test_the_number_of_shapes_grows_with_the_logarithm_of_the_sizes(plain, caplo
     monkeypatch.setattr(
         generator,
         "_compiled",
-        lambda sources, prompts, lengths: {"scores": keras.ops.zeros((prompts.shape[0], 1)), "prompts": prompts},
+        lambda sources, prompts, *rest: {"scores": keras.ops.zeros((prompts.shape[0], 1)), "prompts": prompts},
     )
     with caplog.at_level(logging.INFO, "keras_transformer"):
         for length in range(1, 18):
