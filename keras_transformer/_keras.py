@@ -4,13 +4,18 @@ Keras keeps the padding mask of a tensor in `_keras_mask`, and the call that pro
 `_keras_history` and `_inbound_nodes`. Neither has a public reader, and two promises rest on them: a padding mask
 that an operation dropped is found again, and any functional model can be split into its source and target parts.
 `_flatten_layers` reaches the layers within layers, such as the two of a `Bidirectional`; `Model.layers` does not.
-Tried on Keras 3.12.0 and 3.15.1.
+`DataAdapter` is what `fit` takes as it is, without shuffling it, in any backend; `PyDataset`, its public relative, is
+shuffled by default, which no resumed training repeats, and cannot end an epoch early. Tried on Keras 3.12.0 and 3.15.1.
 """
 
+import sys
 from typing import Any, NamedTuple
 
 import keras
 from keras.src.backend import get_keras_mask, set_keras_mask
+from keras.src.models.functional import Functional
+from keras.src.trainers.data_adapters.data_adapter import DataAdapter as DataAdapter
+from keras.src.trainers.epoch_iterator import EpochIterator
 
 
 class Call(NamedTuple):
@@ -52,3 +57,31 @@ def is_functional(operation) -> bool:
 def layers_within(layer: keras.layers.Layer) -> list:
     """All layers of a model, or within a layer, at any depth."""
     return list(layer._flatten_layers(include_self=False, recursive=True))
+
+
+class Asking(NamedTuple):
+    """Who asks a data adapter or a dataset for data, as far as it is Keras."""
+
+    epochs: EpochIterator | None  # what goes through the epochs of one `fit`, `evaluate` or `predict`
+    model: keras.Model | None  # of which that is a method
+    arguments: dict  # of the method, if the data is its `x`
+
+
+def who_asks(data) -> Asking:
+    """Read from the stack, because Keras tells an adapter neither the model nor the other arguments of `fit`."""
+    frame, epochs = sys._getframe(1), None
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, EpochIterator):
+            epochs = owner
+        elif isinstance(owner, keras.Model) and epochs is not None:
+            return Asking(epochs, owner, frame.f_locals if frame.f_locals.get("x") is data else {})
+        frame = frame.f_back
+    return Asking(epochs, None, {})
+
+
+def input_names(model: keras.Model | None) -> set[str] | None:
+    """The names of the inputs of a functional model. None: what it takes cannot be seen."""
+    if isinstance(model, Functional) or (isinstance(model, keras.Sequential) and model.built):
+        return {tensor.name for tensor in model.inputs}
+    return None

@@ -8,7 +8,7 @@ from keras_transformer.text.tokenizer import Tokenizer
 from keras_transformer_runtime.packages import needed
 
 
-def as_tokenizer(tokenizer, model=None):
+def as_tokenizer(tokenizer, model=None, *, check: bool = True):
     """A tokenizer of KerasHub as a `Tokenizer`; any other, and None, comes back as it is.
 
     What starts and ends a text is not known to most tokenizers of KerasHub, but to the generator that is used with
@@ -18,7 +18,8 @@ def as_tokenizer(tokenizer, model=None):
     keras_hub = sys.modules.get("keras_hub")
     if keras_hub is None or not isinstance(tokenizer, keras_hub.tokenizers.Tokenizer):
         return tokenizer
-    _check(tokenizer)
+    if check:
+        _check(tokenizer)
     return _KerasHubTokenizer(tokenizer, getattr(model, "start_token", None), getattr(model, "end_token", None))
 
 

@@ -84,6 +84,11 @@ class Tokenizer(keras.layers.Layer):
         raise NotImplementedError
 
     @property
+    def padding_id(self) -> int | None:
+        """The id that rows are padded with. None: every id is one of text."""
+        return self.pad_id
+
+    @property
     def vocabulary_size(self) -> int:
         """Number of pieces, the special ones included."""
         return len(self.get_vocabulary())
@@ -132,6 +137,17 @@ class Tokenizer(keras.layers.Layer):
         if self.add_end:
             ids = tf.where(places == lengths, self.end_id, ids)
         return tf.pad(ids, [[0, 0], [int(self.add_start), 0]], constant_values=self.start_id)
+
+    def tokenize_ragged(self, strings):
+        """Strings (B,) to int32 ids as a `tf.RaggedTensor` (B, None): without padding, whatever id that is."""
+        import tensorflow as tf
+
+        pieces = tf.cast(self.encode(self._string_tensor(strings)), tf.int32)
+        if self.max_length is not None:
+            pieces = pieces[:, : self.max_length - self.add_start - self.add_end]
+        start = tf.fill([pieces.nrows(), int(self.add_start)], self.start_id)
+        end = tf.fill([pieces.nrows(), int(self.add_end)], self.end_id)
+        return tf.concat([start, pieces, end], axis=1)
 
     def detokenize(self, ids):
         """Ids (..., T) to strings (...): a row is read up to its first end or padding id.

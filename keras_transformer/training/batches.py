@@ -1,116 +1,11 @@
-"""Endless, resumable batches of sequences of similar length, as many as a budget of tokens allows."""
+"""Resumable batches of sequences of similar length, as many as a budget of tokens allows."""
 
-import functools
-import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from keras_transformer.training.examples import Examples, is_positive, place
-from keras_transformer_runtime.packages import needed
-
-
-class Batches:
-    """Base of `TokenBatches` and `PackedBatches`: batches by number, the same whenever they are asked for.
-
-    A subclass sets `shapes` and `positions`, what `_draw` returns for an epoch has `steps_per_epoch` entries, and
-    `_assemble` makes a batch of one.
-    """
-
-    def __init__(self, examples: Sequence, *, tokenizers, vocabulary_size, limit: dict, seed, shuffle, shard):
-        owner = type(self).__name__
-        index, count = shard if isinstance(shard, list | tuple) and len(shard) == 2 else (-1, 0)
-        if not 0 <= index < count:
-            raise ValueError(f"{owner} takes shard=(index, count) with 0 <= index < count. Received: {shard!r}")
-        if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
-            raise ValueError(
-                f"{owner} takes an integer of at least 0 as seed, shuffled or not: with the number of an "
-                f"epoch it makes the order, which has to be the same when a training goes on. Received: {seed!r}"
-            )
-        self.seed = int(seed)
-        self.shuffle = shuffle
-        self._shard, self._shards = index, count
-        self._examples = Examples(owner, examples, tokenizers, vocabulary_size, limit)
-        self._lock = threading.Lock()
-        self._epoch = functools.lru_cache(maxsize=2)(self._draw)
-
-    def _random(self, epoch: int) -> np.random.Generator:
-        return np.random.default_rng((self.seed, epoch))
-
-    def _draw(self, epoch: int) -> list:
-        """What `_assemble` makes the batches of an epoch from, in order."""
-        raise NotImplementedError
-
-    def _assemble(self, drawn):
-        raise NotImplementedError
-
-    @property
-    def num_examples(self) -> int:
-        """How many examples an epoch has, those that are too long left out."""
-        return len(self._examples)
-
-    @property
-    def too_long(self) -> int:
-        """How many examples were left out because they are too long."""
-        return self._examples.too_long
-
-    @property
-    def num_tokens(self) -> int:
-        """How many tokens the model is given in an epoch, by all workers: of sources and of decoder inputs."""
-        return int(self._examples.lengths.sum(dtype="int64"))
-
-    @property
-    def padding_ratio(self) -> float:
-        """The share of padding in all positions of an epoch."""
-        return 1 - self.num_tokens / self.positions
-
-    def batch(self, step: int):
-        """The batch at `step`, counted from the beginning of the first epoch, in NumPy: (inputs, labels)."""
-        epoch, number = divmod(step, self.steps_per_epoch)
-        with self._lock:  # so that an epoch is drawn once, not by every thread that waits for it
-            drawn = self._epoch(epoch)
-        return self._assemble(drawn[number])
-
-    def dataset(self, first_step: int = 0, *, epochs: int | None = None):
-        """The batches from `first_step` on, made in parallel and ahead of use, as a `tf.data.Dataset`.
-
-        `dataset(first_step=n)` is what follows the first n batches of `dataset()`, without making those.
-
-        Args:
-            first_step: The number of the first batch, counted from the beginning of the first epoch.
-            epochs: The dataset ends after so many epochs, counted from the first one. None: never.
-
-        Raises:
-            ValueError: If `first_step` is negative, or does not lie in the first `epochs` epochs.
-        """
-        tf = needed("tensorflow", f"{type(self).__name__}.dataset")
-
-        last = None if epochs is None else epochs * self.steps_per_epoch
-        if first_step < 0 or (last is not None and first_step >= last):
-            raise ValueError(
-                f"{type(self).__name__}.dataset takes a first_step of at least 0"
-                f"{f' and below {last}, where epoch {epochs} ends' if last is not None else ''}. Received: {first_step}"
-            )
-        structure = self.batch(first_step)
-        template = tf.nest.flatten(structure)
-
-        def make(step):
-            arrays = tf.numpy_function(
-                lambda step: tf.nest.flatten(self.batch(int(step))), [step], [tf.int32] * len(template), stateful=False
-            )
-            for array, like in zip(arrays, template, strict=True):
-                array.set_shape(like.shape if len(self.shapes) == 1 else (None, None))
-            return tf.nest.pack_sequence_as(structure, arrays)
-
-        steps = tf.data.Dataset.counter(first_step) if last is None else tf.data.Dataset.range(first_step, last)
-        return steps.map(make, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-
-    def __repr__(self) -> str:
-        return (
-            f"<{type(self).__name__}: {self.num_examples:,} examples ({self.too_long:,} too long), {self.num_tokens:,} "
-            f"tokens, {self.steps_per_epoch:,} steps per epoch, {len(self.shapes)} shapes, "
-            f"{self.padding_ratio:.1%} padding>"
-        )
+from keras_transformer.training.examples import is_positive, place
+from keras_transformer.training.feed import Batches
 
 
 class TokenBatches(Batches):
@@ -122,7 +17,7 @@ class TokenBatches(Batches):
     each shape is compiled for as many as `shapes` lists.
 
     Each epoch has every example once, in an order that is a function of (seed, epoch) only. So the batch of any step
-    is found directly, and training continues exactly where it stopped with `dataset(first_step=...)`. What is too
+    is found directly, and training continues exactly where it stopped, with `from_step(step)`. What is too
     little for a batch moves on to the next boundary, unless rows of padding alone pad less: then they fill the batch,
     as they do the last one. So every batch of a boundary has the same shape, and every epoch as many.
 
@@ -140,23 +35,30 @@ class TokenBatches(Batches):
         boundaries: The lengths to pad to, increasing. Default: 4, 8, 12, 16, 20, and then each a quarter longer.
         max_length: Longer examples are left out, counted in `too_long`, with a warning; for pairs one number for both
             sides or one for each. A target, as a single sequence, counts without its last id.
-        tokenizers: What makes ids of texts, such as those of `kt.text`; for pairs one for both sides or one for each.
+        tokenizers: What makes ids of texts, such as those of `kt.text`, or a function from a list of texts to a list of
+            lists of ids; for pairs one for both sides or one for each.
         vocabulary_size: To check all ids; for pairs one number for both sides or one for each.
-        seed: Of the order.
+        padding_id: What inputs are padded with, the `padding_id` of the embedding; for pairs one for both sides or one
+            for each. None: every id is a token, also 0, with which inputs are then filled on the right. Default: that
+            of the tokenizers, or 0.
+        ignore_id: What labels are padded with, the `ignore_id` of the loss. Default: the target's padding id; where it
+            has none, -100.
+        seed: Of the order, an integer of at least 0.
         shuffle: Whether to draw a new order for each epoch; else shorter sequences come first, in the order given.
         shard: (index, count) of the worker.
 
     Attributes: `steps_per_epoch`; `shapes`, the (rows, length) that batches have; `num_examples`, `num_tokens`,
-        `padding_ratio` and `too_long`, of one epoch of all workers.
+        `padding_ratio` and `too_long`, of one epoch of all workers; `ignore_id`.
 
-    Batches: for pairs ((source, decoder input), labels), else (inputs, labels), int32, (B, L) each, padded with 0. The
-        decoder input is the target without its last id, the labels are the target without its first.
+    Batches: for pairs ((source, decoder input), labels), else (inputs, labels), int32, (B, L) each, padded on the
+        right. The decoder input is the target without its last id, the labels are the target without its first.
 
     Raises:
-        ValueError: If there are no examples, or one is too short, is not of integers, holds 0 or an id outside of the
-            vocabulary; if neither or both of `tokens_per_batch` and `batch_size` are given, or the budget is smaller
-            than the longest sequence, or `batch_size_multiple` does not divide `batch_size`; if boundaries do not
-            increase or end before the longest sequence; if the shard is not one of its count.
+        ValueError: If there are no examples, or one is too short, is not of integers, holds the padding id, the
+            `ignore_id` or an id outside of the vocabulary; if neither or both of `tokens_per_batch` and `batch_size`
+            are given, or the budget is smaller than the longest sequence, or `batch_size_multiple` does not divide
+            `batch_size`; if boundaries do not increase or end before the longest sequence; if sources have no padding
+            id; if the seed or the shard is none.
 
     Example:
 
@@ -169,8 +71,8 @@ class TokenBatches(Batches):
     >>> source[:2].tolist(), decoder_input[:2].tolist(), labels[:2].tolist()
     ([[5, 6, 3, 0], [5, 3, 0, 0]], [[2, 7, 8, 0], [2, 9, 0, 0]], [[7, 8, 3, 0], [9, 3, 0, 0]])
 
-    `model.fit(batches.dataset(), steps_per_epoch=batches.steps_per_epoch, epochs=10)` trains; after three epochs,
-    `model.fit(batches.dataset(3 * batches.steps_per_epoch), initial_epoch=3, ...)` goes on.
+    `model.fit(batches, epochs=10)` trains, on every backend, each epoch in its own order; after three epochs
+    `model.fit(batches.from_step(3 * batches.steps_per_epoch), initial_epoch=3, epochs=10)` goes on.
     """
 
     def __init__(
@@ -184,6 +86,8 @@ class TokenBatches(Batches):
         max_length: int | tuple[int, int] | None = None,
         tokenizers: Callable | tuple[Callable, Callable] | None = None,
         vocabulary_size: int | tuple[int, int] | None = None,
+        padding_id: int | None | str | tuple = "auto",
+        ignore_id: int | None = None,
         seed: int = 0,
         shuffle: bool = True,
         shard: tuple[int, int] = (0, 1),
@@ -207,11 +111,18 @@ class TokenBatches(Batches):
             examples,
             tokenizers=tokenizers,
             vocabulary_size=vocabulary_size,
+            padding_id=padding_id,
+            ignore_id=ignore_id,
             limit={"max_length": max_length},
             seed=seed,
             shuffle=shuffle,
             shard=shard,
         )
+        if self._examples.padding_ids[: self._examples.sides - 1] == [None]:
+            raise ValueError(
+                "TokenBatches pads sources, and a source whose padding_id is None would be read with its padding. Give "
+                "the source's embedding a padding_id, and the same here."
+            )
         lengths = self._examples.lengths.max(axis=1)
         longest = int(lengths.max())
         boundaries = _boundaries(longest) if boundaries is None else _checked_boundaries(boundaries, longest)
@@ -256,8 +167,12 @@ class TokenBatches(Batches):
         indices = indices[self._shard :: self._shards]
         sides, labels = self._examples.take(indices)
         rows = np.arange(len(indices))
-        *source, target = (place(ids, lengths, rows, 0 * rows, shape) for ids, lengths in sides)
-        return (*source, target) if source else target, place(labels, sides[-1][1], rows, 0 * rows, shape)
+        *source, target = (
+            place(ids, lengths, rows, 0 * rows, shape, padding)
+            for (ids, lengths), padding in zip(sides, self._examples.padding_ids, strict=True)
+        )
+        labels = place(labels, sides[-1][1], rows, 0 * rows, shape, self.ignore_id)
+        return (*source, target) if source else target, labels
 
 
 def check_size(owner: str, **values) -> None:

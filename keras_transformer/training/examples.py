@@ -5,10 +5,11 @@ last. The labels are all but the first.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from keras_transformer.text.keras_hub import as_tokenizer
 from keras_transformer.text.tokenizer import Tokenizer
 
 CHUNK = 4096  # examples that are checked at a time
@@ -21,18 +22,26 @@ class Examples:
     Args:
         owner: Who takes them, for error messages.
         examples: A sequence of rows of ids or of pairs of them; with `tokenizers`, of texts or of pairs of texts.
-        tokenizers: What makes ids of texts, (B,) to (B, T) padded with 0; for pairs one for both sides, or two.
+        tokenizers: What makes ids of texts: a tokenizer, or a function from (B,) texts to B lists of ids, or to (B, T)
+            padded; for pairs one for both sides, or two.
         vocabulary_size: Ids lie below it; for pairs one number for both sides, or two. None: no check.
         limit: What the length of the longest side is called, and the length; for pairs one number for both sides, or
             two. None: no limit.
+        padding_id: The id that inputs are padded with, and no example holds; for pairs one for both sides, or two.
+            None: every id is a token. "auto": that of the tokenizers, else 0.
+        ignore_id: The label that labels are padded with, and no example holds. None: the target's padding id, or -100
+            if it has none.
 
     Attributes:
+        padding_ids: For each side.
         lengths: (N, 1 or 2), int32. Of the sides of each example.
         limits: The length of the longest side, for each side.
         too_long: How many examples were left out.
     """
 
-    def __init__(self, owner: str, examples: Sequence, tokenizers, vocabulary_size, limit):
+    def __init__(
+        self, owner: str, examples: Sequence, *, tokenizers, vocabulary_size, limit, padding_id="auto", ignore_id=None
+    ):
         self.owner = owner
         (limit_name, longest), *_ = limit.items()
         try:
@@ -48,8 +57,10 @@ class Examples:
             raise ValueError(f"{owner} was given no examples.")
         self._examples = examples
         self.sides = 2 if self.paired else 1
-        self._tokenizers = self._per_side("tokenizers", tokenizers, "a tokenizer", callable)
+        tokenizers = self._per_side("tokenizers", tokenizers, "a tokenizer", callable)
+        self._tokenizers = [as_tokenizer(tokenizer, check=False) for tokenizer in tokenizers]
         self._check_tokenizers()
+        self._set_padding(padding_id, ignore_id)
         self._vocabulary_sizes = self._per_side("vocabulary_size", vocabulary_size, "a positive integer", is_positive)
         self.limits = self._per_side(limit_name, longest, "a positive integer", is_positive)
         self._numbers = np.arange(count)
@@ -89,6 +100,17 @@ class Examples:
                 "Make both True."
             )
 
+    def _set_padding(self, padding_id, ignore_id) -> None:
+        own = [tokenizer.padding_id if isinstance(tokenizer, Tokenizer) else 0 for tokenizer in self._tokenizers]
+        values = padding_id if isinstance(padding_id, list | tuple) else [padding_id] * self.sides
+        values = [own[i] if value == "auto" and i < self.sides else value for i, value in enumerate(values)]
+        self.padding_ids = self._per_side("padding_id", values, "an id that is not negative, None or 'auto'", _is_id)
+        if ignore_id is None:
+            ignore_id = -100 if self.padding_ids[-1] is None else self.padding_ids[-1]
+        elif isinstance(ignore_id, bool) or not isinstance(ignore_id, int | np.integer):
+            raise ValueError(f"{self.owner} takes an integer or None as ignore_id. Received: {ignore_id!r}")
+        self.ignore_id = int(ignore_id)
+
     def _leave_out(self, fits, limit: str) -> None:
         if not fits.any():
             raise ValueError(
@@ -109,7 +131,11 @@ class Examples:
             size = self._vocabulary_sizes[side]
             owners = np.repeat(numbers, counts)
             self._refuse(numbers[counts < 1 + is_target], side, f"has fewer than {1 + is_target} ids", is_target)
-            self._refuse(owners[ids == 0], side, "holds the id 0, which is padding")
+            padding = self.padding_ids[side]
+            if padding is not None:
+                self._refuse(owners[ids == padding], side, f"holds the id {padding}, which is padding")
+            if is_target and self.ignore_id != padding:
+                self._refuse(owners[ids == self.ignore_id], side, f"holds the id {self.ignore_id}, the ignore_id")
             self._refuse(owners[ids < 0], side, "holds a negative id")
             if size is None:
                 self._refuse(owners[ids > LARGEST], side, f"holds an id that int32 cannot hold, above {LARGEST}")
@@ -142,8 +168,8 @@ class Examples:
         else:
             columns = [examples]
         return [
-            self._ids(numbers, column) if tokenizer is None else self._tokenize(tokenizer, column)
-            for column, tokenizer in zip(columns, self._tokenizers, strict=True)
+            self._ids(numbers, column) if tokenizer is None else self._tokenize(numbers, tokenizer, padding, column)
+            for column, tokenizer, padding in zip(columns, self._tokenizers, self.padding_ids, strict=True)
         ]
 
     def _ids(self, numbers, rows) -> tuple[np.ndarray, np.ndarray]:
@@ -157,9 +183,28 @@ class Examples:
                 )
         return np.concatenate(arrays), np.array([len(array) for array in arrays])
 
-    def _tokenize(self, tokenizer, texts) -> tuple[np.ndarray, np.ndarray]:
-        ids = np.asarray(tokenizer(list(texts)))  # (B, T)
-        return ids[ids != 0], (ids != 0).sum(axis=1)
+    def _tokenize(self, numbers, tokenizer, padding_id, texts) -> tuple[np.ndarray, np.ndarray]:
+        if isinstance(tokenizer, Tokenizer):  # which tells how long a text is, whatever ids it has
+            rows = tokenizer.tokenize_ragged(list(texts))
+            return np.asarray(rows.flat_values), np.asarray(rows.row_lengths())
+        rows = tokenizer(list(texts))
+        rows = rows.to_list() if type(rows).__name__ == "RaggedTensor" else rows
+        if isinstance(rows, Mapping) or len(rows) != len(texts):
+            raise ValueError(
+                f"{self.owner} takes tokenizers that give a list of ids for each text, or all in one array, padded. "
+                f"Received: {type(rows).__name__}{f' of {sorted(rows)}' if isinstance(rows, Mapping) else ''}. Wrap it "
+                "in a function: lambda texts: tokenizer(texts)['input_ids']."
+            )
+        if isinstance(rows, list | tuple):
+            return self._ids(numbers, rows)
+        table = np.asarray(rows)
+        if table.ndim != 2:
+            raise ValueError(f"{self.owner} takes tokenizers that give rows of ids. Received: shape {table.shape}")
+        counts = np.full(len(table), table.shape[1])
+        if padding_id is not None:  # it may stand behind a row only; within one, `_check` refuses it
+            counts = table.shape[1] - np.argmax(table[:, ::-1] != padding_id, axis=1)
+            counts[(table == padding_id).all(axis=1)] = 0
+        return self._ids(numbers, [row[:count] for row, count in zip(table, counts, strict=True)])
 
     def take(self, indices) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
         """Of examples, for each side what the model sees, end to end, and the lengths; and the labels."""
@@ -174,14 +219,19 @@ def _is_pair(example) -> bool:
     return isinstance(example[0], str) or np.ndim(example[0]) > 0
 
 
+def _is_id(value) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and 0 <= value <= LARGEST
+
+
 def is_positive(value) -> bool:
     """Whether a value is a positive integer."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and value > 0
 
 
-def place(values, lengths, rows, starts, shape: tuple[int, int]) -> np.ndarray:
-    """Sequences that lie end to end in `values`, each written to its row of zeros from its start on, int32."""
-    array = np.zeros(shape, "int32")
+def place(values, lengths, rows, starts, shape: tuple[int, int], fill: int | None = 0) -> np.ndarray:
+    """Sequences that lie end to end in `values`, each written to its row from its start on, int32; the rest is `fill`,
+    or 0 where there is none."""
+    array = np.full(shape, fill or 0, "int32")
     array[np.repeat(rows, lengths), np.repeat(starts, lengths) + count_up(lengths)] = values
     return array
 

@@ -1,11 +1,14 @@
 """Several sequences in one row, apart by segment ids: nearly no padding, and the loss of each as if it stood alone."""
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from keras_transformer.training.batches import Batches, check_size
+from keras_transformer._keras import input_names, who_asks
+from keras_transformer.training.batches import check_size
 from keras_transformer.training.examples import count_up, place
+from keras_transformer.training.feed import Batches
 
 
 class PackedBatches(Batches):
@@ -14,7 +17,8 @@ class PackedBatches(Batches):
     The segment ids of a row, 1, 2, ..., say which positions belong to the same sequence; attention that is given them
     stays within it ("Exploring the Limits of Transfer Learning", https://arxiv.org/abs/1910.10683, section 3.1.2).
     Positions count up from 0 in each, and labels never reach into the next. So the summed loss and its gradients are
-    those of the same sequences in rows of their own. Padding has token, segment and label 0.
+    those of the same sequences in rows of their own. Padding has the padding id, segment 0 and position 0, and as label
+    the `ignore_id`.
 
     Sequences go, in an order drawn from the seed, into the first open row that has room ("first fit"); `window` rows
     are open at a time, and the fullest makes place for a new one. This is done once. Each epoch then draws, from (seed,
@@ -23,7 +27,7 @@ class PackedBatches(Batches):
     `TokenBatches` do. Rows of padding alone fill the last batch.
 
     Args:
-        examples, tokenizers, vocabulary_size, seed, shuffle, shard: As in `TokenBatches`.
+        examples, tokenizers, vocabulary_size, padding_id, ignore_id, seed, shuffle, shard: As in `TokenBatches`.
         length: Of a row; for pairs one number for both sides, or one for each. Longer examples are left out, counted
             in `too_long`, with a warning. A target, as a single sequence, counts without its last id.
         batch_size: Rows of a batch, of one worker.
@@ -36,7 +40,8 @@ class PackedBatches(Batches):
         and "target_positions", where a target has the segment id of its source.
 
     Raises:
-        ValueError: As `TokenBatches`, where it applies.
+        ValueError: As `TokenBatches`, where it applies; by `fit`, if a functional model has no inputs for the segment
+            ids, which Keras would leave out.
 
     Example:
 
@@ -58,7 +63,7 @@ class PackedBatches(Batches):
     >>> x = kt.DecoderLayer(2, 16)(x, segment_ids=segment_ids)
     >>> model = keras.Model(dict(zip(names, inputs)), embedding(x, reverse=True))
     >>> model.compile("adam", kt.training.SequenceCrossentropy())
-    >>> history = model.fit(batches.dataset(), steps_per_epoch=batches.steps_per_epoch, verbose=0)
+    >>> history = model.fit(batches, verbose=0)
     """
 
     def __init__(
@@ -70,6 +75,8 @@ class PackedBatches(Batches):
         window: int = 64,
         tokenizers: Callable | tuple[Callable, Callable] | None = None,
         vocabulary_size: int | tuple[int, int] | None = None,
+        padding_id: int | None | str | tuple = "auto",
+        ignore_id: int | None = None,
         seed: int = 0,
         shuffle: bool = True,
         shard: tuple[int, int] = (0, 1),
@@ -81,6 +88,8 @@ class PackedBatches(Batches):
             examples,
             tokenizers=tokenizers,
             vocabulary_size=vocabulary_size,
+            padding_id=padding_id,
+            ignore_id=ignore_id,
             limit={"length": length},
             seed=seed,
             shuffle=shuffle,
@@ -126,10 +135,39 @@ class PackedBatches(Batches):
         ):
             prefix = f"{name}_" if self._examples.paired else ""
             put = (lengths, where, self._starts[slots, side], (self._batch_size, self._lengths[side]))
-            inputs[name] = place(ids, *put)
+            inputs[name] = place(ids, *put, self._examples.padding_ids[side])
             inputs[f"{prefix}segment_ids"] = place(np.repeat(segments + 1, lengths), *put)
             inputs[f"{prefix}positions"] = place(count_up(lengths), *put)
-        return inputs, place(labels, *put)
+        return inputs, place(labels, *put, self.ignore_id)
+
+    def _check_model(self, model):
+        names = input_names(model)
+        if names is None:
+            return
+        missing = sorted(self.batch(self.first_step)[0].keys() - names)
+        message = (
+            f"PackedBatches: the model '{model.name}' has no input named {' and none named '.join(missing)}, and Keras "
+            "leaves out what a model does not take. "
+        )
+        if any(name.endswith("segment_ids") for name in missing):
+            raise ValueError(
+                f"{message}Each sequence would see those before it in its row. Make the model with `packed=True` if it "
+                "is of `kt.models`, or give it the inputs, as the example of PackedBatches does."
+            )
+        if missing:
+            warnings.warn(
+                f"{message}Only positions that are relative, as those of RotaryPosition, can do without.", stacklevel=5
+            )
+
+    def _telling(self, dataset):
+        cardinality = dataset.cardinality
+
+        def asked():
+            self._check_model(who_asks(dataset).model)
+            return cardinality()
+
+        dataset.cardinality = asked  # the one thing that `fit` asks of a dataset before it begins
+        return dataset
 
 
 def first_fit(lengths, capacity, window: int) -> tuple[np.ndarray, np.ndarray]:
