@@ -140,7 +140,7 @@ class Tokenizer(keras.layers.Layer):
 
     def tokenize_ragged(self, strings):
         """Strings (B,) to int32 ids as a `tf.RaggedTensor` (B, None): without padding, whatever id that is."""
-        import tensorflow as tf
+        tf = needed("tensorflow", self.name)
 
         pieces = tf.cast(self.encode(self._string_tensor(strings)), tf.int32)
         if self.max_length is not None:
