@@ -4,6 +4,9 @@ Keras keeps the padding mask of a tensor in `_keras_mask`, and the call that pro
 `_keras_history` and `_inbound_nodes`. Neither has a public reader, and two promises rest on them: a padding mask
 that an operation dropped is found again, and any functional model can be split into its source and target parts.
 `_flatten_layers` reaches the layers within layers, such as the two of a `Bidirectional`; `Model.layers` does not.
+A layer that is frozen counts all its weights as not trainable; those that it was made with as trainable are in
+`_trainable_variables`. What a call of a nested model is given (`training`) goes to the layers in it that have such an
+argument, `_call_context_args`.
 `DataAdapter` is what `fit` takes as it is, without shuffling it, in any backend; `PyDataset`, its public relative, is
 shuffled by default, which no resumed training repeats, and cannot end an epoch early. Tried on Keras 3.12.0 and 3.15.1.
 """
@@ -50,8 +53,18 @@ def producing_call(tensor) -> Call | None:
 
 
 def is_functional(operation) -> bool:
-    """Whether an operation is itself a functional graph (a functional or Sequential model used as a layer)."""
-    return isinstance(operation, keras.Sequential) or type(operation).__name__ == "Functional"
+    """Whether an operation is a graph of calls and nothing more: a functional or a built Sequential model.
+
+    A subclass of either counts, too, unless it has a `call` of its own.
+    """
+    if isinstance(operation, keras.Sequential):
+        return type(operation).call is keras.Sequential.call and operation._functional is not None
+    return isinstance(operation, Functional) and type(operation).call is Functional.call
+
+
+def takes_training(operation) -> bool:
+    """Whether a functional model hands its own argument `training` on to this operation."""
+    return "training" in getattr(operation, "_call_context_args", ())
 
 
 def layers_within(layer: keras.layers.Layer) -> list:
@@ -85,3 +98,8 @@ def input_names(model: keras.Model | None) -> set[str] | None:
     if isinstance(model, Functional) or (isinstance(model, keras.Sequential) and model.built):
         return {tensor.name for tensor in model.inputs}
     return None
+
+
+def learned_variables(layer: keras.layers.Layer) -> list:
+    """The variables of a layer, and of those within it, that training changes unless they are frozen."""
+    return [variable for part in (layer, *layers_within(layer)) for variable in part._trainable_variables]

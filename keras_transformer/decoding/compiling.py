@@ -40,8 +40,36 @@ def compiled(function: Callable, variables: list, jit_compile: bool = True) -> C
     return function
 
 
-def evaluate(function: Callable, variables: list):
-    """The value of `function()`, computed once: as it stands, but compiled on JAX, which is slow op by op."""
+def evaluate(function: Callable, variables: list, *args, values: list | None = None):
+    """The value of `function(*args)`, computed once: as it stands, but compiled on JAX, which is slow op by op.
+
+    Args:
+        function: Takes and returns (nested) tensors. May read `variables`; changes nothing.
+        variables: The Keras variables that it reads.
+        args: Tensors.
+        values: What to take the variables for, in place of what they hold. They are not touched: other threads see
+            what they always saw.
+    """
     if keras.backend.backend() == "jax":
-        return compiled(function, variables)()
-    return function()
+        import jax
+
+        @jax.jit
+        def pure(values, *args):
+            with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+                return function(*args)
+
+        return pure([variable.value for variable in variables] if values is None else values, *args)
+    if values is None:
+        return function(*args)
+    with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+        return function(*args)
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """The exceptions by which backends say that an operation cannot be run on what it was given."""
+    common = (ValueError, TypeError, RuntimeError, ArithmeticError, IndexError)
+    if keras.backend.backend() != "tensorflow":
+        return common
+    import tensorflow as tf
+
+    return (*common, tf.errors.OpError)  # not one of them is a RuntimeError

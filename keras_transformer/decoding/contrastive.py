@@ -23,8 +23,8 @@ class ContrastiveSearch(Strategy):
         penalty: alpha, in [0, 1]. 0 is greedy search.
 
     Raises:
-        ValueError: If `top_k` is not a positive integer or is above the size of the vocabulary, or `penalty` is not in
-            [0, 1].
+        ValueError: If `top_k` is not a positive integer or is above the size of the vocabulary, `penalty` is not in
+            [0, 1], or the model shows no vectors that its logits are made from.
 
     Example:
 
@@ -51,6 +51,12 @@ class ContrastiveSearch(Strategy):
             raise ValueError(
                 f"ContrastiveSearch has top_k={self.top_k}, more than the {decoder.vocabulary_size} tokens of the "
                 "model's vocabulary. Take fewer."
+            )
+        if decoder.graph.features is None:
+            raise ValueError(
+                f"ContrastiveSearch compares the vectors that logits are made from; in the model "
+                f"'{decoder.graph.model.name}' one layer makes logits of tokens and shows no such vectors. Take "
+                "another strategy, or build the model of its parts: keras.Model(tokens, head(decoder(tokens)))."
             )
 
     def begin(self, decoder, memory, prompts, lengths):

@@ -15,7 +15,8 @@ from keras import ops
 
 from keras_transformer.context import Decoding, Recording, active
 from keras_transformer.decoding.graph import Graph
-from keras_transformer.decoding.verification import BATCH, sample_sources
+from keras_transformer.decoding.samples import BATCH
+from keras_transformer.decoding.verification import SOURCE_LENGTHS, sample_sources, takes_sources
 from keras_transformer.ops.attention import FORBIDDEN
 
 BLOCK = 512  # tokens of a prompt that are read in one pass
@@ -33,7 +34,7 @@ class Stepped(NamedTuple):
     """What a step gives for each of its tokens."""
 
     logits: object  # (B, T, V)
-    features: object  # (B, T, D): what the logits are made from
+    features: object  # (B, T, D): what the logits are made from; None where that is no sequence of vectors
     state: dict
     attention: object  # (B, T, S), to the memory, the mean over layers and heads; None without a memory
 
@@ -131,7 +132,7 @@ class Decoder:
             )
             with active(context):
                 values = self.graph.decode(tokens, memory)
-            return context, values[self.graph.features]
+            return context, values.get(self.graph.features)
 
         if prompts.shape[1] == 1 and not features:  # nothing is read yet: the state stays what it was, and the
             context, _ = read(0, 1, {}, memory)  # compiler leaves out what would change it
@@ -174,7 +175,7 @@ class Decoder:
         )
         with active(context), active(Recording()) as recording:
             values = self.graph.decode(tokens, memory)
-        logits, features = values[self.graph.output], values[self.graph.features]
+        logits, features = values[self.graph.output], values.get(self.graph.features)
         return Stepped(logits, features, context.state, attention_to_memory(recording))
 
     def no_attention(self, prompts, memory: dict):
@@ -189,7 +190,10 @@ class Decoder:
     def attends_to_one_memory(self) -> bool:
         """Whether the model has cross-attention, and all of it to one source."""
         names = [name for slot, name in enumerate(self.graph.input_names) if slot != self.graph.target]
-        sources = sample_sources(self.graph, {name: 5 + place for place, name in enumerate(names)})
+        for length in SOURCE_LENGTHS:  # another one for each source, to tell whose attention it is
+            sources = sample_sources(self.graph, {name: length + place for place, name in enumerate(names)})
+            if takes_sources(self.graph, sources):
+                break
         return self.no_attention(ops.ones((BATCH, 1), "int32"), self.graph.encode(sources)) is not None
 
     def pad(self, prompts, lengths=None):
@@ -274,7 +278,7 @@ class Decoder:
                 ops.take_along_axis(x, index, axis=1), (batch, count, ops.shape(x)[-1])
             )  # fmt: skip
 
-        logits, features = here(values[self.graph.output]), here(values[self.graph.features])
+        logits, features = here(values[self.graph.output]), here(values.get(self.graph.features))
         return Stepped(logits, features, {"tokens": written}, here(attention_to_memory(recording)))
 
 

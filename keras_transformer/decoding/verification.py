@@ -1,145 +1,193 @@
-"""Proof, when a Generator is made, that decoding step by step gives what the full model gives."""
+"""Trust in a model, when a Generator is made of it: what its operations are, and then what it gives.
 
-import keras
+Each operation between target tokens and logits is judged for what it is (`inspection.py`). Then the whole model is run
+in full and as it will be decoded, and the logits are compared.
+"""
+
 import numpy as np
 from keras import ops
 
 from keras_transformer.context import Decoding, active
-from keras_transformer.decoding.compiling import evaluate
+from keras_transformer.decoding.comparison import agree, as_array, precision
+from keras_transformer.decoding.compiling import evaluate, failures
 from keras_transformer.decoding.graph import Graph
+from keras_transformer.decoding.inspection import REMEDY, Inspection, Seen
+from keras_transformer.decoding.samples import (
+    BATCH,
+    SOURCE_LENGTH,
+    as_tensors,
+    random_weights,
+    sample_ids,
+    sample_inputs,
+)
 from keras_transformer.layers.checks import describe
 
-BATCH, LENGTH, SOURCE_LENGTH = 2, 19, 7  # 19 tokens: long enough to see a dilated convolution reach back
+LENGTH = 19
+SOURCE_LENGTHS = (SOURCE_LENGTH, 3, 1, 16, 64, 256)  # the first that the source side takes
 
 
 def sample_sources(
     graph: Graph, lengths: int | dict[str, int] = SOURCE_LENGTH, batch: int = BATCH, seed: int = 0
 ) -> dict:
-    """Random inputs for every source, the last row's token ids padded on the right."""
-    random = np.random.default_rng(seed)
-    limits = graph.vocabulary_limits()
-    sources = {}
-    for slot, tensor in enumerate(graph.model.inputs):
-        if slot == graph.target:
-            continue
-        length = lengths.get(tensor.name, SOURCE_LENGTH) if isinstance(lengths, dict) else lengths
-        shape = (batch, *(length if dim is None else dim for dim in tensor.shape[1:]))
-        if "int" in keras.backend.standardize_dtype(tensor.dtype):
-            padding = graph.padding_id(slot)
-            ids = sample_ids(random, max(2, limits.get(slot, (None, 2))[1]), shape, padding)
-            if tensor.shape[1:] == (None,) and padding is not None:
-                ids[-1, shape[1] - shape[1] // 3 :] = padding
-            sources[slot] = ops.convert_to_tensor(ids, tensor.dtype)
-        else:
-            sources[slot] = ops.convert_to_tensor(random.normal(size=shape), tensor.dtype)
-    return sources
+    """Random inputs for every source, as tensors, the last row's token ids padded on the right."""
+    sources = sample_inputs(graph, lengths, batch, seed)
+    del sources[graph.target]
+    for slot in _padded_ids(graph):
+        length, padding = sources[slot].shape[1], graph.padding_id(slot)
+        if padding is not None:
+            sources[slot][-1, length - length // 3 :] = padding
+    return as_tensors(sources)
 
 
-def sample_ids(random, size: int, shape: tuple, padding_id: int | None = None) -> np.ndarray:
-    """Random ids below `size`, none of them padding."""
-    if padding_id is None or size < 2:
-        return random.integers(0, size, shape)
-    ids = random.integers(0, size - 1, shape)
-    return ids + (ids >= padding_id)
+def _padded_ids(graph: Graph) -> list[int]:
+    """The sources of ids that may have any length."""
+    return [
+        slot
+        for slot, shape in enumerate(graph.shapes)
+        if slot < len(graph.input_names) and slot != graph.target and shape[1:] == (None,)
+        and ("int" in graph.input_dtypes[slot] or slot in graph.vocabulary_limits())
+    ]  # fmt: skip
 
 
 def verify_cached(graph: Graph, max_length: int) -> np.ndarray:
-    """Raise ValueError unless the model decodes step by step as it does in full, naming the layer that does not; return
-    what it gave in full."""
+    """Raise ValueError unless the model decodes token by token as it does in full, naming what does not; return logits
+    that it gave in full."""
+    check_vocabulary(graph)
     length = min(LENGTH, max_length)
     tokens = _sample_tokens(graph, length)
-    sources = sample_sources(graph)
+    seen = _look(graph, tokens)
+    if max_length > 1:
+        Inspection(graph, max_length, seen, cached=True).run()
     starts = sorted({0, max(0, length - 2), length - 1})  # a prompt at once, then two tokens one by one
 
-    def run_both():
-        memory = graph.encode(sources)
-        full = graph.decode(ops.convert_to_tensor(tokens), memory)
-        state, parts = {}, []
+    def run_in_parts():
+        memory, state, parts = seen.encoded, {}, []
         for start, end in zip(starts, [*starts[1:], length], strict=True):
             positions = ops.convert_to_tensor(np.tile(np.arange(start, end, dtype="int32"), (BATCH, 1)))
             ends = ops.full((BATCH,), end, dtype="int32")
             with active(Decoding(state, memory, positions, max_length, lengths=ends)) as context:
                 parts.append(graph.decode(ops.convert_to_tensor(tokens[:, start:end]), memory))
             state, memory = context.state, context.memory
-        return full, parts
+        return parts
 
     try:
-        full, parts = evaluate(run_both, graph.model.variables)
-    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+        parts = evaluate(run_in_parts, graph.model.variables)
+    except failures() as error:
         raise ValueError(
-            f"The model '{graph.model.name}' cannot be decoded token by token: {error}\n{_REMEDY}"
+            f"The model '{graph.model.name}' cannot be decoded token by token: {_told(error)}\n{REMEDY}"
         ) from error
-    _check_numbers(graph, full[graph.output])
-    if _equal(full[graph.output], [part[graph.output] for part in parts]):
-        return _as_floats(full[graph.output])
+    if _equal(graph, seen, graph.output, parts):
+        return as_array(seen.values[graph.output])
     for instruction in graph.decoder:
         for slot in instruction.outputs:
-            if not _equal(full[slot], [part.get(slot) for part in parts]):
+            if not _equal(graph, seen, slot, parts):
                 raise ValueError(
                     f"The layer {describe(instruction.operation)} of the model '{graph.model.name}' mixes time steps "
                     "and keeps nothing of the earlier ones while decoding: token by token it gives another output "
-                    f"than on the whole sequence. {_REMEDY}"
+                    f"than on the whole sequence. {REMEDY}"
                 )
-
-
-_REMEDY = (
-    "In the path of the target tokens, let only keras_transformer's layers look at other positions: attention with "
-    "causal=True, and RecurrentDecoderLayer in place of Keras' recurrent layers. Or use Generator(..., cache=False), "
-    "which runs the full causal model at every step."
-)
+    raise AssertionError("The logits are what the last operation puts out.")
 
 
 def verify_causal(graph: Graph, max_length: int) -> np.ndarray:
-    """Raise ValueError if the logits of earlier positions depend on a later token; return the logits."""
+    """Raise ValueError if the logits of earlier positions depend on a later token, or are not one for each token;
+    return the logits."""
+    check_vocabulary(graph)
     length = min(LENGTH, max_length)
     tokens = _sample_tokens(graph, length)
     changed = tokens.copy()
-    changed[:, -1] = (tokens[:, -1] + 1) % graph.vocabulary_size
+    changed[:, -1] = (tokens[:, -1] + 1) % _vocabulary(graph)
     rest = ((0, 0), (0, max_length - length))  # as the tokens to come are padded at every step
     padding = graph.padding_id(graph.target) or 0
     tokens, changed = (np.pad(x, rest, constant_values=padding) for x in (tokens, changed))
-    sources = sample_sources(graph)
-
-    def run_both():
-        memory = graph.encode(sources)
-        return [graph.decode(ops.convert_to_tensor(x), memory)[graph.output] for x in (tokens, changed)]
-
-    before, after = evaluate(run_both, graph.model.variables)
-    _check_numbers(graph, before)
-    if not _equal(before[:, : length - 1], [after[:, : length - 1]]):
+    seen = _look(graph, tokens)
+    if max_length > 1:
+        Inspection(graph, max_length, seen, cached=False).run()
+    after = evaluate(
+        lambda: graph.decode(ops.convert_to_tensor(changed), seen.encoded)[graph.output], graph.model.variables
+    )
+    before, after = as_array(seen.values[graph.output]), as_array(after)
+    if not agree(before[:, : length - 1], after[:, : length - 1], _precision(graph)):
         raise ValueError(
             f"The model '{graph.model.name}' is not causal: its logits depend on later tokens, so no text can be "
             "generated from it. Use DecoderLayer or MultiHeadSelfAttention(..., causal=True) on the target side."
         )
-    return _as_floats(before)
+    return before
+
+
+def check_vocabulary(graph: Graph) -> None:
+    """Raise ValueError if the model can generate an id that it cannot read: its embedding has no vector for it."""
+    layer, size = graph.vocabulary_limits().get(graph.target, (None, None))
+    if size is not None and size < graph.vocabulary_size:
+        makers = {slot: x.operation for x in graph.decoder for slot in x.outputs}
+        raise ValueError(
+            f"The model '{graph.model.name}' gives logits of {graph.vocabulary_size} ids (by "
+            f"{describe(makers[graph.output])}), but {describe(layer)}, which reads what was generated, knows the ids "
+            f"from 0 to {size - 1} only. Make both of one size."
+        )
+
+
+def _look(graph: Graph, tokens: np.ndarray) -> Seen:
+    """Run the whole model on tokens, with sources of the first length that it takes."""
+    seen = Seen()
+
+    def run_whole():
+        memory = graph.encode(sources)
+        values = graph.decode(ops.convert_to_tensor(tokens), memory)
+        seen.look(values)
+        return memory, values
+
+    lengths = SOURCE_LENGTHS if len(graph.input_names) > 1 else SOURCE_LENGTHS[:1]
+    for length in lengths:
+        sources = sample_sources(graph, length)
+        try:
+            seen.encoded, values = evaluate(run_whole, graph.model.variables)
+            break
+        except failures() as error:
+            if length == lengths[-1] or takes_sources(graph, sources):
+                raise ValueError(
+                    f"The model '{graph.model.name}' cannot be run on {tokens.shape[1]} tokens: {_told(error)}"
+                ) from error
+    seen.source_length = length
+    seen.memory = graph.recall(seen.encoded)
+    seen.values = values
+    if not np.isfinite(as_array(values[graph.output])).all():
+        raise ValueError(f"The model '{graph.model.name}' gives NaN or infinite logits. Are its weights finite?")
+    return seen
+
+
+def _told(error: Exception) -> str:
+    """What went wrong, and where."""
+    return " ".join([str(error), *getattr(error, "__notes__", [])])
 
 
 def padding_is_ignored(graph: Graph) -> set[int]:
-    """The sources of ids, by slot, that give the same logits when they are padded on the right."""
-    sources = sample_sources(graph)
-    slots = [
-        slot
-        for slot, x in sources.items()
-        if graph.model.inputs[slot].shape[1:] == (None,)
-        and "int" in keras.backend.standardize_dtype(x.dtype)
-        and graph.padding_id(slot) is not None
-    ]
+    """The sources of ids, by slot, that give the same logits when they are padded on the right.
+
+    It is tried with random weights: whatever the weights are or become, the answer stays.
+    """
+    slots = [slot for slot in _padded_ids(graph) if graph.padding_id(slot) is not None]
     if not slots:
         return set()
     tokens = ops.convert_to_tensor(_sample_tokens(graph, 3))
+    operations = [x.operation for x in graph.instructions]
+    variables, values = random_weights(operations)
+    for length in SOURCE_LENGTHS:
+        sources = sample_sources(graph, length)
 
-    def run_both():
-        padded = {
-            slot: ops.pad(x, [[0, 0], [0, 3]], constant_values=graph.padding_id(slot)) if slot in slots else x
-            for slot, x in sources.items()
-        }
-        return [graph.decode(tokens, graph.encode(x))[graph.output] for x in (sources, padded)]
+        def run_both(sources=sources):
+            padded = {
+                slot: ops.pad(x, [[0, 0], [0, 3]], constant_values=graph.padding_id(slot)) if slot in slots else x
+                for slot, x in sources.items()
+            }
+            return [graph.decode(tokens, graph.encode(x))[graph.output] for x in (sources, padded)]
 
-    try:
-        before, after = evaluate(run_both, graph.model.variables)
-    except (ValueError, TypeError, RuntimeError, ArithmeticError):  # sources that must be of one length
-        return set()
-    return set(slots) if _equal(before, [after]) else set()
+        try:
+            before, after = evaluate(run_both, variables, values=values)
+        except failures():  # sources that must be of one length, or no longer than some table
+            continue
+        return set(slots) if agree(as_array(before), as_array(after), _precision(graph)) else set()
+    return set()
 
 
 def takes_sources(graph: Graph, sources: dict) -> bool:
@@ -147,38 +195,31 @@ def takes_sources(graph: Graph, sources: dict) -> bool:
     rows = {slot: ops.convert_to_tensor(x[:1]) for slot, x in sources.items()}
     try:
         evaluate(lambda: graph.encode(rows), graph.model.variables)
-    except (ValueError, TypeError, RuntimeError, ArithmeticError):
+    except failures():
         return False
     return True
 
 
-def _as_floats(logits) -> np.ndarray:
-    return ops.convert_to_numpy(ops.cast(logits, "float32"))
-
-
-def _check_numbers(graph: Graph, logits) -> None:
-    if not np.isfinite(ops.convert_to_numpy(ops.cast(logits, "float32"))).all():
-        raise ValueError(f"The model '{graph.model.name}' gives NaN or infinite logits. Are its weights finite?")
+def _vocabulary(graph: Graph) -> int:
+    """How many ids may come in and go out."""
+    limit = graph.vocabulary_limits().get(graph.target, (None, graph.vocabulary_size))[1]
+    return min(limit, graph.vocabulary_size)
 
 
 def _sample_tokens(graph: Graph, length: int) -> np.ndarray:
-    limit = graph.vocabulary_limits().get(graph.target, (None, graph.vocabulary_size))[1]
-    limit = min(limit, graph.vocabulary_size)
     random = np.random.default_rng(1)
-    return sample_ids(random, max(2, limit), (BATCH, length), graph.padding_id(graph.target)).astype("int32")
+    return sample_ids(random, _vocabulary(graph), (BATCH, length), graph.padding_id(graph.target)).astype("int32")
 
 
-def _equal(whole, parts) -> bool:
-    """Whether `parts`, one after the other in time, are `whole`, to the precision of its type."""
-    whole = ops.convert_to_numpy(whole)
-    parts = [ops.convert_to_numpy(part) for part in parts]
+def _precision(graph: Graph) -> float:
+    return precision([x.operation for x in graph.instructions])
+
+
+def _equal(graph: Graph, seen: Seen, slot: int, parts: list[dict]) -> bool:
+    """Whether a value, in parts one after the other in time, is what it is in full."""
+    whole, parts = as_array(seen.values[slot]), [as_array(part[slot]) for part in parts]
     if any(part.ndim < 2 or part.ndim != whole.ndim for part in parts):
         return whole.ndim == 0 or all(np.array_equal(part, whole) for part in parts)
     if sum(part.shape[1] for part in parts) != whole.shape[1]:
         return False
-    stepwise = np.concatenate(parts, axis=1)
-    if not np.issubdtype(whole.dtype, np.floating) and whole.dtype.name != "bfloat16":
-        return np.array_equal(whole, stepwise)
-    tolerance = 1e-3 if whole.dtype.name in ("float32", "float64") else 0.1
-    whole, stepwise = whole.astype("float64"), stepwise.astype("float64")
-    return bool(np.abs(whole - stepwise).max(initial=0) <= tolerance * max(1.0, np.abs(whole).max(initial=0)))
+    return agree(whole, np.concatenate(parts, axis=1), _precision(graph))

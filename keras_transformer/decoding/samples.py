@@ -1,0 +1,89 @@
+"""Random inputs that a model takes, and random weights for those that it happens to have."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_transformer._keras import learned_variables
+from keras_transformer.decoding.program import PASS_IDS, Program, table_size
+
+BATCH, SOURCE_LENGTH = 2, 7
+BLOCK = 65521  # a prime: a block of so many random numbers, repeated, has no pattern that a matrix shares
+
+
+def sample_inputs(program: Program, lengths: int | dict[str, int], batch: int, seed: int = 0) -> dict[int, np.ndarray]:
+    """Random inputs of a model by slot, as what reads them wants them: ids of the smallest table that looks them up,
+    entries of a vocabulary, texts of its words, or normal numbers.
+
+    Args:
+        program: The model.
+        lengths: For dimensions that are not fixed, one for all inputs, or by name.
+        batch: Number of rows.
+        seed: Of the random numbers.
+    """
+    random = np.random.default_rng(seed)
+    inputs = {}
+    for slot, name in enumerate(program.input_names):
+        length = lengths.get(name, SOURCE_LENGTH) if isinstance(lengths, dict) else lengths
+        shape = (batch, *(length if dim is None else dim for dim in program.shapes[slot][1:]))
+        inputs[slot] = _sample(program, slot, shape, random)
+    return inputs
+
+
+def _sample(program: Program, slot: int, shape: tuple, random) -> np.ndarray:
+    dtype = program.input_dtypes[slot]
+    readers = [x.operation for x in program.readers(slot, PASS_IDS)]
+    vocabulary = next((words for words in map(_vocabulary, readers) if words is not None), None)
+    if dtype == "string":
+        words = np.array(["a", "b", "c"] if vocabulary is None else [str(x) for x in vocabulary], dtype=object)
+        is_text = any(isinstance(x, keras.layers.TextVectorization) for x in readers)
+        picked = random.choice(words, (*shape, SOURCE_LENGTH if is_text else 1))
+        return np.array([" ".join(row) for row in picked.reshape(-1, picked.shape[-1])], dtype=object).reshape(shape)
+    if vocabulary is not None:
+        return random.choice(np.asarray(vocabulary), shape).astype(dtype)
+    sizes = [size for size in (table_size(x, dtype) for x in readers) if size is not None]
+    if "int" not in dtype and not sizes:
+        return random.normal(size=shape).astype(dtype)
+    return sample_ids(random, min(sizes, default=2), shape, program.padding_id(slot)).astype(dtype)
+
+
+def _vocabulary(operation) -> Sequence | None:
+    """The entries that a lookup layer of Keras knows; some strings or numbers for one that hashes them."""
+    if isinstance(operation, keras.layers.TextVectorization | keras.layers.StringLookup | keras.layers.IntegerLookup):
+        return list(operation.get_vocabulary(include_special_tokens=False)) or [1, 2, 3]
+    return range(1, 100) if isinstance(operation, keras.layers.Hashing) else None
+
+
+def sample_ids(random, size: int, shape: tuple, padding_id: int | None = None) -> np.ndarray:
+    """Random ids below `size`, none of them padding."""
+    if padding_id is None or size < 2:
+        return random.integers(0, size, shape)
+    ids = random.integers(0, size - 1, shape)
+    return ids + (ids >= padding_id)
+
+
+def random_weights(operations, seed: int = 0) -> tuple[list, list[np.ndarray]]:
+    """The variables that training changes in the layers among `operations`, and random values for them: what a gate or
+    a kernel of zeros hides now shows. Of whole numbers, and of what no training changes, the values stay."""
+    variables = {}
+    for operation in operations:
+        if isinstance(operation, keras.layers.Layer):
+            variables.update({id(x): x for x in learned_variables(operation)})
+    variables = [x for x in variables.values() if keras.backend.is_float_dtype(x.dtype)]
+    block = np.random.default_rng(seed).standard_normal(BLOCK).astype("float32")
+    values = []
+    for number, variable in enumerate(variables):
+        value = np.resize(np.roll(block, 997 * number), variable.shape)
+        if len(variable.shape) < 2:  # biases, gates, the gains of norms
+            value = np.sign(value) * (0.5 + np.abs(value) % 1)
+        elif "embeddings" not in variable.path:
+            value = value * np.prod(variable.shape[:-1]) ** -0.5
+        values.append(value)
+    return variables, values
+
+
+def as_tensors(inputs: dict[int, np.ndarray]) -> dict[int, object]:
+    """Arrays as tensors."""
+    return {slot: ops.convert_to_tensor(x) for slot, x in inputs.items()}
