@@ -15,6 +15,7 @@ from keras_transformer.export.archive import write_archive
 from keras_transformer.export.files import replacing
 from keras_transformer.export.metadata import metadata_files
 from keras_transformer.export.quantization import (
+    check_convertible,
     check_quantize,
     int8_tables,
     set_converter,
@@ -102,6 +103,7 @@ def litert(
     if layout not in LAYOUTS or (layout == "step" and not is_generator):
         raise ValueError(f"litert takes layout='generate', or 'step' for a Generator, got {layout!r}.")
     model = generator_or_model.model if is_generator else generator_or_model
+    check_convertible(model)
     whole = generate_signature(generator_or_model) if is_generator else model_signature(generator_or_model)
     whole = with_static_shapes(generator_or_model, whole, source_length, batch_size, "A LiteRT file")
     if layout == "step":

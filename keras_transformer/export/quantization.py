@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_transformer._keras import layers_within
 from keras_transformer.layers import TokenEmbedding
+from keras_transformer.layers.checks import describe
 from keras_transformer_runtime.packages import needed
 
 QUANTIZATIONS = (None, "float16", "int8", "int4")
@@ -23,6 +24,17 @@ def check_quantize(quantize: str | None) -> None:
         raise ValueError(f"litert takes quantize as one of {QUANTIZATIONS}, got {quantize!r}.")
     if quantize == "int4":
         _quantizer()
+
+
+def check_convertible(model: keras.Model) -> None:
+    """Raise ValueError if layers are quantized in a way that the converter has no operations for."""
+    layers = [x for x in layers_within(model) if x.quantization_mode in ("int8", "float8")]
+    if layers:
+        raise ValueError(
+            f"LiteRT has no products as Keras' quantize('{layers[0].quantization_mode}') makes them, and "
+            f"{len(layers)} layers of the model '{model.name}' are so quantized, {describe(layers[0])} for one. Export "
+            "the model as it was before, with litert(..., quantize='int8'); a SavedModel takes it as it is."
+        )
 
 
 def set_converter(converter, quantize: str | None) -> None:
@@ -43,7 +55,8 @@ def int8_tables(model: keras.Model, quantize: str | None) -> Iterator[None]:
     That is how the converter stores a table that is also the weights of the output projection, so that the file can
     hold it once; the converter's own look-ups take a second copy, with one scale for all rows.
     """
-    layers = [x for x in layers_within(model) if isinstance(x, TokenEmbedding)] if quantize == "int8" else []
+    tables = [x for x in layers_within(model) if isinstance(x, TokenEmbedding) and x.quantization_mode is None]
+    layers = tables if quantize == "int8" else []
     for layer in layers:
         layer.look_up = _int8_look_up(ops.convert_to_numpy(layer.embeddings))
     try:
