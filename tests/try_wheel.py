@@ -29,6 +29,10 @@ except ImportError as error:
 """
 
 
+# What the first example of the page has to end in.
+RIGHT = "assert generator(digits[:1])['tokens'][0, 0].tolist() == [2, *digits[0, ::-1], 3]"
+
+
 def main(wheel: Path, extras: list[str]) -> None:
     """Try the wheel with each extra; all of setup.cfg, unless some are given."""
     check_files(wheel)
@@ -70,7 +74,7 @@ def try_extra(wheel: Path, extra: str, brought: list[str], folder: Path) -> None
         return
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     first, *others = re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-    page = [first, *others] if extra == "litert" else [first]
+    page = [first, RIGHT, *(others if extra == "litert" else ())]
     run("-c", "\n".join(page), KERAS_BACKEND=backends[0])
     run("-c", "import keras_transformer_runtime")
 
