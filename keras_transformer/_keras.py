@@ -7,6 +7,7 @@ that an operation dropped is found again, and any functional model can be split 
 A layer that is frozen counts all its weights as not trainable; those that it was made with as trainable are in
 `_trainable_variables`. What a call of a nested model is given (`training`) goes to the layers in it that have such an
 argument, `_call_context_args`.
+`in_symbolic_scope` tells a trial with made-up values, by which Keras finds shapes on PyTorch, from a real call.
 `DataAdapter` is what `fit` takes as it is, without shuffling it, in any backend; `PyDataset`, its public relative, is
 shuffled by default, which no resumed training repeats, and cannot end an epoch early. Tried on Keras 3.12.0 and 3.15.1.
 """
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 import keras
 from keras.src.backend import get_keras_mask, set_keras_mask
+from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from keras.src.models.functional import Functional
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter as DataAdapter
 from keras.src.trainers.epoch_iterator import EpochIterator
@@ -39,6 +41,11 @@ def get_mask(tensor) -> Any:
 def set_mask(tensor, mask) -> None:
     """Put a padding mask on `tensor`, where Keras layers will find it."""
     set_keras_mask(tensor, mask)
+
+
+def is_trial() -> bool:
+    """Whether Keras is finding out shapes: what tensors hold then is made up."""
+    return in_symbolic_scope()
 
 
 def producing_call(tensor) -> Call | None:

@@ -7,6 +7,8 @@ from contextvars import ContextVar
 import keras
 import numpy as np
 
+from keras_transformer._keras import is_trial
+
 _WITHOUT_XLA: ContextVar[bool] = ContextVar("without_xla", default=False)
 
 
@@ -41,6 +43,8 @@ def is_known(tensor) -> bool:
     if backend == "torch":
         import torch
 
+        if is_trial():
+            return False
         return tensor.device.type != "meta" and not torch.compiler.is_compiling()
     return True
 
@@ -49,6 +53,8 @@ def concrete(tensor) -> np.ndarray | None:
     """The values of a tensor where they are known, outside of any tracing; None where they are not."""
     if isinstance(tensor, keras.KerasTensor):
         return None
+    if keras.backend.backend() == "torch" and keras.ops.is_tensor(tensor):
+        return keras.ops.convert_to_numpy(tensor) if is_known(tensor) else None
     try:
         return np.asarray(tensor)
     except (TypeError, NotImplementedError, RuntimeError, ValueError):  # a tracer or a symbolic tensor

@@ -183,7 +183,7 @@ def test_a_changed_bit_of_the_directory_falls_back(state, tmp_path):
     from keras_transformer.training.snapshots import DamagedSnapshot, read_snapshot, write_snapshot
 
     path = tmp_path / "step-0000000001.npz"
-    variables = [keras.Variable(np.arange(6.0).reshape(2, 3)), keras.Variable(5)]
+    variables = [keras.Variable(np.arange(6.0).reshape(2, 3)), keras.Variable(5, trainable=False)]
     write_snapshot(path, {"trainable": variables, "non_trainable": [], "optimizer": []}, {"position": [1, 2, 3]})
     content = path.read_bytes()
     noticed = 0
@@ -484,6 +484,5 @@ def test_dropout_that_no_checkpoint_restores_is_named(seed, tmp_path):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         Checkpoints(tmp_path).resume(model)
-    assert [("'culprit'" in str(x.message), "seed=" in str(x.message)) for x in caught] == [(True, True)] * (
-        seed is None
-    )
+    told = [str(x.message) for x in caught if "'culprit'" in str(x.message)]
+    assert ["seed=" in message for message in told] == [True] * (seed is None)
