@@ -1,5 +1,7 @@
 """Tokenizers outside the graph: strings to ids and back, with the same result as the layers of `kt.text`."""
 
+import re
+
 from keras_transformer_runtime.packages import needed
 
 
@@ -19,10 +21,12 @@ def make_tokenizer(settings: dict | None, files: dict[str, bytes]) -> "Tokenizer
 
 
 class Tokenizer:
-    """What all have in common: start and end, truncation, and where a row stops."""
+    """What all have in common: start and end, special tokens, truncation, and where a row stops."""
 
     def __init__(self, settings: dict, files: dict[str, bytes] | None = None):
         self.settings = settings
+        self._special = settings.get("special_tokens", {})  # the ids of strings that are never cut
+        self._parts = re.compile(f"({'|'.join(map(re.escape, sorted(self._special, key=len, reverse=True)))})")
 
     def pieces(self, text: str) -> list[int]:
         """Ids of a text alone."""
@@ -36,10 +40,14 @@ class Tokenizer:
         """Ids of a text, with start and end where the settings say so."""
         settings = self.settings
         start, end = [settings["start_id"]] * settings["add_start"], [settings["end_id"]] * settings["add_end"]
-        ids = self.pieces(text)
+        parts = self._parts.split(text) if self._special else [text]
+        ids = [id for part in parts for id in self._part(part)]
         if settings["max_length"] is not None:
             ids = ids[: settings["max_length"] - len(start) - len(end)]
         return start + ids + end
+
+    def _part(self, part: str) -> list[int]:
+        return [self._special[part]] if part in self._special else self.pieces(part)
 
     def detokenize(self, ids) -> str:
         """The text of a row of ids, up to its first end or padding."""
@@ -47,7 +55,7 @@ class Tokenizer:
         for token in map(int, ids):
             if token in (self.settings["end_id"], self.settings["pad_id"]):
                 break
-            if token != self.settings["start_id"]:
+            if token != self.settings["start_id"] and token not in self._special.values():
                 kept.append(token)
         return self.text(kept)
 

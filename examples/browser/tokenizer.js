@@ -17,6 +17,7 @@ export class Tokenizer {
     if (settings?.kind !== "sentencepiece") {
       throw new Error(`The page reads SentencePiece tokenizers; the export has ${settings?.kind ?? "none"}.`);
     }
+    if (settings.special_tokens) throw new Error("The page reads tokenizers without special tokens.");
     const model = readModel(bytes);
     this.settings = settings;
     this.normalizer = new Normalizer(model);

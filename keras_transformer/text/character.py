@@ -28,7 +28,7 @@ class CharacterTokenizer(Tokenizer):
     Args:
         characters: The characters of the vocabulary in the order of their ids, each once.
             `CharacterTokenizer.train` finds those of given texts.
-        **kwargs: `max_length`, `add_start`, `add_end`, `name`, as in `Tokenizer`.
+        **kwargs: `max_length`, `add_start`, `add_end`, `special_tokens`, `name`, as in `Tokenizer`.
 
     Input shape: (B,), strings: a tensor, a NumPy array or a list.
     Output shape: (B, T), int32, padded with 0 on the right; T is the longest row of the batch.
@@ -73,7 +73,7 @@ class CharacterTokenizer(Tokenizer):
                 are left out. None sets no limit.
             character_coverage: Share of the characters of the texts that the vocabulary must hold; less than 1.0
                 drops the rarest.
-            **kwargs: Arguments of the tokenizer: `max_length`, `add_start`, `add_end`, `name`.
+            **kwargs: Arguments of the tokenizer: `max_length`, `add_start`, `add_end`, `special_tokens`, `name`.
 
         Returns: The tokenizer.
 
@@ -96,7 +96,7 @@ class CharacterTokenizer(Tokenizer):
         return cls("".join(characters), **kwargs)
 
     def get_vocabulary(self) -> list[str]:
-        return [*SPECIAL_PIECES, *self.characters]
+        return [*SPECIAL_PIECES, *self.characters, *self.special_tokens]
 
     def encode(self, strings):
         tf = needed("tensorflow", self.name)
@@ -131,7 +131,7 @@ class ByteTokenizer(Tokenizer):
     A process that loads the SavedModel needs TensorFlow only. ("ByT5", https://arxiv.org/abs/2105.13626)
 
     Args:
-        **kwargs: `max_length`, `add_start`, `add_end`, `name`, as in `Tokenizer`.
+        **kwargs: `max_length`, `add_start`, `add_end`, `special_tokens`, `name`, as in `Tokenizer`.
 
     Input shape: (B,), strings: a tensor, a NumPy array or a list.
     Output shape: (B, T), int32, padded with 0 on the right; T is the longest row of the batch.
@@ -155,7 +155,7 @@ class ByteTokenizer(Tokenizer):
 
     def get_vocabulary(self) -> list[str]:
         """The pieces by id; the bytes read "<0x00>" to "<0xFF>"."""
-        return [*SPECIAL_PIECES, *(f"<0x{byte:02X}>" for byte in range(256))]
+        return [*SPECIAL_PIECES, *(f"<0x{byte:02X}>" for byte in range(256)), *self.special_tokens]
 
     def runtime_files(self):
         return self.runtime_settings("byte"), {}

@@ -48,7 +48,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     Args:
         model: Path of a SentencePiece model file, or its bytes. `SentencePieceTokenizer.train` makes one.
-        **kwargs: `max_length`, `add_start`, `add_end`, `name`, as in `Tokenizer`.
+        **kwargs: `max_length`, `add_start`, `add_end`, `special_tokens`, `name`, as in `Tokenizer`.
 
     Input shape: (B,), strings: a tensor, a NumPy array or a list.
     Output shape: (B, T), int32, padded with 0 on the right; T is the longest row of the batch.
@@ -66,6 +66,8 @@ class SentencePieceTokenizer(Tokenizer):
         >>> [text.decode() for text in tokenizer.detokenize(ids).numpy()]
         ['the cat', 'a dog sat']
     """
+
+    joint = " "
 
     def __init__(self, model: str | os.PathLike | bytes, **kwargs):
         super().__init__(**kwargs)
@@ -97,7 +99,7 @@ class SentencePieceTokenizer(Tokenizer):
                 every character, the default drops the rarest (useful for Chinese and Japanese).
             split_digits: Whether each digit is a piece of its own, as suits dates and numbers.
             fold_case: Whether the texts are put in lower case first, in training and ever after.
-            **kwargs: Arguments of the tokenizer: `max_length`, `add_start`, `add_end`, `name`.
+            **kwargs: Arguments of the tokenizer: `max_length`, `add_start`, `add_end`, `special_tokens`, `name`.
 
         Returns: The tokenizer. Its attribute `model` is the model's bytes, from which another tokenizer, say
         with `add_start`, can be made.
@@ -144,10 +146,10 @@ class SentencePieceTokenizer(Tokenizer):
 
     def get_vocabulary(self) -> list[str]:
         """The pieces by id; the first piece of a word starts with "\u2581", special ones read "<pad>"."""
-        return list(self._vocabulary)
+        return [*self._vocabulary, *self.special_tokens]
 
     def is_control(self):
-        return self._is_control
+        return np.concatenate([self._is_control, np.ones(len(self.special_tokens), bool)])
 
     def encode(self, strings):
         return self._graph_tokenizer.tokenize(strings)

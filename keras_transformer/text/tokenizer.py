@@ -1,9 +1,16 @@
-"""What all tokenizers have in common: the special ids, rows of ids from pieces, and the way back."""
+"""What all tokenizers have in common: special ids and tokens, rows of ids from pieces, the way back, files."""
+
+import functools
+import operator
+import os
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 
 from keras_transformer.layers.checks import check_positive
+from keras_transformer.text.files import load_tokenizer, save_tokenizer
+from keras_transformer.text.special import checked_tokens, decode_with, encode_with
 from keras_transformer_runtime.packages import needed
 
 SPECIAL_PIECES = ("<pad>", "<unk>", "<s>", "</s>")
@@ -14,20 +21,28 @@ class Tokenizer(keras.layers.Layer):
 
     A subclass says what its pieces are, with three methods: `encode(strings)` gives the ids of the pieces, int32,
     as a `tf.RaggedTensor` (B, None); `decode(ids)` gives the strings (B,) of such a tensor, which holds ids of the
-    vocabulary only; `get_vocabulary()` lists the pieces by id, the four special ones first. It sets `built` to True.
+    vocabulary only; `get_vocabulary()` lists the pieces by id, `special_tokens` last. It sets `built` to True, and, if
+    its ids of padding, unknown, start and end are not 0 to 3, the class attributes `pad_id`, `unk_id`, `start_id` and
+    `end_id`.
+
+    Special tokens stand for themselves: wherever such a string is in a text, it is one id and never cut. They have the
+    ids behind the other pieces, and `detokenize` leaves them out unless told otherwise. What is between two of them is
+    cut as a text by itself.
 
     Args:
         max_length: Longest row of ids, start and end included; what is beyond it is cut off, but never the
             end id. None keeps every row whole.
         add_start: Whether each row starts with `start_id`.
         add_end: Whether each row ends with `end_id`.
+        special_tokens: Strings that are one id each, such as "<translate>"; their ids follow those of the pieces.
         **kwargs: `name` and `dtype` of `keras.layers.Layer`.
 
     Input shape: (B,), strings: a tensor, a NumPy array or a list.
     Output shape: (B, T), int32, padded with 0 on the right; T is the longest row of the batch.
 
     Raises:
-        ValueError: If `max_length` leaves no room for a piece; if the input is not strings of shape (B,).
+        ValueError: If `max_length` leaves no room for a piece; if a special token is empty, no string or there twice;
+            if the input is not strings of shape (B,).
 
     Example:
         >>> import tensorflow as tf
@@ -37,7 +52,7 @@ class Tokenizer(keras.layers.Layer):
         ...         super().__init__(**kwargs)
         ...         self.built = True
         ...     def get_vocabulary(self):
-        ...         return ["<pad>", "<unk>", "<s>", "</s>", *"0123456789"]
+        ...         return ["<pad>", "<unk>", "<s>", "</s>", *"0123456789", *self.special_tokens]
         ...     def encode(self, strings):
         ...         return tf.strings.to_number(tf.strings.bytes_split(strings), tf.int32) + 4
         ...     def decode(self, ids):
@@ -48,15 +63,25 @@ class Tokenizer(keras.layers.Layer):
         [[7, 5, 3], [6, 3, 0]]
         >>> digits.detokenize(ids).numpy().tolist()
         [b'31', b'2']
+        >>> target = digits.copy(add_start=True, special_tokens=["<plus>"])
+        >>> target(["3<plus>1"]).numpy().tolist(), target.token_to_id("<plus>")
+        ([[2, 7, 14, 5, 3]], 14)
     """
 
     pad_id = 0
     unk_id = 1
     start_id = 2
     end_id = 3
+    joint = ""  # what stands between a special token and the text beside it, where `detokenize` shows the token
 
     def __init__(
-        self, *, max_length: int | None = None, add_start: bool = False, add_end: bool = False, **kwargs
+        self,
+        *,
+        max_length: int | None = None,
+        add_start: bool = False,
+        add_end: bool = False,
+        special_tokens: Sequence[str] = (),
+        **kwargs,
     ) -> None:
         super().__init__(**kwargs)
         room = 1 + int(add_start) + int(add_end)
@@ -70,6 +95,7 @@ class Tokenizer(keras.layers.Layer):
         self.max_length = max_length
         self.add_start = bool(add_start)
         self.add_end = bool(add_end)
+        self.special_tokens = checked_tokens(special_tokens, self.name)
 
     def encode(self, strings):
         """Strings (B,) to the ids of their pieces, a `tf.RaggedTensor` (B, None)."""
@@ -93,9 +119,57 @@ class Tokenizer(keras.layers.Layer):
         """Number of pieces, the special ones included."""
         return len(self.get_vocabulary())
 
+    def token_to_id(self, token: str) -> int:
+        """The id of a piece or a special token. Raises ValueError for another string."""
+        if token not in self._ids_by_token:
+            raise ValueError(f"{self.name} has no token {token!r} in its vocabulary of {self.vocabulary_size}.")
+        return self._ids_by_token[token]
+
+    def id_to_token(self, id: int) -> str:
+        """The piece or special token of an id. Raises ValueError for what is no id of the vocabulary."""
+        vocabulary = self.get_vocabulary()
+        if isinstance(id, bool) or not isinstance(id, int | np.integer) or not 0 <= id < len(vocabulary):
+            raise ValueError(f"{self.name} has the ids 0 to {len(vocabulary) - 1}. Received: {id!r}")
+        return vocabulary[id]
+
+    @functools.cached_property
+    def _ids_by_token(self) -> dict[str, int]:
+        return {token: id for id, token in enumerate(self.get_vocabulary())}
+
+    def copy(self, **changes) -> "Tokenizer":
+        """A tokenizer of the same vocabulary with other arguments: `source.copy(add_start=True, add_end=True)` is the
+        target's form of a tokenizer. It has a name of its own."""
+        config = {name: value for name, value in self.get_config().items() if name != "name"}
+        return type(self).from_config({**config, **changes})
+
+    def save(self, path: str | os.PathLike, *, overwrite: bool = False) -> None:
+        """Write all that the tokenizer is to a JSON file; in a folder that is there, to `kt_tokenizer.json`.
+
+        Raises: ValueError if the file is there, and may not be overwritten.
+        """
+        save_tokenizer(self, path, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Tokenizer":
+        """The tokenizer that `save` wrote to that file or folder, of whatever kind it is.
+
+        Raises: ValueError if it is no such file, or holds a tokenizer that is not a `cls`.
+        """
+        return load_tokenizer(cls, path)
+
     def is_control(self) -> np.ndarray:
-        """Which ids are no part of the text, (V,): padding, start and end."""
-        return np.isin(np.arange(self.vocabulary_size), (self.pad_id, self.start_id, self.end_id))
+        """Which ids are no part of the text, (V,): padding, start and end, and special tokens."""
+        ids = np.arange(self.vocabulary_size)
+        return np.isin(ids, (self.pad_id, self.start_id, self.end_id)) | (ids >= self.first_special_id)
+
+    def stop_ids(self) -> list[int]:
+        """The ids at which `detokenize` stops reading: end and padding."""
+        return [id for id in (self.end_id, self.pad_id) if id is not None]
+
+    @property
+    def first_special_id(self) -> int:
+        """The id of the first special token, if there is one."""
+        return self.vocabulary_size - len(self.special_tokens)
 
     def runtime_files(self) -> tuple[dict, dict[str, bytes]] | None:
         """What `keras_transformer_runtime` needs to do the same without TensorFlow: settings, `kind` among them, and
@@ -105,7 +179,9 @@ class Tokenizer(keras.layers.Layer):
     def runtime_settings(self, kind: str) -> dict:
         """The settings that all kinds of tokenizers have."""
         names = ("pad_id", "unk_id", "start_id", "end_id", "max_length", "add_start", "add_end")
-        return {"kind": kind, **{name: getattr(self, name) for name in names}}
+        special = {token: self.first_special_id + place for place, token in enumerate(self.special_tokens)}
+        settings = {"kind": kind, **{name: getattr(self, name) for name in names}}
+        return {**settings, "special_tokens": special} if special else settings
 
     def __call__(self, strings, **kwargs):
         # keras.layers.Layer takes tensors of the backend only, and TensorFlow alone has tensors of strings.
@@ -120,20 +196,21 @@ class Tokenizer(keras.layers.Layer):
         return self.tokenize(strings)
 
     def tokenize(self, strings):
-        """Strings (B,) to int32 ids (B, T), padded with 0 on the right."""
+        """Strings (B,) to int32 ids (B, T), padded with `padding_id` on the right, or with 0 where there is none."""
         tf = needed("tensorflow", self.name)
 
-        pieces = self.encode(self._string_tensor(strings))
+        pieces = self._pieces(self._string_tensor(strings))
+        padding = self.padding_id or 0
         lengths = tf.cast(pieces.row_lengths(), tf.int32)
         if self.max_length is not None:
             lengths = tf.minimum(lengths, self.max_length - self.add_start - self.add_end)
         # From here on with plain operations on dense rows, which LiteRT has, too.
-        ids = pieces.to_tensor(default_value=self.pad_id)
+        ids = pieces.to_tensor(default_value=padding)
         width = tf.reduce_max(tf.pad(lengths, [[0, 1]]))  # the pad is for a batch of no rows
         ids = tf.pad(ids[:, :width], [[0, 0], [0, int(self.add_end)]])
         places = tf.expand_dims(tf.range(tf.shape(ids)[1]), 0)
         lengths = tf.expand_dims(lengths, 1)
-        ids = tf.where(places < lengths, ids, self.pad_id)
+        ids = tf.where(places < lengths, ids, padding)
         if self.add_end:
             ids = tf.where(places == lengths, self.end_id, ids)
         return tf.pad(ids, [[0, 0], [int(self.add_start), 0]], constant_values=self.start_id)
@@ -142,18 +219,30 @@ class Tokenizer(keras.layers.Layer):
         """Strings (B,) to int32 ids as a `tf.RaggedTensor` (B, None): without padding, whatever id that is."""
         tf = needed("tensorflow", self.name)
 
-        pieces = tf.cast(self.encode(self._string_tensor(strings)), tf.int32)
+        pieces = tf.cast(self._pieces(self._string_tensor(strings)), tf.int32)
         if self.max_length is not None:
             pieces = pieces[:, : self.max_length - self.add_start - self.add_end]
         start = tf.fill([pieces.nrows(), int(self.add_start)], self.start_id)
         end = tf.fill([pieces.nrows(), int(self.add_end)], self.end_id)
         return tf.concat([start, pieces, end], axis=1)
 
-    def detokenize(self, ids):
+    def _pieces(self, strings):
+        """The ids of the pieces and of the special tokens, (B, None)."""
+        if not self.special_tokens:
+            return self.encode(strings)
+        vocabulary, special = self.get_vocabulary(), list(self.special_tokens)
+        if vocabulary[self.first_special_id :] != special or set(vocabulary[: self.first_special_id]) & set(special):
+            raise ValueError(
+                f"{self.name} takes special_tokens {special}, which get_vocabulary() has to list once, behind the "
+                f"pieces. The last of it: {vocabulary[self.first_special_id :]}."
+            )
+        return encode_with(special, self.first_special_id, strings, self.encode)
+
+    def detokenize(self, ids, skip_special_tokens: bool = True):
         """Ids (..., T) to strings (...): a row is read up to its first end or padding id.
 
-        Start and other control ids are left out. Ids outside the vocabulary read as the unknown id does, so that
-        one bad row does not fail a batch.
+        Start and other control ids are left out, and special tokens unless `skip_special_tokens` is False. Ids outside
+        the vocabulary read as the unknown id does, so that one bad row does not fail a batch.
         """
         tf = needed("tensorflow", self.name)
 
@@ -167,13 +256,20 @@ class Tokenizer(keras.layers.Layer):
         ids = tf.cast(ids, tf.int64)
         shape = tf.shape(ids)
         rows = tf.reshape(ids, [tf.reduce_prod(shape[:-1]), shape[-1]])  # (B, T) or (B * N, T)
-        stops = (rows == self.end_id) | (rows == self.pad_id)
+        stops = functools.reduce(operator.or_, (rows == id for id in self.stop_ids()), tf.zeros_like(rows, tf.bool))
         known = (rows >= 0) & (rows < self.vocabulary_size)
         rows = tf.cast(tf.where(known, rows, self.unk_id), tf.int32)
-        kept = (tf.cumsum(tf.cast(stops, tf.int32), axis=1) == 0) & ~tf.gather(self.is_control(), rows)
+        hidden = self.is_control()
+        if not skip_special_tokens:
+            hidden = hidden & (np.arange(self.vocabulary_size) < self.first_special_id)
+        kept = (tf.cumsum(tf.cast(stops, tf.int32), axis=1) == 0) & ~tf.gather(hidden, rows)
         counts = tf.reduce_sum(tf.cast(kept, tf.int32), axis=1)  # of int64, LiteRT's operation makes empty texts
         pieces = tf.RaggedTensor.from_row_lengths(tf.boolean_mask(rows, kept), counts, validate=False)
-        texts = tf.reshape(self.decode(pieces), shape[:-1])
+        if self.special_tokens and not skip_special_tokens:
+            texts = decode_with(self.special_tokens, self.first_special_id, pieces, self.decode, self.joint)
+        else:
+            texts = self.decode(pieces)
+        texts = tf.reshape(texts, shape[:-1])
         texts.set_shape(ids.shape[:-1])
         return texts
 
@@ -187,6 +283,7 @@ class Tokenizer(keras.layers.Layer):
             "max_length": self.max_length,
             "add_start": self.add_start,
             "add_end": self.add_end,
+            "special_tokens": list(self.special_tokens),
         }
 
     @classmethod

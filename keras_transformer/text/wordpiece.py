@@ -39,7 +39,7 @@ class WordPieceTokenizer(Tokenizer):
         vocabulary: The pieces in the order of their ids, "<pad>", "<unk>", "<s>", "</s>" first: a list, or the path
             of a UTF-8 file with one piece a line. `WordPieceTokenizer.train` makes one.
         fold_case: Whether the texts are put in lower case first.
-        **kwargs: `max_length`, `add_start`, `add_end`, `name`, as in `Tokenizer`.
+        **kwargs: `max_length`, `add_start`, `add_end`, `special_tokens`, `name`, as in `Tokenizer`.
 
     Input shape: (B,), strings: a tensor, a NumPy array or a list.
     Output shape: (B, T), int32, padded with 0 on the right; T is the longest row of the batch.
@@ -58,6 +58,8 @@ class WordPieceTokenizer(Tokenizer):
         >>> [text.decode() for text in tokenizer.detokenize(ids).numpy()]
         ['she walks', 'she <unk>', 'walked']
     """
+
+    joint = " "
 
     def __init__(self, vocabulary: str | os.PathLike | Sequence[str], *, fold_case: bool = False, **kwargs):
         super().__init__(**kwargs)
@@ -87,7 +89,7 @@ class WordPieceTokenizer(Tokenizer):
             character_coverage: Share of the characters of the texts that the vocabulary must hold, as first and, but
                 for punctuation and Chinese characters, as continuing piece; 1.0 keeps every character.
             fold_case: Whether the texts are put in lower case first, in training and ever after.
-            **kwargs: Arguments of the tokenizer: `max_length`, `add_start`, `add_end`, `name`.
+            **kwargs: Arguments of the tokenizer: `max_length`, `add_start`, `add_end`, `special_tokens`, `name`.
 
         Returns: The tokenizer. Its `get_vocabulary()` is what another tokenizer can be made from.
 
@@ -121,7 +123,7 @@ class WordPieceTokenizer(Tokenizer):
 
     def get_vocabulary(self) -> list[str]:
         """The pieces by id; those that continue a word start with "##"."""
-        return list(self._vocabulary)
+        return [*self._vocabulary, *self.special_tokens]
 
     def encode(self, strings):
         return self._graph_tokenizer.tokenize(_folded(strings, self.fold_case))
@@ -132,7 +134,7 @@ class WordPieceTokenizer(Tokenizer):
         return self._graph_tokenizer.detokenize(ids.with_row_splits_dtype(tf.int64))
 
     def get_config(self):
-        return {**super().get_config(), "vocabulary": self.get_vocabulary(), "fold_case": self.fold_case}
+        return {**super().get_config(), "vocabulary": list(self._vocabulary), "fold_case": self.fold_case}
 
 
 def _graph_tokenizer(vocabulary: Sequence[str]):

@@ -6,6 +6,7 @@ last. The labels are all but the first.
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -57,10 +58,8 @@ class Examples:
             raise ValueError(f"{owner} was given no examples.")
         self._examples = examples
         self.sides = 2 if self.paired else 1
-        tokenizers = self._per_side("tokenizers", tokenizers, "a tokenizer", callable)
-        self._tokenizers = [as_tokenizer(tokenizer, check=False) for tokenizer in tokenizers]
-        self._check_tokenizers()
-        self._set_padding(padding_id, ignore_id)
+        self._set_tokenizers(self._per_side("tokenizers", tokenizers, "a tokenizer", callable), padding_id)
+        self._set_ignore_id(ignore_id)
         self._vocabulary_sizes = self._per_side("vocabulary_size", vocabulary_size, "a positive integer", is_positive)
         self.limits = self._per_side(limit_name, longest, "a positive integer", is_positive)
         self._numbers = np.arange(count)
@@ -84,7 +83,15 @@ class Examples:
             raise ValueError(f"{self.owner} takes {kind} as {name}, {number}. Received: {value!r}")
         return values
 
-    def _check_tokenizers(self) -> None:
+    def _set_tokenizers(self, tokenizers: list, padding_id) -> None:
+        given = padding_id if isinstance(padding_id, list | tuple) else [padding_id] * self.sides
+        own = [tokenizer.padding_id if isinstance(tokenizer, Tokenizer) else 0 for tokenizer in tokenizers]
+        values = [own[i] if value == "auto" and i < self.sides else value for i, value in enumerate(given)]
+        self.padding_ids = self._per_side("padding_id", values, "an id that is not negative, None or 'auto'", _is_id)
+        self._tokenizers = [
+            as_tokenizer(tokenizer, SimpleNamespace(padding_id=padding))
+            for tokenizer, padding in zip(tokenizers, self.padding_ids, strict=True)
+        ]
         for tokenizer in self._tokenizers:
             if isinstance(tokenizer, Tokenizer) and tokenizer.max_length is not None:
                 raise ValueError(
@@ -97,14 +104,11 @@ class Examples:
             raise ValueError(
                 f"{self.owner}: the tokenizer of the targets has add_start={tokenizer.add_start} and "
                 f"add_end={tokenizer.add_end}; a decoder begins with the start id and learns to end with the end id. "
-                "Make both True."
+                "Make both True, as tokenizer.copy(add_start=True, add_end=True) does, or wrap one of KerasHub in a "
+                "function that adds both."
             )
 
-    def _set_padding(self, padding_id, ignore_id) -> None:
-        own = [tokenizer.padding_id if isinstance(tokenizer, Tokenizer) else 0 for tokenizer in self._tokenizers]
-        values = padding_id if isinstance(padding_id, list | tuple) else [padding_id] * self.sides
-        values = [own[i] if value == "auto" and i < self.sides else value for i, value in enumerate(values)]
-        self.padding_ids = self._per_side("padding_id", values, "an id that is not negative, None or 'auto'", _is_id)
+    def _set_ignore_id(self, ignore_id) -> None:
         if ignore_id is None:
             ignore_id = -100 if self.padding_ids[-1] is None else self.padding_ids[-1]
         elif isinstance(ignore_id, bool) or not isinstance(ignore_id, int | np.integer):

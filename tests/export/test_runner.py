@@ -126,18 +126,19 @@ def test_without_keras_and_without_tensorflow(folder, translator, tokenizer, bar
     )
 
 
+@pytest.mark.parametrize("special", [(), ("<x>", "<x>>", "a+")])
 @pytest.mark.parametrize("kind", ["sentencepiece", "character", "byte"])
-def test_tokenizers_outside_the_graph_equal_those_inside(kind, tokenizer):
+def test_tokenizers_outside_the_graph_equal_those_inside(kind, special, tokenizer):
     from keras_transformer_runtime.tokenizers import make_tokenizer
 
     layer = {
         "sentencepiece": tokenizer,
         "character": kt.text.CharacterTokenizer("abcdehnost 안", max_length=7, add_start=True),
         "byte": kt.text.ByteTokenizer(max_length=12, add_end=True),
-    }[kind]
+    }[kind].copy(special_tokens=special)
     settings, parts = layer.runtime_files()
     outside = make_tokenizer({**settings, "files": {name: name for name in parts}}, parts)
-    texts = [*TEXTS, "", " ", "👩‍💻 x", "ＡＢ①", "a\tb\nc"]
+    texts = [*TEXTS, "", " ", "👩‍💻 x", "ＡＢ①", "a\tb\nc", "ab<x>>c<x>", "a+<x"]
     inside = layer(texts).numpy()
     for row, text in zip(inside, texts, strict=True):
         assert outside.tokenize(text) == row[: np.flatnonzero(row)[-1] + 1 if row.any() else 0].tolist(), repr(text)

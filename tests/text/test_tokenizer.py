@@ -1,10 +1,12 @@
 """What holds for every kind of tokenizer: framing, round trips, files, and what is refused."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
 
-from keras_transformer.text import CharacterTokenizer, SentencePieceTokenizer, WordPieceTokenizer
+from keras_transformer.text import CharacterTokenizer, SentencePieceTokenizer, Tokenizer, WordPieceTokenizer
 
 tf = pytest.importorskip("tensorflow")
 
@@ -85,6 +87,146 @@ def test_a_model_with_tokenizers_survives_a_keras_file_in_a_fresh_process(tokeni
     found = np.load(tmp_path / "ids.npz")
     for kind, tokenizer in framed.items():
         np.testing.assert_array_equal(found[kind], tokenizer(texts))
+
+
+SPECIAL = ["<x>", "<x>>", "[a.b]*", "번역"]
+
+
+def test_special_tokens_are_never_cut(tokenizer, languages):
+    base = tokenizer.vocabulary_size
+    special = tokenizer.copy(special_tokens=SPECIAL, add_start=True, add_end=True)
+    assert special.vocabulary_size == base + 4 and tokenizer.vocabulary_size == base
+    assert [special.token_to_id(token) for token in SPECIAL] == [base, base + 1, base + 2, base + 3]
+    plain, other = languages["English"]
+    cases = [
+        ["<x>"],
+        [plain, "<x>", other],
+        ["<x>>", plain],  # the longer of two that fit
+        ["[a.b]*", "<x>", "<x>", plain, "번역"],
+        [plain],
+        [],
+    ]
+
+    def ids_of(part):  # by the tokenizer without
+        return [base + SPECIAL.index(part)] if part in SPECIAL else tokenizer([part]).numpy()[0].tolist()
+
+    rows = [[2, *itertools.chain(*map(ids_of, case)), 3] for case in cases]
+    texts = ["".join(case) for case in cases]
+    ids = special(texts)
+    np.testing.assert_array_equal(ids, [row + [0] * (ids.shape[1] - len(row)) for row in rows])
+    assert special.tokenize_ragged(texts).to_list() == rows
+    assert decoded(special.detokenize(ids, skip_special_tokens=False)) == [special.joint.join(case) for case in cases]
+    without = [[id for id in row if 3 < id < base] for row in rows]
+    assert decoded(special.detokenize(ids)) == [
+        tokenizer.detokenize(row).numpy().decode() if row else "" for row in without
+    ]
+    beams = special.detokenize(np.array([[[base, 3], [2, base + 3]]]), skip_special_tokens=False)
+    assert beams.numpy().tolist() == [[b"<x>", "번역".encode()]]
+    assert decoded(special.detokenize(np.zeros((2, 0), "int32"), skip_special_tokens=False)) == ["", ""]
+    with pytest.raises(ValueError, match="no token '<y>' in its vocabulary"):
+        special.token_to_id("<y>")
+
+
+@pytest.mark.parametrize("special", [["<a>", "<a>"], [""], [5], "<a>"])
+def test_special_tokens_that_are_refused(special):
+    with pytest.raises(ValueError, match="special"):
+        CharacterTokenizer("abc", special_tokens=special)
+    with pytest.raises(ValueError, match=r"special_tokens \['b'\], which get_vocabulary\(\) has to list once"):
+        CharacterTokenizer("abc", special_tokens=["b"])(["abc"])
+
+
+def test_tokens_and_ids(tokenizer):
+    vocabulary = tokenizer.get_vocabulary()
+    for id in (0, 3, 4, len(vocabulary) - 1):
+        assert tokenizer.id_to_token(id) == vocabulary[id]
+        assert tokenizer.token_to_id(vocabulary[id]) == id
+    assert tokenizer.padding_id == tokenizer.token_to_id("<pad>") == 0
+    for id in (-1, len(vocabulary), 1.0, True, "a"):
+        with pytest.raises(ValueError, match=f"has the ids 0 to {len(vocabulary) - 1}. Received: {id!r}"):
+            tokenizer.id_to_token(id)
+
+
+def test_save_and_load(tokenizer, texts, tmp_path):
+    tokenizer = tokenizer.copy(add_end=True, max_length=11, special_tokens=["<x>"])
+    tokenizer.save(tmp_path / "tokenizer.json")
+    tokenizer.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kt_tokenizer.json", "tokenizer.json"]
+    for kind, path in ((Tokenizer, "tokenizer.json"), (type(tokenizer), ".")):
+        loaded = kind.load(tmp_path / path)
+        assert type(loaded) is type(tokenizer) and loaded.get_config() == tokenizer.get_config()
+        np.testing.assert_array_equal(loaded([*texts, "<x>"]), tokenizer([*texts, "<x>"]))
+    with pytest.raises(ValueError, match="is there.*overwrite=True"):
+        tokenizer.save(tmp_path)
+    tokenizer.copy(add_end=False).save(tmp_path, overwrite=True)
+    assert not Tokenizer.load(tmp_path).add_end
+
+
+def test_files_that_are_no_tokenizers(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    CharacterTokenizer("abc").save(path)
+    whole = path.read_text()
+    with pytest.raises(ValueError, match="holds a CharacterTokenizer, no WordPieceTokenizer"):
+        WordPieceTokenizer.load(path)
+    for content in (
+        whole[:50],
+        "",
+        "[]",
+        "{}",
+        '{"format": 1}',
+        '{"format": 2, "tokenizer": {}}',
+        '{"model": {"type": "BPE"}}',
+    ):
+        path.write_text(content)
+        with pytest.raises(ValueError, match="is no tokenizer that `save` wrote"):
+            Tokenizer.load(path)
+    path.write_text(whole.replace("CharacterTokenizer", "OtherTokenizer"))
+    with pytest.raises(ValueError, match="holds a OtherTokenizer, which Keras cannot find. Import what defines it"):
+        Tokenizer.load(path)
+    with pytest.raises(FileNotFoundError):
+        Tokenizer.load(tmp_path / "nothing.json")
+
+
+def test_a_copy_is_the_same_but_for_what_is_changed(tokenizer, texts):
+    target = tokenizer.copy(add_start=True, add_end=True)
+    assert (target.add_start, target.add_end, target.name != tokenizer.name) == (True, True, True)
+    assert target.get_vocabulary() == tokenizer.get_vocabulary()
+    for row, framed in zip(
+        tokenizer.tokenize_ragged(texts).to_list(), target.tokenize_ragged(texts).to_list(), strict=True
+    ):
+        assert framed == [2, *row, 3]
+
+
+def test_other_special_ids():
+    """A tokenizer of one's own, with the ids of a model that is there: end and padding 1, every other one text."""
+
+    class Letters(Tokenizer):
+        pad_id = end_id = 1
+        start_id, unk_id = 0, 2
+
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.built = True
+
+        def get_vocabulary(self):
+            return ["<s>", "</s>", "?", "a", "b", *self.special_tokens]
+
+        def encode(self, strings):
+            letters = tf.strings.bytes_split(strings)
+            found = tf.argmax(letters.values[:, None] == tf.constant(["a", "b"])[None], axis=1, output_type=tf.int32)
+            return letters.with_values(3 + found)
+
+        def decode(self, ids):
+            return tf.strings.reduce_join(tf.gather(self.get_vocabulary(), ids), axis=-1)
+
+    letters = Letters(add_start=True, add_end=True, special_tokens=["<x>"])
+    ids = letters(["ab", "<x>b", "a"])
+    assert ids.numpy().tolist() == [[0, 3, 4, 1], [0, 5, 4, 1], [0, 3, 1, 1]]
+    assert decoded(letters.detokenize(ids)) == ["ab", "b", "a"]
+    assert letters.padding_id == 1
+    unpadded = type("Unpadded", (Letters,), {"pad_id": None})(add_end=True)
+    assert unpadded(["ab", "a"]).numpy().tolist() == [[3, 4, 1], [3, 1, 0]]
+    assert unpadded.tokenize_ragged(["ab", "a"]).to_list() == [[3, 4, 1], [3, 1]]
+    assert unpadded.padding_id is None
 
 
 def test_in_a_dataset(tokenizer, texts):
