@@ -60,6 +60,9 @@ class Tokenizer:
         return self.text(kept)
 
 
+WORD_START, UNKNOWN_TEXT = "\u2581", " \u2047 "
+
+
 class SentencePiece(Tokenizer):
     """By the sentencepiece package."""
 
@@ -72,8 +75,13 @@ class SentencePiece(Tokenizer):
         return self._processor.encode(text)
 
     def text(self, ids):
-        size, unknown = self._processor.get_piece_size(), self._processor.unk_id()
-        return self._processor.decode([token if 0 <= token < size else unknown for token in ids]).removeprefix(" ")
+        # Not by the package's `decode`: it leaves out all spaces that a text begins with, the graph's operation one.
+        return "".join(map(self._surface, ids)).replace(WORD_START, " ").removeprefix(" ")
+
+    def _surface(self, token: int) -> str:
+        if not 0 <= token < self._processor.get_piece_size() or self._processor.is_unknown(token):
+            return UNKNOWN_TEXT
+        return "" if self._processor.is_control(token) else self._processor.id_to_piece(token)
 
 
 REPLACEMENT = "\ufffd"
