@@ -74,6 +74,11 @@ def takes_training(operation) -> bool:
     return "training" in getattr(operation, "_call_context_args", ())
 
 
+def is_optional(tensor) -> bool:
+    """Whether a symbolic tensor is an input of a model that may be left out."""
+    return getattr(tensor._keras_history.operation, "optional", False)
+
+
 def layers_within(layer: keras.layers.Layer) -> list:
     """All layers of a model, or within a layer, at any depth."""
     return list(layer._flatten_layers(include_self=False, recursive=True))

@@ -13,6 +13,7 @@ from keras_transformer.decoding.loop import Loop
 from keras_transformer.decoding.settings import Setting
 from keras_transformer.decoding.strategies import Greedy, Strategy
 from keras_transformer.decoding.streaming import new_texts, new_tokens
+from keras_transformer.models.packable import unpacked
 from keras_transformer.ops.random import as_seed
 
 
@@ -101,7 +102,7 @@ class Generator(Loop):
         jit_compile: bool = True,
     ):
         self._settings = {
-            "model": model,
+            "model": unpacked(model),
             "max_length": max_length,
             "end_token": tuple(end_token) if isinstance(end_token, list | set | np.ndarray) else end_token,
             "start_token": start_token,

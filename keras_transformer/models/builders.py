@@ -14,6 +14,7 @@ from keras_transformer.layers import (
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.normalization import normalization
 from keras_transformer.layers.recurrent import CELLS
+from keras_transformer.models.packable import FURTHER, PackableModel
 
 
 def transformer(
@@ -25,6 +26,7 @@ def transformer(
     num_heads: int = 8,
     intermediate_dim: int = 2048,
     dropout: float = 0.1,
+    packed: bool = False,
     name: str = "transformer",
     **options,
 ) -> keras.Model:
@@ -39,6 +41,9 @@ def transformer(
         dim: Width D.
         num_heads, intermediate_dim: Of each layer.
         dropout: Of the embeddings and of each sub-layer.
+        packed: Whether the model also takes "source_segment_ids", "source_positions", "target_segment_ids" and
+            "target_positions" (B, S) and (B, T), int, as `kt.training.PackedBatches` gives them. They may be left out,
+            and generation does without them.
         name: Of the model.
         options: Further arguments of `EncoderLayer` and `DecoderLayer`, such as `normalize_first=True`, `norm="rms"`.
             `position` is a function that makes one for each layer, such as `kt.RotaryPosition`, or one object that
@@ -52,17 +57,20 @@ def transformer(
     (None, None, 13)
     """
     options = {"num_heads": num_heads, "intermediate_dim": intermediate_dim, "dropout": dropout, **options}
-    source = keras.Input((None,), dtype="int32", name="source")
-    target = keras.Input((None,), dtype="int32", name="target")
-    memory = _embed(TokenEmbedding(source_vocabulary_size, dim, scale=True, name="source_embedding"), source, options)
+    source, of_source, source_positions = of_source_inputs = _inputs("source", packed)
+    target, of_target, target_positions = of_target_inputs = _inputs("target", packed)
+    embedding = TokenEmbedding(source_vocabulary_size, dim, scale=True, name="source_embedding")
+    memory = _embed(embedding, source, source_positions, options)
     for i in range(num_layers):
-        memory = EncoderLayer(**_own_position(options), name=f"encoder_{i}")(memory)
+        memory = EncoderLayer(**_own_position(options), name=f"encoder_{i}")(memory, segment_ids=of_source)
     memory = _finish(memory, options, "encoder_norm")
     embedding = TokenEmbedding(target_vocabulary_size, dim, scale=True, name="target_embedding")
-    y = _embed(embedding, target, options)
+    y = _embed(embedding, target, target_positions, options)
     for i in range(num_layers):
-        y = DecoderLayer(**_own_position(options), name=f"decoder_{i}")(y, memory)
-    return keras.Model([source, target], embedding(_finish(y, options, "decoder_norm"), reverse=True), name=name)
+        layer = DecoderLayer(**_own_position(options), name=f"decoder_{i}")
+        y = layer(y, memory, segment_ids=of_target, memory_segment_ids=of_source)
+    inputs = [x for x in (*of_source_inputs, *of_target_inputs) if x is not None]
+    return PackableModel(inputs, embedding(_finish(y, options, "decoder_norm"), reverse=True), name=name)
 
 
 def language_model(
@@ -73,6 +81,7 @@ def language_model(
     num_heads: int = 8,
     intermediate_dim: int = 2048,
     dropout: float = 0.1,
+    packed: bool = False,
     name: str = "language_model",
     **options,
 ) -> keras.Model:
@@ -84,6 +93,8 @@ def language_model(
     Args:
         vocabulary_size: Number of ids, padding included.
         num_layers, dim, num_heads, intermediate_dim, dropout, name: As in `transformer`.
+        packed: Whether the model also takes "segment_ids" and "positions" (B, T), int, as `kt.training.PackedBatches`
+            gives them. They may be left out, and generation does without them.
         options: Further arguments of `DecoderLayer`, `position` as in `transformer`.
 
     Example:
@@ -94,12 +105,13 @@ def language_model(
     """
     options = {"num_heads": num_heads, "intermediate_dim": intermediate_dim, "dropout": dropout, **options}
     options.setdefault("normalize_first", True)
-    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    tokens, segment_ids, positions = inputs = _inputs("tokens", packed)
     embedding = TokenEmbedding(vocabulary_size, dim, scale=True, name="embedding")
-    x = _embed(embedding, tokens, options)
+    x = _embed(embedding, tokens, positions, options)
     for i in range(num_layers):
-        x = DecoderLayer(**_own_position(options), name=f"decoder_{i}")(x)
-    return keras.Model(tokens, embedding(_finish(x, options, "decoder_norm"), reverse=True), name=name)
+        x = DecoderLayer(**_own_position(options), name=f"decoder_{i}")(x, segment_ids=segment_ids)
+    inputs = inputs if packed else tokens
+    return PackableModel(inputs, embedding(_finish(x, options, "decoder_norm"), reverse=True), name=name)
 
 
 def encoder_classifier(
@@ -133,11 +145,11 @@ def encoder_classifier(
     options = {"num_heads": num_heads, "intermediate_dim": intermediate_dim, "dropout": dropout, **options}
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     embedding = TokenEmbedding(vocabulary_size, dim, scale=True, name="embedding")
-    x = _embed(embedding, tokens, options)
+    x = _embed(embedding, tokens, None, options)
     for i in range(num_layers):
         x = EncoderLayer(**_own_position(options), name=f"encoder_{i}")(x)
     x = MaskedPooling("mean", name="mean")(_finish(x, options, "encoder_norm"))
-    return keras.Model(tokens, keras.layers.Dense(num_classes, name="classes")(x), name=name)
+    return PackableModel(tokens, keras.layers.Dense(num_classes, name="classes")(x), name=name)
 
 
 def recurrent_seq2seq(
@@ -212,7 +224,7 @@ def recurrent_seq2seq(
         y = DotAttention(dim, name="attention")(y, x)
     if memory is not None:
         y = keras.layers.Concatenate(name="deep_output")([embedded, y, context])
-    return keras.Model([source, target], keras.layers.Dense(target_vocabulary_size, name="logits")(y), name=name)
+    return PackableModel([source, target], keras.layers.Dense(target_vocabulary_size, name="logits")(y), name=name)
 
 
 def _bridge(states, dim: int, name: str) -> list:
@@ -224,11 +236,20 @@ def _bridge(states, dim: int, name: str) -> list:
     ]
 
 
-def _embed(embedding, tokens, options: dict):
+def _inputs(name: str, packed: bool) -> list:
+    """The input of token ids of that name; and those of segment ids and of positions, or None."""
+    tokens = keras.Input((None,), dtype="int32", name=name)
+    if not packed:
+        return [tokens, None, None]
+    prefix = "" if name == "tokens" else f"{name}_"
+    return [tokens, *(keras.Input((None,), dtype="int32", name=prefix + x, optional=True) for x in FURTHER)]
+
+
+def _embed(embedding, tokens, positions, options: dict):
     """Embedded tokens, with sinusoids unless attention has positions of its own, dropped out (paper, section 5.4)."""
     x = embedding(tokens)
     if options.get("position") is None:
-        x = PositionalEncoding(name=f"{embedding.name}_position")(x)
+        x = PositionalEncoding(name=f"{embedding.name}_position")(x, positions=positions)
     return Dropout(options["dropout"], name=f"{embedding.name}_dropout")(x)
 
 
