@@ -19,6 +19,7 @@ from keras_transformer.decoding.strategies import (
     token_at,
 )
 from keras_transformer.decoding.verification import verify_cached, verify_causal
+from keras_transformer.models.packable import unpacked
 
 # Independent streams of random numbers for one position.
 PROPOSE, ACCEPT, REPLACE = 0x1F3D5B79, 0x2E4C6A88, 0x3D5B7997
@@ -72,7 +73,7 @@ class Speculative(Strategy):
         return [self.draft]
 
     def check(self, decoder):
-        graph = Graph(self.draft, decoder.graph.input_names[decoder.graph.target])
+        graph = Graph(unpacked(self.draft), decoder.graph.input_names[decoder.graph.target])
         if graph.vocabulary_size != decoder.vocabulary_size:
             raise ValueError(
                 f"Speculative takes a draft with the model's vocabulary of {decoder.vocabulary_size} tokens; "

@@ -123,3 +123,11 @@ def test_generates_as_the_model_without_them(build, prompts):
     plain.set_weights(packed.get_weights())
     tokens, expected = (kt.Generator(model, **options)(np.array(prompts))["tokens"] for model in (packed, plain))
     np.testing.assert_array_equal(tokens, expected)
+
+
+def test_is_a_draft_as_the_model_without_them():
+    options = {"start_token": 2, "end_token": 3, "max_length": 9, "jit_compile": False}
+    model, draft = language_model(packed=True), language_model(packed=True, num_layers=1)
+    expected = kt.Generator(model, **options)(np.array([[2, 11]]))["tokens"]
+    found = kt.Generator(model, strategy=kt.Speculative(draft), **options)(np.array([[2, 11]]))["tokens"]
+    np.testing.assert_array_equal(found, expected)
