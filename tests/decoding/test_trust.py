@@ -259,7 +259,7 @@ NOT_CAUSAL = {
     "a look ahead with a kernel of zeros": lambda x, tokens: (
         x + layers.Conv1D(DIM, 3, padding="same", name="culprit", kernel_initializer="zeros")(x)
     ),
-    "a look ahead at the end": lambda x, tokens: ops.concatenate([x[:, :-1], x[:, -1:] * 2], axis=1)[:, ::-1],
+    "a look ahead at the end": lambda x, tokens: ops.flip(ops.concatenate([x[:, :-1], x[:, -1:] * 2], axis=1), axis=1),
     "whether a token comes later": lambda x, tokens: (
         x
         * layers.Lambda(lambda t: 1.0 + ops.cast(ops.any(ops.equal(t, 777), axis=1, keepdims=True), "float32"))(tokens)[
