@@ -23,6 +23,10 @@ PORT ?= 8000
 export MODEL
 # Training first: it has the longest test.
 BACKEND_TESTS := $(wildcard $(addprefix tests/,training decoding models layers ops test_insight.py))
+TORCH_TESTS = $(BACKEND_TESTS)
+# What `make test` runs of them: about two minutes.
+TORCH_PART := $(addprefix tests/,models layers ops test_insight.py decoding/test_generator.py \
+	decoding/test_encoder_decoder.py decoding/test_decoder_only.py training/test_losses.py training/test_rematerialization.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart lecture browser-demo test test-jax test-torch test-slow test-distributed test-browser lint format dist bench clean
@@ -61,10 +65,11 @@ browser-demo: $(BROWSER)/node_modules $(BROWSER)/models/attention.tflite ## Serv
 	@echo "Open http://127.0.0.1:$(PORT)/ in a browser; end with Ctrl+C"
 	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory $(BROWSER)
 
-test: $(INSTALLED) lint ## Run the checks: lint, tests and docstring examples on TensorFlow, then test-jax and test-torch
+test: $(INSTALLED) lint ## Run the checks: lint, tests and docstring examples on TensorFlow, then test-jax and a part of test-torch
 	@echo "Tests on TensorFlow"
 	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python $(PYTEST) -m "not slow and not distributed"
-	@$(MAKE) --no-print-directory test-jax test-torch
+	@$(MAKE) --no-print-directory test-jax
+	@$(MAKE) --no-print-directory test-torch TORCH_TESTS="$(TORCH_PART)"
 
 test-jax: $(INSTALLED) ## Run the tests that must pass on the JAX backend, too (ALL=1: those that compile for long, too)
 	@echo "Tests on JAX"
@@ -72,7 +77,7 @@ test-jax: $(INSTALLED) ## Run the tests that must pass on the JAX backend, too (
 
 test-torch: $(INSTALLED) ## The same on the PyTorch backend, where nothing is compiled (ALL=1: by torch.compile, too)
 	@echo "Tests on PyTorch"
-	@KERAS_BACKEND=torch $(TEST_ENV) $(BIN)/python $(PYTEST) -m "not distributed" $(BACKEND_TESTS)
+	@KERAS_BACKEND=torch $(TEST_ENV) $(BIN)/python $(PYTEST) -m "not distributed" $(TORCH_TESTS)
 
 test-slow: $(INSTALLED) ## Run the tests that make test leaves out: serving from C, quantization, more tokenizers in exports
 	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python $(PYTEST) -m slow tests
