@@ -89,8 +89,7 @@ class TokenEmbedding(Adaptable, keras.layers.Embedding):
         if reverse:
             check_sequence(self, "inputs to reverse", inputs.shape, self.dim)
             return self._project(ops.cast(inputs, self.compute_dtype))
-        self._check_rank(inputs)
-        check_ids(self, inputs, self.vocabulary_size)
+        self._check_ids(inputs)
         embedded = rows(self.look_up, inputs, self.vocabulary_size)
         return embedded * ops.cast(self.dim**0.5, embedded.dtype) if self.scale else embedded
 
@@ -147,12 +146,13 @@ class TokenEmbedding(Adaptable, keras.layers.Embedding):
         if reverse:
             check_sequence(self, "inputs to reverse", inputs.shape, self.dim)
             return keras.KerasTensor((*inputs.shape[:-1], self.vocabulary_size), dtype=self.compute_dtype)
-        self._check_rank(inputs)
+        self._check_ids(inputs)
         return keras.KerasTensor((*inputs.shape, self.dim), dtype=self.compute_dtype)
 
-    def _check_rank(self, ids) -> None:
+    def _check_ids(self, ids) -> None:
         if len(ids.shape) != 2:
             raise ValueError(f"{describe(self)} takes ids of shape (batch, length), got {tuple(ids.shape)}.")
+        check_ids(self, ids, self.vocabulary_size)
 
     def get_config(self):
         config = super().get_config()

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_transformer._keras import layers_within
 from keras_transformer.layers.block import TransformerBlock
 from keras_transformer.layers.composite import Composite
 from keras_transformer.layers.sequence import SequenceLayer
@@ -42,6 +43,11 @@ class Remat(SequenceLayer, Composite):
             raise ValueError(
                 f"Remat takes an EncoderLayer or a DecoderLayer. Received: {layer!r}. `keras.remat` wraps any function "
                 "without dropout."
+            )
+        if any(part.activity_regularizer is not None for part in (layer, *layers_within(layer))):
+            raise ValueError(
+                f"Remat would drop what the activity_regularizer of '{layer.name}' adds to the loss. Give it to Remat "
+                "itself: Remat(layer, activity_regularizer=...)."
             )
         # With autocasting the weights would reach the layer rounded to half precision.
         super().__init__(**{"dtype": layer.dtype_policy, **kwargs, "autocast": False})
