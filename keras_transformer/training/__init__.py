@@ -3,7 +3,8 @@
 from keras_transformer.training.allocator import keep_freed_memory
 from keras_transformer.training.averaging import average_checkpoints
 from keras_transformer.training.batches import TokenBatches
-from keras_transformer.training.callbacks import Bleu, TokenRate
+from keras_transformer.training.bleu import Bleu
+from keras_transformer.training.callbacks import TokenRate
 from keras_transformer.training.checkpoints import Checkpoints
 from keras_transformer.training.corpus import read_pairs, read_texts
 from keras_transformer.training.distribution import layout_map

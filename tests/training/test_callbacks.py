@@ -78,6 +78,84 @@ def test_reads_the_current_weights():
         assert bleu.translate() == [f"w2 w{token} w{token} w{token}", f"w2 w9 w{token} w{token}"]
 
 
+TEXTS = ["a dog runs to me", "two cats sit", "no"]
+
+
+@pytest.fixture(scope="module")
+def copier():
+    """A generator that says each source again: the target tokens are found by their positions in the source."""
+    pytest.importorskip("tensorflow")
+    tokenizer = kt.text.CharacterTokenizer.train(TEXTS, add_start=True, add_end=True)
+
+    def generator(ids):
+        return {"tokens": ids[:, None, :], "lengths": np.count_nonzero(ids, axis=-1)[:, None]}
+
+    return tokenizer, generator
+
+
+def test_bleu_takes_a_tokenizer(copier):
+    pytest.importorskip("sacrebleu")
+    tokenizer, generator = copier
+    sources = tokenizer.tokenize_ragged(TEXTS).to_list()
+    ways = [
+        tokenizer,
+        lambda ids: tokenizer.detokenize([ids])[0],
+        lambda ids: tokenizer.detokenize(ids).numpy(),
+        lambda ids: tokenizer.detokenize([ids]).numpy()[0].decode(),
+    ]
+    for decode in ways:
+        bleu = Bleu(generator, sources, TEXTS, decode, batch_size=2)
+        assert bleu.translate() == TEXTS
+        assert bleu.score() == pytest.approx(100)
+
+
+def test_bleu_of_a_generator_of_texts():
+    pytest.importorskip("sacrebleu")
+    pytest.importorskip("tensorflow")
+    tokenizer = kt.text.CharacterTokenizer("abc", add_start=True, add_end=True)
+    model = kt.models.transformer(7, 7, num_layers=1, dim=8, num_heads=2, intermediate_dim=16)
+    tokenizers = {"source_tokenizer": tokenizer, "target_tokenizer": tokenizer}
+    generator = kt.Generator(model, max_length=5, start_token=2, end_token=3, **tokenizers)
+    bleu = Bleu(generator, ["abc", "b"], ["abc", "b"], tokenize="char", batch_size=1)
+    assert bleu.translate() == [generator(["abc"])["texts"][0][0], generator(["b"])["texts"][0][0]]
+    assert bleu.translate() == Bleu(generator, ["abc", "b"], ["abc", "b"], tokenizer).translate()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"decode": lambda ids: ids[0]}, "takes a `decode` that gives a string. Received: 6"),
+        ({"decode": lambda ids: nothing}, "`decode` makes no text of .*Give it the tokenizer itself"),  # noqa: F821
+        ({"decode": None}, "needs `decode`, since the generator gives no texts"),
+        ({"generator": lambda ids: {"tokens": ids}}, r"give tokens \(B, N, L\)"),
+    ],
+)
+def test_bleu_fails_before_the_first_epoch(arguments, message, model):
+    pytest.importorskip("sacrebleu")
+    begun = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: pytest.fail("an epoch began"))
+    arguments = {"generator": Copy(), "decode": decode, **arguments}
+    bleu = Bleu(sources=SOURCES, references=REFERENCES, **arguments)
+    with pytest.raises(ValueError, match=message):
+        model.fit(*data(), epochs=2, verbose=0, callbacks=[bleu, begun])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sources": [[1, 2], [1.5]], "references": ["a", "b"]}, "a text or a list of ids as each source"),
+        ({"sources": [[1, 2], []], "references": ["a", "b"]}, "a text or a list of ids as each source"),
+        ({"references": ["a", "b", "c", 5]}, "references that are strings"),
+        ({"references": ["a", "b", "c", [5]]}, "references that are strings"),
+        ({"decode": "a tokenizer"}, "a tokenizer or a function as `decode`"),
+        ({"tokenize": "words"}, "sacreBLEU does not take tokenize='words'"),
+    ],
+)
+def test_bleu_refuses_what_it_is_given(arguments, message):
+    pytest.importorskip("sacrebleu")
+    with pytest.raises(ValueError, match=message):
+        Bleu(Copy(), **{"sources": SOURCES, "references": REFERENCES, "decode": decode, **arguments})
+
+
 def test_bleu_refuses(monkeypatch):
     pytest.importorskip("sacrebleu")
     with pytest.raises(ValueError, match="4 sources, 3 references"):
