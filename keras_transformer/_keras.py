@@ -8,6 +8,8 @@ A layer that is frozen counts all its weights as not trainable; those that it wa
 `_trainable_variables`. What a call of a nested model is given (`training`) goes to the layers in it that have such an
 argument, `_call_context_args`.
 `in_symbolic_scope` tells a trial with made-up values, by which Keras finds shapes on PyTorch, from a real call.
+What is called within one outermost call of a layer shares a `CallContext`, in which the masks that were made are noted:
+within a subclassed model a tensor has no history.
 `DataAdapter` is what `fit` takes as it is, without shuffling it, in any backend; `PyDataset`, its public relative, is
 shuffled by default, which no resumed training repeats, and cannot end an epoch early. Tried on Keras 3.12.0 and 3.15.1.
 """
@@ -17,6 +19,7 @@ from typing import Any, NamedTuple
 
 import keras
 from keras.src.backend import get_keras_mask, set_keras_mask
+from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from keras.src.models.functional import Functional
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter as DataAdapter
@@ -67,6 +70,19 @@ def is_functional(operation) -> bool:
     if isinstance(operation, keras.Sequential):
         return type(operation).call is keras.Sequential.call and operation._functional is not None
     return isinstance(operation, Functional) and type(operation).call is Functional.call
+
+
+def outermost_call() -> Any:
+    """What all layers share that are called within one call from outside; None outside of any.
+
+    It takes attributes, and `entry_layer` is the layer that was called from outside.
+    """
+    return get_global_attribute("current_call_ctx")
+
+
+def is_in_a_graph(layer: keras.layers.Layer) -> bool:
+    """Whether a layer was called on symbolic tensors: it is part of a functional model."""
+    return bool(layer._inbound_nodes)
 
 
 def takes_training(operation) -> bool:

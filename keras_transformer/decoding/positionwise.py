@@ -16,25 +16,10 @@ from keras_transformer.layers.embedding import TokenEmbedding
 from keras_transformer.layers.feed_forward import FeedForward
 from keras_transformer.layers.normalization import LayerNormalization, RMSNormalization
 from keras_transformer.layers.projection import Projection
+from keras_transformer.ops.elementwise import CONSTANT, ELEMENTWISE, REDUCTIONS
 
-# keras.ops, by the names of their classes. Each element of the output follows from those at its place.
-ELEMENTWISE = set(
-    """Absolute Add Arccos Arccosh Arcsin Arcsinh Arctan Arctan2 Arctanh BitwiseAnd BitwiseInvert BitwiseNot BitwiseOr
-    BitwiseXor Cast Cbrt Ceil Celu Clip Copy Cos Cosh Deg2rad Divide DivideNoNan Elu Equal Erf Erfc Exp Exp2 Expm1 Floor
-    FloorDivide Fmax Fmin Fmod FullLike
-    Gelu Greater GreaterEqual HardShrink HardSigmoid HardSilu HardTanh Heaviside Hypot
-    Isfinite Isinf Isnan LeakyRelu LeftShift Less LessEqual Log Log10 Log1p Log2 LogSigmoid Logaddexp Logaddexp2
-    LogicalAnd LogicalNot LogicalOr LogicalXor Maximum Minimum Mod Multiply NanToNum Negative NotEqual OnesLike Power
-    Rad2deg Reciprocal Relu Relu6 RightShift Round Rsqrt Selu Sigmoid Sign Signbit Silu Sin Sinc Sinh SoftShrink
-    Softplus Softsign SparsePlus SparseSigmoid Sqrt Square Squareplus StopGradient
-    Subtract Tan Tanh TanhShrink Threshold
-    TrueDivide Trunc Where ZerosLike""".split()
-)
+# keras.ops, by the names of their classes.
 ALONG_AXIS = {"Cumprod", "Cumsum", "Flip", "Glu", "LogSoftmax", "Roll", "Softmax", "Sort"}  # of one axis, which stays
-REDUCTIONS = {
-    "All", "Amax", "Amin", "Any", "Argmax", "Argmin", "CountNonzero", "Logsumexp", "Max", "Mean", "Median", "Min",
-    "Norm", "Prod", "Std", "Sum", "Var",
-}  # fmt: skip
 
 LAYERS = keras.layers
 POINTWISE_LAYERS = {
@@ -311,7 +296,7 @@ _LAYER_RULES = {
     TokenEmbedding: _embedding,
 }
 _OP_RULES = {
-    **dict.fromkeys(ELEMENTWISE, _elementwise),
+    **dict.fromkeys(ELEMENTWISE | CONSTANT, _elementwise),
     **dict.fromkeys(ALONG_AXIS, _own_axes),
     **dict.fromkeys(REDUCTIONS, _reduction),
     "Concatenate": _joined,

@@ -7,6 +7,7 @@ from keras_transformer.context import decoding
 from keras_transformer.layers.checks import check_id, check_positive, check_sequence, describe
 from keras_transformer.layers.ids import check_ids, rows
 from keras_transformer.layers.quantized import Adaptable, int8_product
+from keras_transformer.layers.sequence import note_mask
 from keras_transformer.ops.runtime import is_without_xla
 
 
@@ -140,7 +141,11 @@ class TokenEmbedding(Adaptable, keras.layers.Embedding):
     def compute_mask(self, inputs, previous_mask=None):
         if len(inputs.shape) == 3:  # in reverse, a position keeps the mask it has
             return previous_mask
-        return None if self.padding_id is None else ops.not_equal(inputs, self.padding_id)
+        if self.padding_id is None:
+            return None
+        mask = ops.not_equal(inputs, self.padding_id)
+        note_mask(self, mask)
+        return mask
 
     def compute_output_spec(self, inputs, reverse=False):
         if reverse:

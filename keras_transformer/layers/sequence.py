@@ -2,31 +2,30 @@
 
 import warnings
 import weakref
+from contextvars import ContextVar
 
 import keras
-from keras import ops
 
-from keras_transformer._keras import get_mask, producing_call
+from keras_transformer._keras import get_mask, is_in_a_graph, layers_within, outermost_call
 from keras_transformer.layers.checks import describe
+from keras_transformer.layers.padding import makes_masks, padding_of
 from keras_transformer.layers.shaped import Shaped
 from keras_transformer.ops.masks import boolean
 
-# Operations that treat each element by itself, so the mask of what goes in is that of what comes out.
-ELEMENTWISE = {
-    "Abs", "Add", "Cast", "Divide", "Gelu", "Maximum", "Minimum", "Multiply", "Negative", "Relu", "Sigmoid",
-    "Silu", "Subtract", "Tanh", "TrueDivide",
-}  # fmt: skip
-
+_SEQUENCES = (("inputs", "mask"), ("memory", "memory_mask"))
+_REMEDY = "hand the mask over as the argument `{}`, or use a layer that keeps it."
 _WARNED = weakref.WeakSet()
+_WITHIN: ContextVar[bool] = ContextVar("within a sequence layer", default=False)
 
 
 class SequenceLayer(Shaped):
     """A layer on (B, T, D) sequences that takes part in Keras masking.
 
     Keras hands masks from layer to layer, but an operation such as `x + y` drops them, and the padding would be
-    attended to without a word. So a call on a symbolic tensor without a mask looks back at what made the tensor. If
-    a mask was dropped there, the layer warns once, naming the operation, and where that operation works element by
-    element it takes the mask up again.
+    attended to without a word. So a call on a symbolic tensor without a mask looks back at what made the tensor
+    (`padding.py`). If a mask was dropped there, the layer warns once, naming the operation, and where what became of
+    the mask can be told it takes it up again. Within a subclassed model nothing tells what made a tensor; there it
+    warns if a mask of that length was made in the same call.
     """
 
     def __init__(self, **kwargs):
@@ -34,53 +33,73 @@ class SequenceLayer(Shaped):
         self.supports_masking = True
 
     def __call__(self, *args, **kwargs):
-        for name, value in {**dict(zip(self.call_signature_parameters, args, strict=False)), **kwargs}.items():
+        given = {**dict(zip(self.call_signature_parameters, args, strict=False)), **kwargs}
+        for name, value in given.items():
             if name.endswith("mask"):
                 boolean(describe(self), value, name)
-        for name, mask_name, position in (("inputs", "mask", 0), ("memory", "memory_mask", 1)):
-            tensor = args[position] if len(args) > position else kwargs.get(name)
-            if isinstance(tensor, keras.KerasTensor) and kwargs.get(mask_name) is None and get_mask(tensor) is None:
-                mask = self._restore_mask(tensor)
+        for name, mask_name in _SEQUENCES:
+            tensor = given.get(name)
+            if tensor is None or given.get(mask_name) is not None or get_mask(tensor) is not None:
+                continue
+            if isinstance(tensor, keras.KerasTensor):
+                mask = self._restore_mask(tensor, mask_name)
                 if mask is not None:
                     kwargs[mask_name] = mask
-        return super().__call__(*args, **kwargs)
+            elif not _WITHIN.get():
+                self._suspect(tensor, mask_name)
+        token = _WITHIN.set(True)  # its parts are given what it has
+        try:
+            return super().__call__(*args, **kwargs)
+        finally:
+            _WITHIN.reset(token)
 
-    def _restore_mask(self, tensor):
-        dropped = _find_dropped_mask(tensor)
-        if dropped is None:
+    def _restore_mask(self, tensor, mask_name: str):
+        """The padding mask that a symbolic tensor has lost, where it can be told; with a warning, once."""
+        padding = padding_of(tensor)
+        if padding is None or padding.dropped_by is None:
             return None
-        mask, operation, restorable = dropped
-        if operation not in _WARNED:
-            _WARNED.add(operation)
-            outcome = "It is used all the same." if restorable else (
-                "Padding will be attended to: hand the mask over as the argument `mask`, or use a layer that keeps it."
-            )  # fmt: skip
+        if padding.dropped_by not in _WARNED:
+            _WARNED.add(padding.dropped_by)
+            outcome = f"Padding will be attended to: {_REMEDY.format(mask_name)}"
             warnings.warn(
                 f"{describe(self)} is called on a tensor whose padding mask was dropped by the operation "
-                f"{describe(operation)}. {outcome}",
+                f"{describe(padding.dropped_by)}. {outcome if padding.mask is None else 'It is used all the same.'}",
                 stacklevel=3,
             )
-        return mask if restorable else None
+        return padding.mask
+
+    def _suspect(self, tensor, mask_name: str) -> None:
+        """Warn, once, if a tensor within a subclassed model seems to have lost its mask."""
+        call = outermost_call()
+        if call is None or call.entry_layer is self or is_in_a_graph(self) or self in _WARNED:
+            return
+        maker = _maker(call, tensor)
+        if maker is not None:
+            _WARNED.add(self)
+            warnings.warn(
+                f"{describe(self)} is called within {describe(call.entry_layer)} on a tensor whose padding mask was "
+                f"dropped: {describe(maker)} made one for that number of tokens, and an operation on the way, such as "
+                f"x + y, lost it. Padding will be attended to: {_REMEDY.format(mask_name)} (If this sequence has no "
+                "padding, nothing is lost.)",
+                stacklevel=4,
+            )
 
 
-def _find_dropped_mask(tensor):
-    """Look back for a dropped mask: (mask, operation that dropped it, whether it still fits), or None."""
-    seen = set()
-    frontier = [(tensor, True)]
-    while frontier:
-        current, aligned = frontier.pop(0)
-        call = producing_call(current)
-        if call is None or id(current) in seen or len(current.shape) < 3:
-            continue
-        seen.add(id(current))
-        operation = call.operation
-        aligned = aligned and (type(operation).__name__ in ELEMENTWISE or getattr(operation, "supports_masking", False))
-        sequences = [x for x in call.inputs if len(x.shape) >= 3 and x.shape[1] == current.shape[1]]
-        masks = {id(get_mask(x)): get_mask(x) for x in sequences if get_mask(x) is not None}
-        if masks:
-            combined = None
-            for mask in masks.values():
-                combined = mask if combined is None else ops.logical_and(combined, mask)
-            return combined, operation, aligned
-        frontier.extend((x, aligned) for x in sequences)
-    return None
+def _maker(call, tensor):
+    """The layer that made a mask for as many tokens as a tensor (B, T, D) has, within an outermost call."""
+    shape = tuple(getattr(tensor, "shape", ()))
+    if len(shape) < 3 or shape[1] == 1:
+        return None
+    for layer, length in getattr(call, "masks_made", ()):
+        if length == shape[1]:
+            return layer
+    # Of Keras' own layers it is not noted when they make one.
+    inner = [x for x in layers_within(call.entry_layer) if not is_in_a_graph(x) and not hasattr(x, "padding_id")]
+    return next((x for x in inner if makes_masks(x)), None)
+
+
+def note_mask(layer, mask) -> None:
+    """Note that a layer has made a mask (B, T), for layers behind it within a subclassed model."""
+    call = outermost_call()
+    if call is not None and not isinstance(mask, keras.KerasTensor):
+        call.masks_made = [*getattr(call, "masks_made", ()), (layer, mask.shape[1])]

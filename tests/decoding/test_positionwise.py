@@ -9,9 +9,10 @@ from keras import layers, ops
 from keras.src.ops import core, linalg, math, nn, numpy
 
 import keras_transformer as kt
-from keras_transformer.decoding.positionwise import ALONG_AXIS, ELEMENTWISE, REDUCTIONS, time_axes
+from keras_transformer.decoding.positionwise import ALONG_AXIS, time_axes
 from keras_transformer.decoding.program import Program, run
 from keras_transformer.decoding.trial import Mixed, Trial
+from keras_transformer.ops.elementwise import CONSTANT, ELEMENTWISE, REDUCTIONS
 
 LENGTH, WIDTH = 17, 6
 
@@ -84,7 +85,7 @@ def is_integer(kind):
 
 @pytest.mark.tensorflow
 def test_elementwise_operations():
-    for kind in sorted(ELEMENTWISE):
+    for kind in sorted(ELEMENTWISE | CONSTANT):
         program, values, said = trace(applied(kind), "int32" if is_integer(kind) else "float32")
         assert said == 1 == tried(program, values), kind
 
