@@ -14,6 +14,7 @@ class Shaped(keras.layers.Layer):
         super().__init__(**kwargs)
 
     def compute_output_spec(self, *args, **kwargs):
+        args, kwargs = keras.tree.map_structure(_dense, (args, kwargs))
         return keras.Operation.compute_output_spec(self, *args, **kwargs)  # Keras would ask for the shape first
 
     def compute_output_shape(self, *shapes):
@@ -23,3 +24,10 @@ class Shaped(keras.layers.Layer):
         else:
             outputs = type(self).from_config(self.get_config())(*inputs)
         return keras.tree.map_structure(lambda x: tuple(x.shape), outputs)
+
+
+def _dense(x):
+    """A symbolic tensor that is not sparse: for Keras (3.15.1) the product of a tensor and a Python number is."""
+    if isinstance(x, keras.KerasTensor) and x.sparse:
+        return keras.KerasTensor(x.shape, dtype=x.dtype, name=x.name)
+    return x

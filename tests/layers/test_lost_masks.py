@@ -1,0 +1,220 @@
+"""Masks that an operation dropped: what is attended to is what the mask would say, or a warning says that it is lost."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_transformer as kt
+
+from .helpers import as_numpy
+
+VOCABULARY, DIM, LENGTH = 23, 6, 7
+IDS = np.array([[5, 9, 4, 22, 0, 0, 0], [8, 3, 0, 0, 0, 0, 0]])
+MASK = IDS != 0
+KERAS = keras.layers
+
+
+def encoder():
+    return kt.EncoderLayer(2, 13, name="encoder")
+
+
+def seen_keys(body, *, length=None):
+    """Which keys (B, T) the layer behind `body` attends to, and the messages about masks."""
+    ids = keras.Input((length,), dtype="int32")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        x = body(kt.TokenEmbedding(VOCABULARY, DIM)(ids))
+        _, scores = encoder()(x, return_attention_scores=True)
+        weights = as_numpy(keras.Model(ids, scores)(IDS))
+    messages = [str(x.message) for x in caught if "padding mask" in str(x.message)]
+    return (weights > 0).any(axis=(1, 2)), messages
+
+
+def inner_model(body):
+    hidden = keras.Input((None, DIM))
+    return keras.Model(hidden, body(hidden))
+
+
+FOLLOWED = {  # what is done to x, and the mask that it leaves
+    "sin(x)": (lambda x: ops.sin(x), MASK),
+    "relu, and a sum": (lambda x: KERAS.ReLU()(x) + 1.0, MASK),
+    "where": (lambda x: ops.where(x > 0, x, 0.1 * x), MASK),
+    "x[:, 1:]": (lambda x: x[:, 1:], MASK[:, 1:]),
+    "x[:, ::2]": (lambda x: x[:, ::2], MASK[:, ::2]),
+    "x[..., :4] twice": (lambda x: ops.concatenate([x[..., :4], x[:, :, :2]], axis=-1), MASK),
+    "a token before": (
+        lambda x: ops.concatenate([ops.ones_like(x[:, :1]), x], axis=1),
+        np.pad(MASK, ((0, 0), (1, 0)), constant_values=True),
+    ),
+    "a token behind": (
+        lambda x: ops.concatenate([x, ops.zeros_like(x[:, :1]) + 0.5], axis=1),
+        np.pad(MASK, ((0, 0), (0, 1)), constant_values=True),
+    ),
+    "ZeroPadding1D": (lambda x: KERAS.ZeroPadding1D((1, 2))(x), np.pad(MASK, ((0, 0), (1, 2)))),
+    "pad": (lambda x: ops.pad(x, [[0, 0], [2, 0], [0, 0]]), np.pad(MASK, ((0, 0), (2, 0)))),
+    "Cropping1D": (lambda x: KERAS.Cropping1D((1, 2))(x), MASK[:, 1:-2]),
+    "UpSampling1D": (lambda x: KERAS.UpSampling1D(3)(x), np.repeat(MASK, 3, axis=1)),
+    "stack of features": (lambda x: ops.stack(ops.unstack(x, axis=2), axis=2), MASK),
+    "softmax of features": (lambda x: ops.softmax(x), MASK),
+    "times its mean": (lambda x: x * ops.mean(x, axis=-1, keepdims=True), MASK),
+    "times a matrix": (lambda x: ops.matmul(x, np.eye(DIM, dtype="float32")), MASK),
+    "a sum, and an LSTM": (lambda x: KERAS.LSTM(DIM, return_sequences=True)(x + x), MASK),
+    "a sum, and a model": (lambda x: inner_model(lambda h: KERAS.Dense(DIM)(h))(x + x), MASK),
+    "a model that sums": (lambda x: inner_model(lambda h: h + h)(x), MASK),
+    "a sum, and two layers": (lambda x: kt.EncoderLayer(2, 13)(kt.EncoderLayer(2, 13)(x + x)), MASK),
+}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("length", [None, LENGTH])
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_a_mask_is_followed_and_the_operation_named(name, length):
+    body, expected = FOLLOWED[name]
+    seen, messages = seen_keys(body, length=length)
+    np.testing.assert_array_equal(seen, expected)
+    assert messages and all("It is used all the same" in x for x in messages)
+
+
+LOST = {
+    "strides": lambda x: KERAS.Conv1D(DIM, 3, strides=2, padding="same", name="culprit")(x),
+    "pooling": lambda x: KERAS.AveragePooling1D(2, name="culprit")(x),
+    "permuted": lambda x: KERAS.Permute((1, 2), name="culprit")(x),
+    "Lambda": lambda x: KERAS.Lambda(lambda y: y[:, 1:], name="culprit")(x),
+    "lost, and then a sum": lambda x: KERAS.Conv1D(DIM, 3, padding="valid", name="culprit")(x) + 1.0,
+    "in a model": lambda x: inner_model(lambda h: KERAS.AveragePooling1D(2, name="culprit")(h))(x),
+    "a model that makes masks": lambda x: _made_within(x),
+}
+
+
+def _made_within(x):
+    inner_ids = keras.Input((None,), dtype="int32")
+    embedded = kt.TokenEmbedding(VOCABULARY, DIM)(inner_ids)
+    inner = keras.Model(inner_ids, KERAS.Add(name="culprit")([embedded, ops.ones_like(embedded)]))
+    return inner(x._keras_history.operation.input)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("length", [None, LENGTH])
+@pytest.mark.parametrize("name", LOST)
+def test_what_cannot_be_followed_is_said(name, length):
+    _, messages = seen_keys(LOST[name], length=length)
+    (message,) = messages
+    assert "'culprit'" in message and "Padding will be attended to" in message and "`mask`" in message
+
+
+FINE = {
+    "layers": lambda x: KERAS.LayerNormalization()(KERAS.Dense(DIM)(x)),
+    "recurrent": lambda x: KERAS.Bidirectional(KERAS.GRU(3, return_sequences=True))(x),
+    "a model": lambda x: keras.Sequential([KERAS.Dense(DIM), KERAS.ReLU()])(x),
+    "pooled": lambda x: ops.expand_dims(KERAS.GlobalAveragePooling1D()(x), 1),
+    "pooled by ours": lambda x: ops.expand_dims(kt.MaskedPooling()(x), 1),
+    "a mean over time": lambda x: ops.mean(x, axis=1, keepdims=True),
+    "one token": lambda x: ops.expand_dims(x[:, 0], 1),
+    "queries of another kind": lambda x: KERAS.MultiHeadAttention(2, 3)(ops.zeros((2, 3, DIM)) + 0.1, x),
+    "the last state": lambda x: KERAS.RepeatVector(3)(KERAS.LSTM(DIM)(x)),
+}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", FINE)
+def test_where_nothing_is_lost_nothing_is_said(name):
+    _, messages = seen_keys(FINE[name])
+    assert messages == []
+
+
+# A memory's mask is the memory's
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda y, memory: kt.DecoderLayer(2, 13)(y, memory),
+        lambda y, memory: kt.DecoderLayer(2, 13)(memory=memory, inputs=y),
+        lambda y, memory: kt.MultiHeadCrossAttention(2)(y, memory),
+        lambda y, memory: y + KERAS.MultiHeadAttention(2, 3)(y, memory),
+        lambda y, memory: kt.DotAttention(DIM)(y, memory),
+        lambda y, memory: kt.RecurrentDecoderLayer(DIM)(y, memory)[0],
+    ],
+    ids=["decoder", "by name", "cross-attention", "Keras' attention", "dot attention", "recurrent"],
+)
+def test_a_memory_is_not_where_the_targets_mask_comes_from(make, layers):
+    source, target = (keras.Input((None,), dtype="int32") for _ in range(2))
+    memory = kt.TokenEmbedding(VOCABULARY, DIM)(source)
+    y = KERAS.Embedding(VOCABULARY, DIM)(target)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for _ in range(layers):
+            y = make(y, memory)
+        _, scores = kt.MultiHeadSelfAttention(2)(y, return_attention_scores=True)
+    model = keras.Model([source, target], scores)
+    for length in (LENGTH, 3):
+        tokens = np.random.default_rng(0).integers(1, VOCABULARY, (2, length))
+        weights = as_numpy(model([IDS, tokens]))
+        assert weights.shape == (2, 2, length, length) and (weights > 0).all()
+
+
+# Within subclassed models tensors have no history
+
+
+class Subclassed(keras.Model):
+    def __init__(self, embedding, between):
+        super().__init__(name="subclassed")
+        self.embedding, self.encoder, self.between = embedding, encoder(), between
+
+    def call(self, ids):
+        return self.encoder(self.between(self.embedding(ids)))
+
+
+def wrapped(model):
+    ids = keras.Input((None,), dtype="int32")
+    return keras.Model(ids, model(ids))
+
+
+def trained(model):
+    model.compile("sgd", "mse")
+    model.fit(IDS, np.zeros((2, LENGTH, DIM)), verbose=0)
+
+
+EMBEDDINGS = {
+    "ours": lambda: kt.TokenEmbedding(VOCABULARY, DIM),
+    "Keras'": lambda: KERAS.Embedding(VOCABULARY, DIM, mask_zero=True),
+}
+
+
+@pytest.mark.parametrize("embedding", EMBEDDINGS)
+@pytest.mark.parametrize(
+    "run", [lambda m: m(IDS), trained, lambda m: wrapped(m).predict(IDS, verbose=0)], ids=["call", "fit", "wrapped"]
+)
+def test_within_a_subclassed_model_a_lost_mask_is_suspected(run, embedding):
+    with pytest.warns(UserWarning, match="'encoder'.*padding mask was dropped.*`mask`"):
+        run(Subclassed(EMBEDDINGS[embedding](), lambda x: x + x))
+
+
+@pytest.mark.parametrize(
+    "embedding",
+    [
+        *EMBEDDINGS.values(),
+        lambda: kt.TokenEmbedding(VOCABULARY, DIM, padding_id=None),
+        lambda: KERAS.Embedding(VOCABULARY, DIM),
+    ],
+)
+def test_within_a_subclassed_model_that_keeps_its_mask_nothing_is_said(embedding):
+    has_mask = getattr(embedding(), "padding_id", None) is not None or getattr(embedding(), "mask_zero", False)
+    between = KERAS.Dropout(0.1) if has_mask else lambda x: x + x
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model = Subclassed(embedding(), between)
+        model(IDS)
+        trained(model)
+
+
+def test_a_tensor_times_a_number_is_not_sparse():
+    """For Keras it is (3.15.1), and no layer took it where its shape is found by calling it."""
+    x = keras.Input((None, DIM))
+    model = keras.Model(x, kt.EncoderLayer(2, 13)(kt.RMSNormalization()(x) * 2.0))
+    assert model(np.ones((2, 3, DIM), "float32")).shape == (2, 3, DIM)
