@@ -1,4 +1,4 @@
-"""Masks that an operation dropped: what is attended to is what the mask would say, or a warning says that it is lost."""
+"""Masks that an operation dropped: what is attended to is what the mask would say, or a warning says that it is."""
 
 import warnings
 
