@@ -16,7 +16,7 @@ from keras_transformer.decoding.samples import BATCH, random_weights, sample_ids
 SHORT = (11, 13)  # lengths that tell the time axis from others
 ENTRIES = 2**24  # of tensors that are tried at once
 CALCULATIONS = 2e10  # that covering all ids may cost
-KINDS = ("normal", "between 0 and 1", "as seen")  # of random numbers: the first that gives numbers is taken
+KINDS = ("normal", "between 0 and 1", "as seen")  # of random numbers: the first that it can be run on is taken
 
 
 class Mixed(ValueError):
@@ -163,16 +163,15 @@ class Trial:
 
     def _shapes(self, length: int) -> list[tuple]:
         while True:
+            is_last = self.kind == len(KINDS) - 1
             try:
                 outputs = self._whole(self._draw(1, length, seed=0))
-            except failures():  # as of PyTorch's one_hot, which is not run on negative numbers
-                if self.kind == len(KINDS) - 1:
+            except failures():
+                if is_last:
                     raise
-                self.kind += 1
-                continue
-            fine = all(np.isfinite(x).all() for x in outputs if np.issubdtype(x.dtype, np.floating))
-            if fine or self.kind == len(KINDS) - 1:
-                return [x.shape for x in outputs]
+            else:
+                if is_last or all(np.isfinite(x).all() for x in outputs if np.issubdtype(x.dtype, np.floating)):
+                    return [x.shape for x in outputs]
             self.kind += 1
 
     def _width(self, axes) -> int:

@@ -142,17 +142,17 @@ def _look(graph: Graph, tokens: np.ndarray) -> Seen:
         sources = sample_sources(graph, length)
         try:
             seen.encoded, values = evaluate(run_whole, graph.model.variables)
-            break
+            if np.isfinite(as_array(values[graph.output])).all():  # JAX reads NaN where a table ends
+                break
         except failures() as error:
             if length == lengths[-1] or takes_sources(graph, sources):
                 raise ValueError(
                     f"The model '{graph.model.name}' cannot be run on {tokens.shape[1]} tokens: {_told(error)}"
                 ) from error
-    seen.source_length = length
+    else:
+        raise ValueError(f"The model '{graph.model.name}' gives NaN or infinite logits. Are its weights finite?")
     seen.memory = graph.recall(seen.encoded)
     seen.values = values
-    if not np.isfinite(as_array(values[graph.output])).all():
-        raise ValueError(f"The model '{graph.model.name}' gives NaN or infinite logits. Are its weights finite?")
     return seen
 
 
@@ -186,7 +186,9 @@ def padding_is_ignored(graph: Graph) -> set[int]:
             before, after = evaluate(run_both, variables, values=values)
         except failures():  # sources that must be of one length, or no longer than some table
             continue
-        return set(slots) if agree(as_array(before), as_array(after), _precision(graph)) else set()
+        before, after = as_array(before), as_array(after)
+        if np.isfinite(before).all() and np.isfinite(after).all():  # else beyond the end of a table, on JAX
+            return set(slots) if agree(before, after, _precision(graph)) else set()
     return set()
 
 
@@ -194,10 +196,11 @@ def takes_sources(graph: Graph, sources: dict) -> bool:
     """Whether the model encodes sources of these shapes: a table of positions may be too short for them."""
     rows = {slot: ops.convert_to_tensor(x[:1]) for slot, x in sources.items()}
     try:
-        evaluate(lambda: graph.encode(rows), graph.model.variables)
+        memory = evaluate(lambda: graph.encode(rows), graph.model.variables)
     except failures():
         return False
-    return True
+    arrays = [as_array(x) for x in memory.values()]
+    return not any(np.isnan(x).any() for x in arrays if np.issubdtype(x.dtype, np.floating))
 
 
 def _vocabulary(graph: Graph) -> int:
