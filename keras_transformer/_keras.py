@@ -72,6 +72,23 @@ def is_functional(operation) -> bool:
     return isinstance(operation, Functional) and type(operation).call is Functional.call
 
 
+def model_inputs(call: Call) -> list | None:
+    """The tensors that a call hands to a functional model, in the order of its inputs. None if the operation is
+    something else, or is called in a way that only itself understands."""
+    model = call.operation
+    if not is_functional(model) or len(call.args) > 1 or not set(call.kwargs) <= {"inputs", "training", "mask"}:
+        return None
+    inputs = call.args[0] if call.args else call.kwargs["inputs"]
+    if isinstance(inputs, dict) and not isinstance(model.input, dict):
+        inputs = [inputs.get(x.name) for x in model.inputs]
+    inputs = keras.tree.flatten(inputs)
+    fits = len(inputs) == len(model.inputs) and all(
+        isinstance(given, keras.KerasTensor) and len(given.shape) == len(own.shape)
+        for given, own in zip(inputs, model.inputs, strict=True)
+    )
+    return inputs if fits else None
+
+
 def outermost_call() -> Any:
     """What all layers share that are called within one call from outside; None outside of any.
 

@@ -11,8 +11,8 @@ from keras import ops
 from keras_transformer._keras import (
     Call,
     get_mask,
-    is_functional,
     layers_within,
+    model_inputs,
     producing_call,
     set_mask,
     takes_training,
@@ -101,7 +101,7 @@ class Program:
         operation, kwargs = call.operation, dict(call.kwargs)
         if training is not None and takes_training(operation):  # as a functional model does it: over what was recorded
             kwargs["training"] = training
-        inputs = _model_inputs(call)
+        inputs = model_inputs(call)
         if inputs is not None:  # a model within the model: its calls take the place of its own
             inner = self._enter(operation, inputs, kwargs.get("mask"), scope)
             outputs = self._trace(operation.outputs, inner, kwargs.get("training"))
@@ -220,23 +220,6 @@ def map_slots(function, structure):
     if isinstance(structure, list | tuple):
         return type(structure)(map_slots(function, value) for value in structure)
     return function(structure)
-
-
-def _model_inputs(call: Call) -> list | None:
-    """The tensors that a call hands to a functional model, in the order of its inputs. None if the operation is
-    something else, or is called in a way that only itself understands."""
-    model = call.operation
-    if not is_functional(model) or len(call.args) > 1 or not set(call.kwargs) <= {"inputs", "training", "mask"}:
-        return None
-    inputs = call.args[0] if call.args else call.kwargs["inputs"]
-    if isinstance(inputs, dict) and not isinstance(model.input, dict):
-        inputs = [inputs.get(x.name) for x in model.inputs]
-    inputs = keras.tree.flatten(inputs)
-    fits = len(inputs) == len(model.inputs) and all(
-        isinstance(given, keras.KerasTensor) and len(given.shape) == len(own.shape)
-        for given, own in zip(inputs, model.inputs, strict=True)
-    )
-    return inputs if fits else None
 
 
 _LOCK = threading.Lock()

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import keras
 from keras import ops
 
-from keras_transformer._keras import Call, get_mask, is_functional, layers_within, producing_call
+from keras_transformer._keras import Call, get_mask, is_functional, layers_within, model_inputs, producing_call
 from keras_transformer.ops.elementwise import CONSTANT, ELEMENTWISE, REDUCTIONS
 
 _MERGES = (
@@ -104,9 +104,9 @@ def _after(call: Call, tensor, known: dict) -> Padding | None:
 
 def _within(call: Call, tensor, known: dict) -> Padding | None:
     """Of an output of a model within the model. A mask that is made in there is there when the model runs."""
-    model, given = call.operation, _sources(call)
-    if len(given) != len(model.inputs):
-        return _unknown(call, tensor, {id(x): known[id(x)] for x in given if known[id(x)] is not None})
+    model, given = call.operation, model_inputs(call)
+    if given is None:  # called in a way that only itself understands
+        return _unknown(call, tensor, {id(x): known[id(x)] for x in _sources(call) if known[id(x)] is not None})
     inner = {id(own): known[id(x)] for own, x in zip(model.inputs, given, strict=True)}
     outer_masks = {id(x.mask) for x in inner.values() if x is not None}
     place = next(i for i, x in enumerate(call.outputs) if x is tensor)
