@@ -25,7 +25,7 @@ class SequenceLayer(Shaped):
     attended to without a word. So a call on a symbolic tensor without a mask looks back at what made the tensor
     (`padding.py`). If a mask was dropped there, the layer warns once, naming the operation, and where what became of
     the mask can be told it takes it up again. Within a subclassed model nothing tells what made a tensor; there it
-    warns if a mask of that length was made in the same call.
+    warns if a mask was made in the same call.
     """
 
     def __init__(self, **kwargs):
@@ -78,21 +78,20 @@ class SequenceLayer(Shaped):
             _WARNED.add(self)
             warnings.warn(
                 f"{describe(self)} is called within {describe(call.entry_layer)} on a tensor whose padding mask was "
-                f"dropped: {describe(maker)} made one for that number of tokens, and an operation on the way, such as "
-                f"x + y, lost it. Padding will be attended to: {_REMEDY.format(mask_name)} (If this sequence has no "
-                "padding, nothing is lost.)",
+                f"dropped: {describe(maker)} made one, and an operation on the way, such as x + y or x[:, 1:], lost "
+                f"it. Padding will be attended to: {_REMEDY.format(mask_name)} (If this sequence has no padding, "
+                "nothing is lost.)",
                 stacklevel=4,
             )
 
 
 def _maker(call, tensor):
-    """The layer that made a mask for as many tokens as a tensor (B, T, D) has, within an outermost call."""
+    """A layer that made a mask within an outermost call, if a tensor (B, T, D) is a sequence of more than one."""
     shape = tuple(getattr(tensor, "shape", ()))
     if len(shape) < 3 or shape[1] == 1:
         return None
-    for layer, length in getattr(call, "masks_made", ()):
-        if length == shape[1]:
-            return layer
+    for layer in getattr(call, "masks_made", ()):
+        return layer
     # Of Keras' own layers it is not noted when they make one.
     inner = [x for x in layers_within(call.entry_layer) if not is_in_a_graph(x) and not hasattr(x, "padding_id")]
     return next((x for x in inner if makes_masks(x)), None)
@@ -102,4 +101,4 @@ def note_mask(layer, mask) -> None:
     """Note that a layer has made a mask (B, T), for layers behind it within a subclassed model."""
     call = outermost_call()
     if call is not None and not isinstance(mask, keras.KerasTensor):
-        call.masks_made = [*getattr(call, "masks_made", ()), (layer, mask.shape[1])]
+        call.masks_made = [*getattr(call, "masks_made", ()), layer]

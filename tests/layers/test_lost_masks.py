@@ -195,6 +195,12 @@ def test_within_a_subclassed_model_a_lost_mask_is_suspected(run, embedding):
         run(Subclassed(EMBEDDINGS[embedding](), lambda x: x + x))
 
 
+@pytest.mark.parametrize("between", [lambda x: x[:, 1:], lambda x: ops.pad(x, [[0, 0], [1, 0], [0, 0]])])
+def test_within_a_subclassed_model_a_change_of_length_hides_nothing(between):
+    with pytest.warns(UserWarning, match="'encoder'.*padding mask was dropped.*`mask`"):
+        Subclassed(EMBEDDINGS["ours"](), between)(IDS)
+
+
 @pytest.mark.parametrize(
     "embedding",
     [
