@@ -4,12 +4,15 @@ import types
 from functools import cache
 
 import keras
-import numpy as np
 
 from keras_transformer._keras import is_functional, layers_within
 
-PLAIN = (bool, int, float, complex, str, bytes, type(None))
-FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, type)
+PLAIN = {bool, int, float, complex, str, bytes, type(None)}
+OPAQUE = (
+    types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type,
+    keras.layers.Layer, keras.Variable, keras.KerasTensor,
+)  # fmt: skip
+LIBRARIES = {"tensorflow", "jax", "jaxlib", "torch", "numpy", "threading", "_thread"}  # of tensors, and of no settings
 UNUSED = ("_initializer", "_regularizer", "_constraint")  # of training only
 DEPTH = 3  # of lists, and of objects that layers hold
 
@@ -27,41 +30,52 @@ class Structure:
 
     def __init__(self, models, others=()):
         self._held = []  # as long as they live, nothing else has their ids
-        self._parts = []
+        self._parts = []  # flat: thousands of small tuples at every call would keep the garbage collector busy
         for model in models:
             for layer in layers_within(model):
-                self._parts.append(id(self._hold(layer)))
-                self._parts.append((layer.trainable, layer.dtype_policy.name))
+                self._add_which(layer)
+                self._parts += (layer.trainable, layer.dtype_policy.name)
                 if not is_functional(layer):  # what that is made of is among the layers
-                    self._parts.append(self._settings(layer, _bookkeeping(), DEPTH))
-            self._parts.extend((id(self._hold(x)), tuple(x.shape), x.dtype, x.trainable) for x in model.variables)
-        self._parts.extend(self._describe(other, DEPTH) for other in others)
+                    self._add_settings(layer, _bookkeeping(), DEPTH)
+            for variable in model.variables:
+                self._add_which(variable)
+                self._parts += (variable.shape, variable.dtype, variable.trainable)
+        for other in others:
+            self._add(other, DEPTH)
 
     def __eq__(self, other):
         return self._parts == other._parts
 
-    def _hold(self, value):
+    def _add_which(self, value) -> None:
         self._held.append(value)
-        return value
+        self._parts.append(id(value))
 
-    def _settings(self, value, ignored, depth: int) -> tuple:
-        return tuple(
-            (name, self._describe(x, depth))
-            for name, x in vars(value).items()
-            if name not in ignored and not name.startswith("_self_") and not name.endswith(UNUSED)
-        )
+    def _add_settings(self, value, ignored, depth: int) -> None:
+        for name, x in vars(value).items():
+            if name not in ignored and not name.startswith("_self_") and not name.endswith(UNUSED):
+                self._parts.append(name)
+                self._add(x, depth)
 
-    def _describe(self, value, depth: int):
-        if isinstance(value, PLAIN):
-            return type(value), repr(value)
-        if depth and isinstance(value, dict):
-            return [(self._describe(key, 0), self._describe(x, depth - 1)) for key, x in value.items()]
-        if depth and isinstance(value, list | tuple):
-            return [self._describe(x, depth - 1) for x in value]
-        is_opaque = isinstance(value, (*FUNCTIONS, keras.layers.Layer, keras.Variable, np.ndarray))
-        if depth and not is_opaque and hasattr(value, "__dict__") and not keras.ops.is_tensor(value):
-            return type(value), self._settings(value, (), depth - 1)
-        return id(self._hold(value))
+    def _add(self, value, depth: int) -> None:
+        kind = type(value)
+        if kind in PLAIN:
+            self._parts.append(value if value == value else "NaN")
+        elif depth and isinstance(value, dict):
+            self._parts += ("dict", len(value))
+            for key, x in value.items():
+                self._add(key, 0)
+                self._add(x, depth - 1)
+        elif depth and isinstance(value, list | tuple):
+            self._parts += ("list", len(value))
+            for x in value:
+                self._add(x, depth - 1)
+        elif not depth or isinstance(value, OPAQUE) or kind.__module__.partition(".")[0] in LIBRARIES:
+            self._add_which(value)
+        elif hasattr(value, "__dict__"):
+            self._add_which(kind)
+            self._add_settings(value, (), depth - 1)
+        else:
+            self._add_which(value)
 
 
 @cache
