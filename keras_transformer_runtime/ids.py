@@ -66,6 +66,36 @@ def read_rows(
     return Rows(ids.astype(np.int32), counts.astype(np.int32))
 
 
+def read_sequences(
+    values, what: str, *, padding_id: int | None, is_token: bool, is_hidden: bool, may_end: bool = False, **options
+) -> Rows:
+    """As `read_rows`, where the padding id may also be a token that sequences start or end with.
+
+    Then a list says how long it is, and an array as always: the padding at its end does not count.
+
+    Args:
+        values, what, padding_id: As of `read_rows`.
+        is_token: Whether the padding id is a token as well.
+        is_hidden: Whether the model hides the padding id wherever it stands.
+        may_end: Whether these are whole sequences: the first padding id at the end of a row in an array counts.
+        **options: `lengths`, `vocabulary_size` and `owner` of `read_rows`.
+    """
+    if padding_id is None or not is_token:
+        return read_rows(values, what, padding_id=padding_id, **options)
+    ids, counts = read_rows(values, what, padding_id=None, **options)
+    if options.get("lengths") is None and not isinstance(values, list | tuple):
+        counts = np.minimum(count_tokens(ids, padding_id, counts) + may_end, ids.shape[1])
+    real = np.arange(ids.shape[1]) < counts[:, None]
+    seen = real[:, 1:] if may_end else real  # of a whole sequence the last token is not read
+    if is_hidden and (seen & (ids == padding_id)[:, : seen.shape[1]]).any():
+        raise ValueError(
+            f"{what} must be padded on the right only; there is a {padding_id}, which the model hides as padding, "
+            "before a token."
+        )
+    ids = np.where(real, ids, padding_id)[:, : counts.max(initial=0)]
+    return Rows(ids.astype(np.int32), counts.astype(np.int32))
+
+
 def as_integers(values, what: str) -> np.ndarray:
     """`values`, of any shape, as an array of integers; ValueError for floats, booleans and what is no array."""
     try:
@@ -83,15 +113,17 @@ def as_integers(values, what: str) -> np.ndarray:
     return array
 
 
-def check_range(ids: np.ndarray, what: str, vocabulary_size: int | None, owner: str = "the model") -> None:
-    """Raise ValueError unless all ids are from 0 to `vocabulary_size` - 1, or, where that is None, are of 32 bits."""
+def check_range(
+    ids: np.ndarray, what: str, vocabulary_size: int | None, owner: str = "the model", *, bits: int = 32
+) -> None:
+    """Raise ValueError unless all ids are from 0 to `vocabulary_size` - 1, or, that being None, of so many bits."""
     if not ids.size:
         return
     least, most = int(ids.min()), int(ids.max())
     if vocabulary_size is not None and (least < 0 or most >= vocabulary_size):
         raise ValueError(f"{what} has ids from {least} to {most}; {owner} takes ids from 0 to {vocabulary_size - 1}.")
-    if least < -LARGEST - 1 or most > LARGEST:
-        raise ValueError(f"{what} has ids from {least} to {most}, which are not integers of 32 bits.")
+    if not -(2 ** (bits - 1)) <= least <= most < 2 ** (bits - 1):
+        raise ValueError(f"{what} has ids from {least} to {most}, which are not integers of {bits} bits.")
 
 
 def count_tokens(ids: np.ndarray, padding_id: int, widths=None) -> np.ndarray:

@@ -1,38 +1,52 @@
-"""One class for whatever `kt.export` wrote: ids or strings in, tokens, scores and strings out."""
+"""One class for whatever `kt.export` wrote: ids or strings in; tokens, scores and texts, or a model's outputs, out."""
 
-import importlib.util
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from keras_transformer_runtime.litert import NAME, load_program, read_metadata
-from keras_transformer_runtime.packages import missing, needed
+from keras_transformer_runtime.description import NAME
+from keras_transformer_runtime.ids import count_tokens
+from keras_transformer_runtime.inputs import Input, pad_rows, read_input, read_prompts
+from keras_transformer_runtime.program import Program
+from keras_transformer_runtime.seeds import fold_seed
+from keras_transformer_runtime.streaming import new_tokens
 from keras_transformer_runtime.tokenizers import make_tokenizer
 
 
 def load(path: str | os.PathLike, *, num_threads: int | None = None) -> "Runner":
-    """Load a SavedModel folder or a .tflite file.
+    """Load what `kt.export` wrote: a SavedModel folder, a .tflite file, or ONNX, a file or a folder of steps.
+
+    What is loaded may be used from any number of threads.
 
     Args:
-        path: What `kt.export.saved_model` or `kt.export.litert` wrote.
+        path: What `kt.export.saved_model`, `kt.export.litert` or `kt.export.onnx` wrote.
         num_threads: Of the LiteRT interpreter. Default: its own.
 
     Raises:
-        ValueError: If there is nothing at `path`, or it was not written by this package.
+        ValueError: If there is nothing at `path`, it was not written by this package, or it was changed since.
+        ImportError: If the package that runs it is not installed.
     """
     path = Path(path)
-    if path.is_dir():
+    if not path.exists():
+        raise ValueError(f"There is neither a SavedModel folder nor a .tflite file at '{path}', nor an ONNX export.")
+    # Each needs a package of its own, and those who use one need not have the others.
+    if path.is_dir() and not (path / NAME).exists():
+        from keras_transformer_runtime.saved_model import SavedModelRunner
+
         return SavedModelRunner(path)
-    if path.is_file():
-        return LiteRTRunner(path, num_threads)
-    raise ValueError(f"There is neither a SavedModel folder nor a .tflite file at '{path}'.")
+    if path.is_dir() or path.suffix == ".onnx":
+        from keras_transformer_runtime.onnx import load_onnx
+
+        return load_onnx(path)
+    from keras_transformer_runtime.litert import LiteRTRunner
+
+    return LiteRTRunner(path, num_threads)
 
 
 class Runner:
-    """Generates with an exported model.
+    """Runs an export.
 
     Attributes:
         metadata: The description in the export: lengths, special ids, strategy, version.
@@ -40,211 +54,224 @@ class Runner:
             that works outside the graph.
     """
 
-    def __init__(self, metadata: dict, files: dict[str, bytes]):
+    def __init__(self, path: Path, metadata: dict, files: dict[str, bytes]):
         self.metadata = metadata
-        self.source_tokenizer = make_tokenizer(metadata.get("source_tokenizer"), files)
-        self.target_tokenizer = make_tokenizer(metadata.get("target_tokenizer"), files)
+        self.is_generator = metadata["kind"] == "generator"
+        self.inputs = [Input.of(x) for x in metadata["inputs"]]
+        try:
+            self.source_tokenizer = make_tokenizer(metadata.get("source_tokenizer"), files)
+            self.target_tokenizer = make_tokenizer(metadata.get("target_tokenizer"), files)
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"'{path}' describes a tokenizer that cannot be made: {error}.") from error
 
     @property
     def input_names(self) -> list[str]:
-        """The inputs that take ids or features, in order."""
-        return self.metadata["sources"] or [self.metadata["target"]]
+        """The inputs that take ids, features or strings, in order."""
+        return [x.name for x in self.inputs]
 
-    def __call__(self, inputs, *, seed: int = 0) -> dict:
-        """Generate.
+    def __call__(self, inputs, *, lengths=None, seed: int | None = None) -> dict:
+        """Generate, or, with the export of a plain model, compute its outputs.
 
         Args:
-            inputs: A list of strings, if there is a tokenizer; an array of ids (B, T), padded on the right with 0;
-                for several inputs a list of arrays or a dict by name.
-            seed: Of the random numbers, if the strategy draws any. They depend on the place of a row in its batch,
-                and a .tflite file has batches of its own size.
+            inputs: A list of strings, if there is a tokenizer or the model takes strings; ids, (B, T), padded on the
+                right, or a list of B lists; for several inputs a list of arrays or a dict by name.
+            lengths: (B,) integers: how many tokens each row of the prompts of a decoder-only model has. Default: those
+                of the lists, or of the rows without the padding that they end with.
+            seed: Of the random numbers, if the strategy draws any. Default: the strategy's own. They depend on the
+                place of a row in its batch, and a .tflite file has batches of its own size.
 
         Returns:
-            `tokens` (B, N, L), `lengths` (B, N), `scores` (B, N), and, with a target tokenizer, `texts`, a list of B
-            lists of N strings.
+            Of a generator `tokens` (B, N, L), `lengths` (B, N), `scores` (B, N), and, with a target tokenizer,
+            `texts`, a list of B lists of N strings. Of a plain model its outputs by name.
 
         Raises:
-            ValueError: If an input is missing, too long, or not of the kind that the export takes.
+            ValueError: If an input is missing, too long, or not of the kind that the export takes; or an id is
+                negative or out of its vocabulary.
         """
-        arrays = self._read(inputs)
+        seed = self._seed(seed)
+        if is_strings(inputs) and self._takes_texts:
+            return self._run_texts(list(inputs), seed)
+        arrays = self._read(inputs, lengths)
         rows = len(next(iter(arrays.values())))
-        parts = [self._run(batch, seed) for batch in self._batches(arrays, rows)]
-        outputs = {name: np.concatenate([part[name] for part in parts])[:rows] for name in parts[0]}
-        if self.target_tokenizer is not None:
+        parts = [self._run({**batch, **seed}) for batch in self._batches(arrays, rows)]
+        outputs = parts[0] if len(parts) == 1 else {x: np.concatenate([y[x] for y in parts]) for x in parts[0]}
+        outputs = self._crop({name: x[:rows] if x.ndim else x for name, x in outputs.items()}, arrays)
+        if self.is_generator and self.target_tokenizer is not None:
             outputs["texts"] = [
-                [self.target_tokenizer.detokenize(ids) for ids in sequences] for sequences in outputs["tokens"]
+                [self._text(ids[:length].tolist()) for ids, length in zip(*sequences, strict=True)]
+                for sequences in zip(outputs["tokens"], outputs["lengths"], strict=True)
             ]
         return outputs
 
-    def stream(self, inputs, *, seed: int = 0) -> Iterator[np.ndarray]:
+    def _text(self, ids: list[int]) -> str:
+        """The text of a sequence without what starts and ends it."""
+        ids = ids[:-1] if ids and ids[-1] in self.metadata["end_tokens"] else ids
+        ids = ids[1:] if ids and ids[0] == self.metadata["start_token"] else ids
+        return self.target_tokenizer.detokenize(ids)
+
+    def stream(self, inputs, *, lengths=None, seed: int | None = None) -> Iterator[np.ndarray]:
         """Generate, and hand out tokens as they come.
 
         Args:
-            inputs, seed: As of a call. At most as many rows as the file takes at once.
+            inputs, lengths, seed: As of a call. At most as many rows as the file takes at once.
 
         Yields:
-            (B,) int32, the next token of each row; 0 for a row that has ended.
+            (B,) int32, the next token of each row, or (B, N) of a strategy that returns N; padding for a row that has
+            ended, or -1 where padding is a token that can be generated.
 
         Raises:
-            ValueError: If the export is not made to stream, by `kt.export.litert(..., layout="step")` or
-                `kt.export.saved_model(..., streaming=True)`, or its strategy finds the first token only when it has
-                found the last, as beam search does.
+            ValueError: If the export is not made to stream, by `kt.export.litert(..., layout="step")`,
+                `kt.export.onnx(generator, ...)` or `kt.export.saved_model(..., streaming=True)`, or its strategy finds
+                the first token only when it has found the last, as beam search does.
         """
         raise NotImplementedError
 
-    def _read(self, inputs) -> dict[str, np.ndarray]:
+    def _read(self, inputs, lengths) -> dict[str, np.ndarray]:
+        """The inputs by name, and `lengths` where there are prompts."""
         names = self.input_names
-        if isinstance(inputs, str):
+        if isinstance(inputs, str | bytes):
             raise ValueError("A runner takes a list of strings; put a single one in a list.")
-        if isinstance(inputs, list | tuple) and inputs and all(isinstance(x, str) for x in inputs):
-            if self.source_tokenizer is None:
-                raise ValueError("The export has no source tokenizer that works outside the graph: give ids.")
-            inputs = [self.source_tokenizer.tokenize(text) for text in inputs]
-            longest = max(map(len, inputs))
-            inputs = np.array([ids + [0] * (longest - len(ids)) for ids in inputs], np.int32)
+        if is_strings(inputs) and self.inputs[0].dtype != "string":
+            inputs = self._tokenize(inputs)
         if not isinstance(inputs, dict):
             arrays = list(inputs) if len(names) > 1 else [inputs]
             if len(arrays) != len(names):
                 raise ValueError(f"The export takes {len(names)} inputs, {names}, got {len(arrays)}.")
             inputs = dict(zip(names, arrays, strict=True))
         if set(inputs) != set(names):
-            raise ValueError(f"The export takes the inputs {names}, got {sorted(inputs)}.")
-        arrays = {name: np.asarray(x) for name, x in inputs.items()}
-        arrays = {name: x.astype(np.int32) if x.dtype.kind in "iu" else x for name, x in arrays.items()}
-        if len({len(x) for x in arrays.values()}) > 1 or not all(x.ndim > 1 and len(x) for x in arrays.values()):
+            raise ValueError(f"The export takes the inputs {names}, got {sorted(map(str, inputs))}.")
+        if self._has_prompts:
+            (x,) = self.inputs
+            rows = read_prompts(x, inputs[x.name], lengths, self.metadata)
+            arrays = {x.name: rows.ids, "lengths": rows.lengths}
+        elif lengths is not None:
+            raise ValueError("lengths are those of prompts, and this export takes none.")
+        else:
+            arrays = {x.name: read_input(x, inputs[x.name]) for x in self.inputs}
+        if len({len(x) for x in arrays.values()}) > 1 or not len(next(iter(arrays.values()))):
             shapes = {name: x.shape for name, x in arrays.items()}
             raise ValueError(f"The inputs are arrays of the same number of rows, at least one, got shapes {shapes}.")
+        if self._has_prompts:
+            self._check_prompts(arrays[x.name], arrays["lengths"])
         return arrays
+
+    @property
+    def _has_prompts(self) -> bool:
+        return self.is_generator and not self.metadata["sources"]
+
+    def _check_prompts(self, ids: np.ndarray, lengths: np.ndarray) -> None:
+        if self.metadata["start_token"] is None and not lengths.all():
+            raise ValueError("A prompt is empty, and there is no start_token to begin with.")
+        longest, padding_id = self.metadata["max_length"], self.metadata["padding_id"]
+        if lengths.max() > longest:
+            raise ValueError(f"A prompt has {lengths.max()} tokens; max_length, {longest}, counts them, too.")
+        if padding_id is None or self._takes_lengths:
+            return
+        is_start = (lengths == 1) & (ids[:, 0] == self.metadata["start_token"])  # what an empty one becomes
+        if ((count_tokens(ids, padding_id, lengths) < lengths) & ~is_start).any():
+            raise ValueError(
+                f"A prompt ends with {padding_id}, which also is padding, and this export does not take the lengths of "
+                "prompts. Export a Generator with padding_id=None, or with layout='step'."
+            )
+
+    _takes_lengths = False  # whether prompts go in with their lengths though there is padding
+
+    def _tokenize(self, texts) -> list[list[int]]:
+        if self.source_tokenizer is None:
+            raise ValueError("The export has no source tokenizer that works outside the graph: give ids.")
+        texts = [text.decode() if isinstance(text, bytes) else str(text) for text in texts]
+        rows = [self.source_tokenizer.tokenize(text) for text in texts]
+        without_end = self._has_prompts and self.source_tokenizer.settings["add_end"]
+        return [row[:-1] for row in rows] if without_end else rows
+
+    _takes_texts = False  # whether the graph has the tokenizers
+
+    def _run_texts(self, texts: list[str], seed: dict) -> dict:
+        raise NotImplementedError
 
     def _batches(self, arrays: dict[str, np.ndarray], rows: int) -> Iterator[dict[str, np.ndarray]]:
         yield arrays
 
-    def _run(self, inputs: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
+    def _run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         raise NotImplementedError
 
-    def _seed(self, seed: int) -> dict[str, np.ndarray]:
-        return {"seed": np.int32(seed)} if self.metadata["takes_seed"] else {}
+    def _crop(self, outputs: dict[str, np.ndarray], arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return outputs
+
+    def _new_tokens(self, carries: Iterator[dict], rows: int) -> Iterator[np.ndarray]:
+        """The tokens of each step, of the first `rows` rows."""
+        count, padding_id = self.metadata["num_return"], self.metadata["padding_id"]
+        nothing = -1 if padding_id is None or padding_id in self.metadata["end_tokens"] else padding_id
+        carries = ({name: carry[name][: rows * count] for name in ("tokens", "lengths")} for carry in carries)
+        return new_tokens(carries, count, nothing)
+
+    def _seed(self, seed: int | None) -> dict[str, np.ndarray]:
+        if not self.is_generator or not self.metadata["takes_seed"]:
+            return {}
+        return {"seed": np.int32(fold_seed(self.metadata["seed"] if seed is None else seed))}
 
 
-class SavedModelRunner(Runner):
-    """By TensorFlow; any number of rows of any length."""
+class StaticRunner(Runner):
+    """Of signatures with static shapes: rows are cut into batches, and padded to the length, of the file."""
 
-    def __init__(self, path: Path):
-        tf = needed("tensorflow", "A SavedModel")
-        extra = path / "assets.extra"
-        if not (extra / NAME).is_file():
-            raise ValueError(f"'{path}' has no assets.extra/{NAME}: it was not written by kt.export.saved_model.")
-        metadata = json.loads((extra / NAME).read_bytes())
-        super().__init__(metadata, {x.name: x.read_bytes() for x in extra.iterdir() if x.name != NAME})
-        self._constant = tf.constant
-        try:
-            self._loaded = tf.saved_model.load(str(path))
-        except RuntimeError as error:
-            if "TFText>" not in str(error):
-                raise
-            register_text_operations()
-            self._loaded = tf.saved_model.load(str(path))
-        self._function = self._loaded.signatures["generate"]
-
-    def _run(self, inputs, seed):
-        outputs = self._function(**{name: self._constant(x) for name, x in {**inputs, **self._seed(seed)}.items()})
-        return {name: x.numpy() for name, x in outputs.items()}
-
-    def stream(self, inputs, *, seed: int = 0):
-        if "advance" not in self._loaded.signatures:
-            raise ValueError(
-                "The SavedModel cannot stream: export a Greedy or Sampling generator with "
-                "kt.export.saved_model(..., streaming=True)."
-            )
-        arrays = self._read(inputs)
-        tensors = {name: self._constant(x) for name, x in {**arrays, **self._seed(seed)}.items()}
-        carries = stream(self._loaded.signatures, tensors)
-        return new_tokens({name: carry[name].numpy() for name in ("tokens", "lengths")} for carry in carries)
-
-
-def register_text_operations() -> None:
-    """Make TensorFlow know the operations of tensorflow_text, without its Python code, which would import Keras."""
-    import tensorflow as tf
-
-    package = importlib.util.find_spec("tensorflow_text")
-    if package is None:
-        raise ImportError(missing("tensorflow_text", "The SavedModel, which reads or writes strings,"))
-    operations = Path(package.submodule_search_locations[0], "python", "ops")
-    for library in ("*wordpiece*.so", "*sentencepiece*.so", "*regex_split*.so"):
-        for path in sorted(operations.glob(library)):
-            tf.load_op_library(str(path))
-
-
-class LiteRTRunner(Runner):
-    """By the ai-edge-litert package; rows are cut into batches, and padded to the length, of the file."""
-
-    def __init__(self, path: Path, num_threads: int | None):
-        super().__init__(*read_metadata(path))
-        self._program = load_program(path, self.metadata, num_threads)
-        self._shapes = {x["name"]: x["shape"] for x in self._first_signature()}
+    def __init__(self, path: Path, metadata: dict, files: dict[str, bytes], program: Program):
+        super().__init__(path, metadata, files)
+        self._program = program
+        self._takes_lengths = metadata["layout"] == "step"
+        self._shapes = {x["name"]: tuple(x["shape"]) for x in self._first_signature()}
+        rows = {self._shapes.get(name, (None,))[:1] for name in self.input_names}
+        if rows != {(metadata["batch_size"],)}:
+            raise ValueError(f"'{path}' takes {self._shapes}, and describes {self.input_names}.")
 
     def _first_signature(self) -> list[dict]:
         """Inputs of the signature that takes what the caller gives."""
         signatures = self.metadata["signatures"]
-        if "generate" in signatures or "encode" in signatures:
-            return signatures.get("generate") or signatures["encode"]
-        longest = max((name for name in signatures if name.startswith("prefill_")), key=lambda name: int(name[8:]))
-        prompts = next(x for x in signatures[longest] if x["name"] == "prompts")
-        return [{**prompts, "name": self.metadata["target"]}]
+        for name in ("generate", "encode", "serving_default"):
+            if name in signatures:
+                return signatures[name]
+        prompts = [x for x in signatures[self._program.longest_prefill] if x["name"] == "prompts"]
+        return [{**x, "name": self.metadata["target"]} for x in prompts]
 
-    def _run(self, inputs, seed):
-        return self._program.run({**inputs, **self._seed(seed)})
+    def _run(self, inputs):
+        return self._program.run(inputs)
 
     def _batches(self, arrays, rows):
         size = self.metadata["batch_size"]
-        for name, array in arrays.items():
-            if any(given > room for given, room in zip(array.shape[1:], self._shapes[name][1:], strict=True)):
-                raise ValueError(
-                    f"The input '{name}' has rows of shape {array.shape[1:]}; the file takes "
-                    f"{tuple(self._shapes[name][1:])} at most. Export with a larger source_length."
-                )
+        padded = {"lengths": arrays["lengths"]} if "lengths" in arrays else {}
+        padded |= {x.name: pad_rows(x, arrays[x.name], self._shapes[x.name][1:]) for x in self.inputs}
         for start in range(0, rows, size):
-            batch = {}
-            for name, array in arrays.items():
-                part = array[start : start + size]
-                part = np.concatenate([part, np.repeat(part[:1], size - len(part), axis=0)])
-                room = self._shapes[name]
-                batch[name] = np.pad(part, [(0, most - given) for given, most in zip(part.shape, room, strict=True)])
-            yield batch
+            parts = {name: x[start : start + size] for name, x in padded.items()}
+            yield {name: np.concatenate([x, np.repeat(x[:1], size - len(x), axis=0)]) for name, x in parts.items()}
 
-    def stream(self, inputs, *, seed: int = 0):
+    def _crop(self, outputs, arrays):
+        """The outputs of a plain model without what only the padding made."""
+        lengths = {arrays[x.name].shape[axis] for x in self.inputs for axis in x.varying}
+        if len(lengths) != 1:
+            return outputs
+        shapes = {x["name"]: x["shape"] for x in self.metadata.get("outputs") or ()}
+        return {
+            name: x[tuple(slice(None if size else next(iter(lengths))) for size in shapes.get(name, x.shape))]
+            for name, x in outputs.items()
+        }
+
+    def stream(self, inputs, *, lengths=None, seed: int | None = None):
         if self.metadata["layout"] != "step" or not self.metadata["streams"]:
             raise ValueError(
                 "The file cannot stream: export a Greedy or Sampling generator with "
                 "kt.export.litert(..., layout='step')."
             )
-        arrays = self._read(inputs)
+        seed = self._seed(seed)
+        arrays = self._read(inputs, lengths)
         rows = len(next(iter(arrays.values())))
         if rows > self.metadata["batch_size"]:
             raise ValueError(f"The file streams {self.metadata['batch_size']} rows at a time, got {rows}.")
         (batch,) = self._batches(arrays, rows)
-        carries = self._program.steps({**batch, **self._seed(seed)})
-        return new_tokens({name: carry[name][:rows] for name in ("tokens", "lengths")} for carry in carries)
+        carries = self._program.steps({**batch, **seed})
+        return self._new_tokens(carries, rows)
 
 
-def stream(signatures: dict, tensors: dict) -> Iterator[dict]:
-    """The carry before the first step and after each, by the signatures `begin` and `advance` of a SavedModel."""
-    seed = {name: x for name, x in tensors.items() if name == "seed"}
-    carry = signatures["begin"](**{name: x for name, x in tensors.items() if name != "seed"})
-    yield carry
-    while not carry["finished"].numpy().all():
-        carry = {**carry, **signatures["advance"](**carry, **seed)}
-        yield carry
-
-
-def new_tokens(carries: Iterator[dict[str, np.ndarray]]) -> Iterator[np.ndarray]:
-    """The tokens (B,) that each carry, `tokens` (B, L) and `lengths` (B,), has more than the one before; 0 where a row
-    has none."""
-    before = None
-    for carry in carries:
-        tokens, lengths = carry["tokens"], carry["lengths"]
-        for offset in range(0 if before is None else int((lengths - before).max(initial=0))):
-            position = before + offset
-            new = tokens[np.arange(len(tokens)), np.minimum(position, tokens.shape[1] - 1)]
-            yield np.where(position < lengths, new, 0)
-        before = lengths
+def is_strings(inputs) -> bool:
+    """Whether these are strings, one a row."""
+    if isinstance(inputs, np.ndarray):
+        return inputs.ndim == 1 and len(inputs) > 0 and is_strings(inputs.tolist())
+    return isinstance(inputs, list | tuple) and bool(inputs) and all(isinstance(x, str | bytes) for x in inputs)

@@ -5,6 +5,7 @@ import { Tokenizer } from "./tokenizer.js";
 import { readZip } from "./zip.js";
 
 const DESCRIPTION = "keras_transformer.json";
+const FORMAT = 2; // the newest that this page reads
 
 /** A .tflite file that generates, with its tokenizers. */
 export class Generator {
@@ -13,7 +14,7 @@ export class Generator {
     const bytes = await download(url);
     const files = readZip(bytes);
     if (!files.has(DESCRIPTION)) throw new Error(`${url} has no ${DESCRIPTION}: it was not written by kt.export.`);
-    const metadata = JSON.parse(new TextDecoder().decode(files.get(DESCRIPTION)));
+    const metadata = read(JSON.parse(new TextDecoder().decode(files.get(DESCRIPTION))), url);
     if (metadata.layout !== "step" || metadata.batch_size !== 1) {
       throw new Error(`${url}: export with layout="step" and batch_size=1.`);
     }
@@ -25,6 +26,7 @@ export class Generator {
     const tokenizer = (settings) => new Tokenizer(settings, files.get(settings?.files.model));
     this.target = tokenizer(metadata.target_tokenizer);
     this.source = metadata.sources.length ? tokenizer(metadata.source_tokenizer) : this.target;
+    this.padding = { prompts: metadata.padding_id, ...pick(metadata.inputs, "padding_id") };
     this.prefills = Object.keys(model.signatures)
       .filter((name) => name.startsWith("prefill_"))
       .map((name) => Number(name.slice("prefill_".length)))
@@ -35,23 +37,26 @@ export class Generator {
    * Generates, and hands out the tokens so far: after the prompt was read, after each token, and once when all is done.
    *
    * @param {number[]} ids Of the source, or the prompt of a decoder-only model.
-   * @param {number} seed Of a strategy that draws.
+   * @param {number} seed Of a strategy that draws, an integer of 32 bits.
    * @yields {{tokens: number[], name: string, milliseconds: number}} With the signature that ran, and how long it took.
    */
-  async *generate(ids, seed = 0) {
+  async *generate(ids, seed = this.metadata.seed ?? 0) {
     const { sources, target, start_token } = this.metadata;
     const random = this.metadata.takes_seed ? { seed: [seed] } : {};
     let memory = {};
     let carry = {};
     const timed = async (name, rows, tensors) => {
       const begin = performance.now();
-      const outputs = await run(this.model.signatures[name], rows, tensors);
+      const outputs = await run(this.model.signatures[name], rows, tensors, this.padding);
       return [outputs, { name, milliseconds: performance.now() - begin }];
     };
     try {
       let time;
       let prompts = ids.length || start_token === null ? ids : [start_token];
       if (sources.length) {
+        if (this.metadata.inputs[0].padded === false && ids.length !== this.metadata.source_length) {
+          throw new RangeError(`The file takes ${this.metadata.source_length} ids: padding would change the answer.`);
+        }
         [memory, time] = await timed("encode", { [sources[0]]: ids });
         prompts = [start_token];
         yield { tokens: prompts, ...time };
@@ -77,10 +82,30 @@ export class Generator {
     }
   }
 
+  /** @returns {string} The text of a sequence of tokens, without what starts and ends it. */
+  text(tokens) {
+    const { start_token, end_tokens } = this.metadata;
+    const end = end_tokens.includes(tokens.at(-1)) ? tokens.length - 1 : tokens.length;
+    return this.target.detokenize(tokens.slice(tokens[0] === start_token ? 1 : 0, Math.max(0, end)));
+  }
+
   /** Frees the file's memory. */
   delete() {
     this.model.delete();
   }
+}
+
+/** The description in the form of today: in format 1, id 0 was padding, and there was one end token. */
+function read(metadata, url) {
+  if (!(metadata.format <= FORMAT)) throw new Error(`${url}: of format ${metadata.format}; this page reads ${FORMAT}.`);
+  const names = metadata.sources.length ? metadata.sources : [metadata.target];
+  const old = { padding_id: 0, end_tokens: [metadata.end_token], inputs: names.map((name) => ({ name, padding_id: 0 })) };
+  return metadata.format === 1 ? { ...metadata, ...old } : metadata;
+}
+
+/** One property of each input, by its name. */
+function pick(inputs, property) {
+  return Object.fromEntries(inputs.map((input) => [input.name, input[property]]));
 }
 
 /** The tokens of the only row; a strategy of several beams has none until it finishes. */

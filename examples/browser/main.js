@@ -58,19 +58,19 @@ async function translate(text) {
   for await (const step of model.generate(ids)) {
     tokens = step.tokens;
     (spent[step.name.split("_")[0]] ??= []).push(step.milliseconds);
-    showTokens(model.target, tokens);
+    showTokens(model, tokens);
     await pause(step.name === "decode" && element("slowly").checked ? SLOWLY : 0); // lets the browser paint
   }
   showMeasures(spent, ids.length);
   await showAttention(model, ids, tokens);
-  tell("done", `${model.target.detokenize(tokens)}, in ${tokens.length - 1} tokens.`);
+  tell("done", `${model.text(tokens)}, in ${tokens.length - 1} tokens.`);
 }
 
-function showTokens(tokenizer, tokens) {
-  element("answer").textContent = tokenizer.detokenize(tokens);
+function showTokens(model, tokens) {
+  element("answer").textContent = model.text(tokens);
   element("tokens").replaceChildren(...tokens.map((id) => {
     const token = document.createElement("li");
-    token.textContent = tokenizer.piece(id);
+    token.textContent = model.target.piece(id);
     token.title = `token ${id}`;
     token.dataset.token = id;
     return token;

@@ -23,16 +23,17 @@ export async function compile(bytes) {
  * Runs a signature.
  *
  * @param {import("@litertjs/core").SignatureRunner} signature Of a compiled file.
- * @param {Object<string, number[]>} rows Ids by input name, each padded with 0 to the input's size.
+ * @param {Object<string, number[]>} rows Ids by input name, each padded to the input's size.
  * @param {Object<string, Tensor>} tensors Further inputs; those that the signature does not take are left out.
+ * @param {Object<string, number>} padding The ids that pad, by input name; 0 where there is none.
  * @returns {Promise<Object<string, Tensor>>} The outputs, for the caller to `release`.
  */
-export async function run(signature, rows, tensors = {}) {
+export async function run(signature, rows, tensors = {}, padding = {}) {
   const given = {};
   try {
     for (const { name, shape } of signature.getInputDetails()) {
       if (!(name in rows)) continue;
-      const padded = new Int32Array(shape.reduce((size, dim) => size * dim, 1));
+      const padded = new Int32Array(shape.reduce((size, dim) => size * dim, 1)).fill(padding[name] ?? 0);
       if (rows[name].length > padded.length) {
         throw new RangeError(`'${name}' has ${rows[name].length} tokens; the file takes ${padded.length} at most.`);
       }

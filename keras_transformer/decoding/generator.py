@@ -12,9 +12,10 @@ from keras_transformer.decoding.inputs import Request
 from keras_transformer.decoding.loop import Loop
 from keras_transformer.decoding.settings import Setting
 from keras_transformer.decoding.strategies import Greedy, Strategy
-from keras_transformer.decoding.streaming import new_texts, new_tokens
+from keras_transformer.decoding.streaming import new_texts
 from keras_transformer.models.packable import unpacked
 from keras_transformer.ops.random import as_seed
+from keras_transformer_runtime.streaming import new_tokens
 
 
 class Generator(Loop):
@@ -206,7 +207,7 @@ class Generator(Loop):
         carries = self._stream(batch, request, self._numbers(seed, max_length))
         if has_text and self.target_tokenizer is not None:
             return new_texts(carries, self.strategy.num_return, self._texts)
-        return new_tokens(carries, self.strategy.num_return, self._special.nothing)
+        return new_tokens(carries, self.strategy.num_return, self.special.nothing)
 
     def _stream(self, batch: int, request: Request, numbers: tuple) -> Iterator[dict[str, np.ndarray]]:
         """The carry before the first step and after each: tokens (B N, L), lengths and finished (B N,)."""
@@ -244,8 +245,8 @@ class Generator(Loop):
         if not batch * beams:
             return np.zeros(shape, "float32")
         width = max(1, min(bucket(length), self.max_length)) - length
-        tokens = np.pad(given.tokens, ((0, 0), (0, 0), (0, max(width, 0))), constant_values=self._special.fill)
-        sources = self._padding.pad(given.sources)
+        tokens = np.pad(given.tokens, ((0, 0), (0, 0), (0, max(width, 0))), constant_values=self.special.fill)
+        sources = self.source_padding.pad(given.sources)
         is_new = self._log["scoring"].note(
             tokens=tokens.shape, **{f"source_{slot}": x.shape for slot, x in sources.items()}
         )
@@ -271,8 +272,8 @@ class Generator(Loop):
             _check_length("max_length", max_length, self.max_length)
         longest = self.max_length if max_length is None else int(max_length)
         request, has_text = self._reader.read(inputs, prompts, lengths, longest)
-        request = request._replace(sources=self._padding.pad(request.sources))
-        return len(request.prompts), pad_request(request, self.max_length, self._special.fill), has_text
+        request = request._replace(sources=self.source_padding.pad(request.sources))
+        return len(request.prompts), pad_request(request, self.max_length, self.special.fill), has_text
 
     def _numbers(self, seed, max_length) -> tuple:
         """Seed and length limit of a call, as tensors: arguments of what is compiled once for all of them."""

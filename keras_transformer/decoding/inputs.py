@@ -10,7 +10,7 @@ from keras_transformer.decoding.graph import Graph
 from keras_transformer.decoding.special import SpecialTokens
 from keras_transformer.decoding.texts import Texts, is_text
 from keras_transformer.layers.checks import describe
-from keras_transformer_runtime.ids import Rows, as_integers, check_range, count_tokens, read_rows
+from keras_transformer_runtime.ids import Rows, as_integers, check_range, read_rows, read_sequences
 
 
 class Request(NamedTuple):
@@ -182,29 +182,18 @@ class InputReader:
         """Target sequences, padded with `fill`. With `may_end`, the first padding id of a row in an array counts where
         that is what ends a sequence."""
         layer, size = self._limits.get(self.graph.target, (None, self.graph.vocabulary_size))
-        options = {
-            "lengths": lengths,
-            "vocabulary_size": size,
-            "owner": "the model" if layer is None else describe(layer),
-        }
-        padding, special = self.special.padding, self.special
-        if padding is None or not (padding in special.ends or padding == special.start):
-            return read_rows(values, what, padding_id=padding, **options)
-        # Padding is a token as well. A list says how long it is; an array does not.
-        rows = read_rows(values, what, padding_id=None, **options)
-        counts = rows.lengths
-        if lengths is None and not isinstance(values, list | tuple):
-            counts = count_tokens(rows.ids, padding, counts)
-            counts = np.minimum(counts + (may_end and padding in special.ends), rows.ids.shape[1])
-        real = np.arange(rows.ids.shape[1]) < counts[:, None]
-        seen = real[:, 1:] if may_end else real  # of a whole sequence the last token is not read
-        if special.is_hidden and (seen & (rows.ids == padding)[:, : seen.shape[1]]).any():
-            raise ValueError(
-                f"{what} must be padded on the right only; there is a {padding}, which the model hides as padding, "
-                "before a token."
-            )
-        ids = np.where(real, rows.ids, padding)[:, : counts.max(initial=0)]
-        return Rows(ids.astype("int32"), counts.astype("int32"))
+        special = self.special
+        return read_sequences(
+            values,
+            what,
+            padding_id=special.padding,
+            is_token=special.padding in special.ends or special.padding == special.start,
+            is_hidden=special.is_hidden,
+            may_end=may_end and special.padding in special.ends,
+            lengths=lengths,
+            vocabulary_size=size,
+            owner="the model" if layer is None else describe(layer),
+        )
 
 
 def _check_shape(what: str, values, expected: tuple) -> None:

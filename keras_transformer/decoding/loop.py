@@ -25,6 +25,8 @@ class Loop:
     Attributes:
         graph: The model as a graph, split.
         decoder: Its step.
+        special: The tokens with a meaning of their own.
+        source_padding: Which sources may be padded.
     """
 
     # The model as it is now
@@ -45,10 +47,10 @@ class Loop:
             cache=self.cache,
             processors=self.processors,
         )
-        self._special = special
+        self.special = special
         self._texts = Texts(self.graph, special, self.source_tokenizer, self.target_tokenizer)
-        self._padding = SourcePadding(self.graph)
-        self._reader = InputReader(self.graph, special, self._texts, self._padding.may_pad)
+        self.source_padding = SourcePadding(self.graph)
+        self._reader = InputReader(self.graph, special, self._texts, self.source_padding.may_pad)
         self.strategy.check(self.decoder)
         for processor in self.processors:
             getattr(processor, "check", lambda decoder: None)(self.decoder)

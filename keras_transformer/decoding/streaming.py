@@ -1,4 +1,4 @@
-"""Sequences that grow, and what each step adds to them: tokens, or text."""
+"""Sequences that grow, and the text that each step adds to them."""
 
 from collections.abc import Iterator
 
@@ -9,25 +9,6 @@ from keras_transformer.decoding.texts import Texts
 INCOMPLETE = "\ufffd"  # what bytes read as that are no character, or not yet
 
 
-def new_tokens(carries: Iterator[dict[str, np.ndarray]], count: int, nothing: int) -> Iterator[np.ndarray]:
-    """The tokens (B,), or (B, N) for `count` = N above 1, that each carry has more than the one before; `nothing` where
-    a row has none.
-
-    Args:
-        carries: `tokens` (B N, L) and `lengths` (B N,), before the first step and after each.
-        count: Number of sequences of each row.
-        nothing: What stands where a row has no new token.
-    """
-    lengths = next(carries)["lengths"]
-    for carry in carries:
-        before, lengths, tokens = lengths, carry["lengths"], carry["tokens"]
-        for offset in range(int((lengths - before).max(initial=0))):
-            position = before + offset
-            new = tokens[np.arange(len(tokens)), np.minimum(position, tokens.shape[1] - 1)]
-            new = np.where(position < lengths, new, nothing).astype("int32")
-            yield new if count == 1 else new.reshape(-1, count)
-
-
 def new_texts(carries: Iterator[dict[str, np.ndarray]], count: int, texts: Texts) -> Iterator[list]:
     """The text that each carry has more than the one before, a list of B strings, or of B lists of N: together they are
     the text behind the prompt.
@@ -35,7 +16,7 @@ def new_texts(carries: Iterator[dict[str, np.ndarray]], count: int, texts: Texts
     What might still become another character, bytes that are none yet, waits for the tokens that follow.
 
     Args:
-        carries: As of `new_tokens`, with `finished` (B N,).
+        carries: `tokens` (B N, L), `lengths` and `finished` (B N,), before the first step and after each.
         count: Number of sequences of each row.
         texts: The tokenizers.
     """

@@ -1,7 +1,6 @@
 """Export to LiteRT (TF Lite) with builtin ops only: phones, browsers, microcontrollers."""
 
 import os
-import tempfile
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -12,8 +11,9 @@ import numpy as np
 from keras_transformer.decoding import Generator
 from keras_transformer.export.agreement import agreement, check_generated, check_outputs, python_answers
 from keras_transformer.export.archive import write_archive
-from keras_transformer.export.files import replacing
+from keras_transformer.export.files import Kind, check_target, replacing
 from keras_transformer.export.metadata import metadata_files
+from keras_transformer.export.padding import pad, try_padding
 from keras_transformer.export.quantization import (
     check_convertible,
     check_quantize,
@@ -23,22 +23,24 @@ from keras_transformer.export.quantization import (
     to_int4,
 )
 from keras_transformer.export.report import ExportReport, size_of, specification
+from keras_transformer.export.samples import as_inputs, sample_inputs, sample_seed
 from keras_transformer.export.signatures import (
     Signature,
-    as_inputs,
     generate_signature,
+    input_paddings,
     model_signature,
-    own_seed,
     require_tensorflow,
-    sample_inputs,
     with_static_shapes,
 )
 from keras_transformer.export.steps import prefill_lengths, step_signatures
-from keras_transformer.export.strings import check_tokenizers, with_tokenizers
-from keras_transformer_runtime.litert import load_program, read_metadata
+from keras_transformer.export.strings import check_tokenizers, token_inputs, tokenizers_of, with_tokenizers
+from keras_transformer.models.packable import unpacked
+from keras_transformer_runtime.description import checksum, read_archive
+from keras_transformer_runtime.litert import load_program
 from keras_transformer_runtime.packages import needed
 
 LAYOUTS = ("generate", "step")
+LITERT = Kind("a .tflite file of kt.export.litert", False, read_archive)
 
 
 def litert(
@@ -49,8 +51,8 @@ def litert(
     batch_size: int = 1,
     layout: str = "generate",
     quantize: str | None = None,
-    source_tokenizer=None,
-    target_tokenizer=None,
+    source_tokenizer=...,
+    target_tokenizer=...,
     strings: bool = False,
     samples=None,
     overwrite: bool = False,
@@ -80,7 +82,8 @@ def litert(
         layout: `"generate"` or `"step"`.
         quantize: Of the weights: None keeps float32; `"float16"`; `"int8"` and `"int4"`, per channel and in blocks,
             activations staying float32. Quantized answers may differ; the report tells how many of the samples do.
-        source_tokenizer, target_tokenizer: Tokenizers to describe in the file, for `kt.export.load`.
+        source_tokenizer, target_tokenizer: Tokenizers to describe in the file, for `kt.export.load`. Default: those of
+            the generator, if it has any; None for no tokenizer.
         strings: Whether to add a signature `serving_default` that takes strings, `text` (B,), and returns `texts`
             (B, N), too. It holds operations of TensorFlow Text, so it runs only where these are registered: in Python
             by `InterpreterWithCustomOps` with `tensorflow_text`'s `tflite_registrar.SELECT_TFTEXT_OPS`.
@@ -99,25 +102,32 @@ def litert(
     """
     require_tensorflow("A LiteRT file")
     check_quantize(quantize)
+    check_target(path, LITERT, overwrite=overwrite)
+    source_tokenizer, target_tokenizer = tokenizers_of(generator_or_model, source_tokenizer, target_tokenizer)
     is_generator = isinstance(generator_or_model, Generator)
+    generator_or_model = generator_or_model if is_generator else unpacked(generator_or_model)
     if layout not in LAYOUTS or (layout == "step" and not is_generator):
         raise ValueError(f"litert takes layout='generate', or 'step' for a Generator, got {layout!r}.")
     model = generator_or_model.model if is_generator else generator_or_model
     check_convertible(model)
-    whole = generate_signature(generator_or_model) if is_generator else model_signature(generator_or_model)
-    whole = with_static_shapes(generator_or_model, whole, source_length, batch_size, "A LiteRT file")
+    ids = generate_signature(generator_or_model) if is_generator else model_signature(generator_or_model)
+    check_tokenizers(generator_or_model, ids, source_tokenizer, target_tokenizer)
+    whole = with_static_shapes(generator_or_model, ids, source_length, batch_size, "A LiteRT file")
     if layout == "step":
         lengths = prefill_lengths(generator_or_model, source_length)
         signatures = step_signatures(generator_or_model, source_length, batch_size, lengths)
     else:
         signatures = {"generate" if is_generator else "serving_default": whole}
     if strings:
-        check_tokenizers(generator_or_model, whole, source_tokenizer, target_tokenizer)
-        signatures["serving_default"] = _with_strings(whole, source_tokenizer, target_tokenizer, layout)
+        padding_id, *_ = input_paddings(generator_or_model, ids)
+        if source_tokenizer is None or layout == "step":
+            raise ValueError("litert takes strings=True with a source_tokenizer, and not with layout='step'.")
+        tokenizers = source_tokenizer, target_tokenizer
+        signatures["serving_default"] = with_tokenizers(generator_or_model, whole, *tokenizers, padding_id)
 
-    with replacing(path, overwrite=overwrite) as new:
+    with replacing(path, LITERT, overwrite=overwrite) as new:
         parts = [model, *filter(None, (source_tokenizer, target_tokenizer))] if strings else [model]
-        content = _convert(parts, signatures, quantize, strings)
+        content = _convert(parts, signatures, quantize, strings, new.parent / "saved_model")
         finish = {"int4": to_int4, "int8": share_equal_buffers}.get(quantize, bytes)
         new.write_bytes(finish(content))
         operators = _operators(new)
@@ -127,13 +137,16 @@ def litert(
             "batch_size": batch_size,
             "source_length": source_length,
             "signatures": {name: [x._asdict() for x in signature.inputs] for name, signature in signatures.items()},
+            "content": checksum(new, new.stat().st_size),
         }
+        padding = try_padding(generator_or_model, ids, whole, source_length)
+        files = metadata_files(generator_or_model, ids, source_tokenizer, target_tokenizer, padding, **facts)
         with zipfile.ZipFile(new, "a") as archive:
-            for name, part in metadata_files(generator_or_model, source_tokenizer, target_tokenizer, **facts).items():
+            for name, part in files.items():
                 archive.writestr(name, part)
         milliseconds, agreed = {}, None
         if verify:
-            batches = _batches(generator_or_model, whole, source_length or 1, batch_size, source_tokenizer, samples)
+            batches = _batches(generator_or_model, ids, whole, source_length or 1, source_tokenizer, samples)
             milliseconds, agreed = _verify(generator_or_model, new, whole, batches, exact=quantize is None)
         report = ExportReport(
             path=Path(path),
@@ -150,42 +163,25 @@ def litert(
     return report
 
 
-def _with_strings(whole: Signature, source_tokenizer, target_tokenizer, layout: str) -> Signature:
-    """The signature with a tokenizer around it, in static shapes."""
+def _convert(parts: list, signatures: dict[str, Signature], quantize: str | None, strings: bool, work: Path) -> bytes:
+    """The flatbuffer of some signatures. By way of a SavedModel, at `work`: from concrete functions, a Keras 3 model
+    would lose its weights (tensorflow 2.21)."""
     import tensorflow as tf
 
-    if source_tokenizer is None or layout == "step":
-        raise ValueError("litert takes strings=True with a source_tokenizer, and not with layout='step'.")
-    batch, length = whole.inputs[0].shape
-
-    def tokenize(text):
-        ids = source_tokenizer(text)[:, :length]
-        return tf.reshape(tf.pad(ids, [[0, 0], [0, length - tf.shape(ids)[1]]]), (batch, length))
-
-    text = with_tokenizers(whole, tokenize, target_tokenizer)
-    return text._replace(inputs=[text.inputs[0]._replace(shape=(batch,)), *text.inputs[1:]])
-
-
-def _convert(parts: list, signatures: dict[str, Signature], quantize: str | None, strings: bool) -> bytes:
-    """The flatbuffer of some signatures. By way of a SavedModel: from concrete functions, a Keras 3 model would lose
-    its weights (tensorflow 2.21)."""
-    import tensorflow as tf
-
-    with tempfile.TemporaryDirectory() as folder:
-        model, *_ = parts
-        with int8_tables(model, quantize):
-            write_archive(folder, signatures, parts)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(signatures))
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        converter.allow_custom_ops = strings
-        set_converter(converter, quantize)
-        try:
-            return converter.convert()
-        except Exception as error:  # the converter's own error type is not public
-            raise ValueError(
-                f"The model '{model.name}' needs ops that LiteRT has no builtin for, or types it cannot compute in "
-                f"(export under float32): {_first_lines(error)}"
-            ) from error
+    model, *_ = parts
+    with int8_tables(model, quantize):
+        write_archive(work, signatures, parts)
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(work), signature_keys=list(signatures))
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    converter.allow_custom_ops = strings
+    set_converter(converter, quantize)
+    try:
+        return converter.convert()
+    except Exception as error:  # the converter's own error type is not public
+        raise ValueError(
+            f"The model '{model.name}' needs ops that LiteRT has no builtin for, or types it cannot compute in "
+            f"(export under float32): {_first_lines(error)}"
+        ) from error
 
 
 def _first_lines(error: Exception, count: int = 6) -> str:
@@ -208,22 +204,26 @@ def _operators(path: Path) -> Counter:
     return Counter(codes[graph.Operators(i).OpcodeIndex()] for graph in graphs for i in range(graph.OperatorsLength()))
 
 
-def _batches(target, whole: Signature, length: int, batch_size: int, source_tokenizer, samples) -> list[list]:
+def _batches(target, ids: Signature, whole: Signature, length: int, source_tokenizer, samples) -> list[list]:
     """Inputs to try: random ones, and the samples, cut into batches and padded to the shapes of the file."""
-    batches = [sample_inputs(target, whole, length, batch_size)]
+    inputs, batch_size = [x for x in whole.inputs if x.name != "seed"], whole.inputs[0].shape[0]
+    batches, paddings = [sample_inputs(target, whole, length, batch_size)], input_paddings(target, ids)
     if samples is None:
         return batches
     if source_tokenizer is not None:
-        samples = np.asarray(source_tokenizer(list(samples)))
-    arrays = as_inputs(samples, whole)
+        import tensorflow as tf
+
+        arrays = token_inputs(target, ids, source_tokenizer, tf.constant(list(samples)), paddings[0])
+    else:
+        arrays = as_inputs(samples, ids, paddings)
     for start in range(0, len(arrays[0]), batch_size):
         batch = []
-        for array, (name, shape, _) in zip(arrays, whole.inputs, strict=False):
+        for array, (name, shape, _), padding_id in zip(arrays, inputs, paddings, strict=False):
             rows = array[start : start + batch_size]
             if any(given > room for given, room in zip(rows.shape[1:], shape[1:], strict=True)):
                 raise ValueError(f"The samples of '{name}' have shape {rows.shape[1:]}; the file takes {shape[1:]}.")
             rows = np.concatenate([rows, np.repeat(rows[:1], batch_size - len(rows), axis=0)])
-            batch.append(np.pad(rows, [(0, room - given) for given, room in zip(rows.shape, shape, strict=True)]))
+            batch.append(pad(rows, shape, padding_id))
         batches.append(batch)
     return batches
 
@@ -231,13 +231,13 @@ def _batches(target, whole: Signature, length: int, batch_size: int, source_toke
 def _verify(target, path: Path, whole: Signature, batches: list, *, exact: bool) -> tuple[dict[str, float], float]:
     """Run what was written on each batch, and compare with Python: milliseconds by signature, share of equal rows."""
     run = _runner(path)
-    agreed, milliseconds = [], {}
+    agreed, milliseconds, seed = [], {}, sample_seed(target)
     for values in batches:
-        inputs = dict(zip((x.name for x in whole.inputs), [*values, *own_seed(target)], strict=True))
+        inputs = dict(zip((x.name for x in whole.inputs), [*values, *seed], strict=True))
         milliseconds.clear()  # of the last batch, when everything is warm
         exported = run(inputs, milliseconds)
         if isinstance(target, Generator):
-            expected = python_answers(target, values)
+            expected = python_answers(target, values, *seed)
             if exact:
                 check_generated(target, values, expected, exported, "LiteRT file")
             agreed.append(agreement(expected, exported))
@@ -249,4 +249,4 @@ def _verify(target, path: Path, whole: Signature, batches: list, *, exact: bool)
 def _runner(path: Path):
     """A function of the inputs of the whole to its outputs, which notes the milliseconds of each signature."""
     needed("ai_edge_litert.interpreter", "The verification of a LiteRT file", "or export with verify=False")
-    return load_program(path, read_metadata(path)[0]).run
+    return load_program(path, read_archive(path)[0]).run

@@ -11,20 +11,23 @@ import numpy as np
 
 from keras_transformer.decoding import Generator
 from keras_transformer.export.agreement import check_generated, check_outputs, python_answers
-from keras_transformer.export.files import replacing
-from keras_transformer.export.metadata import NAME, metadata_files
+from keras_transformer.export.files import Kind, replacing
+from keras_transformer.export.metadata import metadata_files
+from keras_transformer.export.padding import try_padding
+from keras_transformer.export.samples import sample_inputs, sample_seed
 from keras_transformer.export.signatures import (
     Signature,
     generate_signature,
     model_signature,
-    own_seed,
     require_tensorflow,
-    sample_inputs,
     with_static_shapes,
 )
 from keras_transformer.export.steps import prefill_lengths, step_signatures
-from keras_transformer_runtime.litert import Program
+from keras_transformer.models.packable import unpacked
+from keras_transformer_runtime.description import NAME, read_folder
+from keras_transformer_runtime.onnx import named, open_session
 from keras_transformer_runtime.packages import needed
+from keras_transformer_runtime.program import Program
 
 OPSET = 18  # the first with exclusive or, which sampling takes
 
@@ -59,54 +62,83 @@ def onnx(
         ExportMismatchError: If the files do not give what Python gives; nothing is written then.
     """
     require_tensorflow("An ONNX file")
-    with replacing(path, overwrite=overwrite) as new:
-        if isinstance(generator_or_model, Generator):
+    _require_converter()
+    if isinstance(generator_or_model, Generator):
+        with replacing(path, STEPS, overwrite=overwrite) as new:
             _write_steps(generator_or_model, new, source_length, batch_size, verify)
-        else:
-            signature = model_signature(generator_or_model)
-            _convert(generator_or_model, signature, new)
-            if verify:
-                values = sample_inputs(generator_or_model, signature, source_length or 5, 2)
-                exported = _runner(generator_or_model, new)(
-                    **dict(zip((x.name for x in signature.inputs), values, strict=True))
-                )
-                exported = dict(zip(generator_or_model.output_names, exported.values(), strict=True))
-                check_outputs(generator_or_model, signature.function(*values), exported, "ONNX file")
+    else:
+        with replacing(path, FILE, overwrite=overwrite) as new:
+            _write_model(unpacked(generator_or_model), new, source_length or 5, verify)
+
+
+def _write_model(model: keras.Model, path: Path, length: int, verify: bool) -> None:
+    signature = model_signature(model)
+    renamed = _convert(model, signature, path)
+    metadata = metadata_files(model, signature, renamed=renamed)[NAME]
+    _describe(path, metadata)
+    if verify:
+        values = sample_inputs(model, signature, length, 2)
+        exported = _runner(model, path, renamed)(**dict(zip((x.name for x in signature.inputs), values, strict=True)))
+        check_outputs(model, signature.function(*values), exported, "ONNX file")
 
 
 def _write_steps(generator: Generator, folder: Path, source_length: int | None, batch_size: int, verify: bool) -> None:
-    whole = with_static_shapes(generator, generate_signature(generator), source_length, batch_size, "An ONNX export")
+    ids = generate_signature(generator)
+    whole = with_static_shapes(generator, ids, source_length, batch_size, "An ONNX export")
     lengths = prefill_lengths(generator, source_length)
     signatures = step_signatures(generator, source_length, batch_size, lengths)
     folder.mkdir()
     for name, signature in signatures.items():
-        _convert(generator.model, _with_other_outputs(signature), folder / f"{name}.onnx")
+        _convert(generator.model, signature, folder / f"{name}.onnx")
     facts = {
         "layout": "step",
         "batch_size": batch_size,
         "source_length": source_length,
         "signatures": {name: [x._asdict() for x in signature.inputs] for name, signature in signatures.items()},
     }
-    metadata = metadata_files(generator, **facts)[NAME]
+    padding = try_padding(generator, ids, whole, source_length)
+    metadata = metadata_files(generator, ids, padding=padding, **facts)[NAME]
     (folder / NAME).write_bytes(metadata)
     if verify:
-        values = sample_inputs(generator, whole, source_length or 1, batch_size)
+        values, seed = sample_inputs(generator, whole, source_length or 1, batch_size), sample_seed(generator)
         program = Program(
             {name: _runner(generator.model, folder / f"{name}.onnx") for name in signatures}, json.loads(metadata)
         )
-        inputs = dict(zip((x.name for x in whole.inputs), [*values, *own_seed(generator)], strict=True))
-        check_generated(generator, values, python_answers(generator, values), program.run(inputs), "ONNX export")
+        inputs = dict(zip((x.name for x in whole.inputs), [*values, *seed], strict=True))
+        check_generated(generator, values, python_answers(generator, values, *seed), program.run(inputs), "ONNX export")
 
 
-def _with_other_outputs(signature: Signature) -> Signature:
-    """The signature with outputs that have no input's name: names are unique in an ONNX graph."""
-    taken = {x.name for x in signature.inputs}
+def _describe(path: Path, metadata: bytes) -> None:
+    """Put the description into the file, where `kt.export.load` finds it."""
+    import onnx
 
-    def function(*values):
-        outputs = signature.function(*values)
-        return {f"next_{name}" if name in taken else name: x for name, x in outputs.items()}
+    content = onnx.load(path, load_external_data=False)
+    onnx.helper.set_model_props(content, {NAME: metadata.decode()})
+    onnx.save(content, path)
 
-    return signature._replace(function=function)
+
+def _check_file(path: Path) -> None:
+    """Raise ValueError unless a file is what tf2onnx writes: before format 2 there was no description in it."""
+    import onnx
+
+    try:
+        producer = onnx.load(path, load_external_data=False).producer_name
+    except Exception as error:  # of protobuf, which is no dependency to name here
+        raise ValueError(f"it is no ONNX file: {error}") from error
+    if producer != "tf2onnx":
+        raise ValueError(f"it is an ONNX file of {producer or 'unknown origin'}")
+
+
+def _check_steps(path: Path) -> None:
+    """Raise ValueError unless a folder holds steps, a description, and nothing else."""
+    read_folder(path)
+    strange = sorted(x.name for x in path.iterdir() if x.name != NAME and x.suffix != ".onnx")
+    if strange:
+        raise ValueError(f"it holds {strange}, too")
+
+
+FILE = Kind("an ONNX file of kt.export.onnx", False, _check_file)
+STEPS = Kind("a folder of ONNX files of kt.export.onnx", True, _check_steps)
 
 
 class _Callable(keras.Model):
@@ -122,17 +154,56 @@ class _Callable(keras.Model):
         return self._signature.function(*(inputs[x.name] for x in self._signature.inputs))
 
 
-def _convert(model: keras.Model, signature: Signature, path: Path) -> None:
+def _convert(model: keras.Model, signature: Signature, path: Path) -> dict[str, str]:
+    """Write a signature, and return what its outputs are called by their names in the graph, where these are others:
+    names are unique in an ONNX graph, so an output that has the name of an input is called `next_...`."""
+    renamed, taken = {}, {x.name for x in signature.inputs}
+
+    def function(*values):
+        outputs, unique = signature.function(*values), {}
+        for name, x in outputs.items():
+            new = name
+            while new in taken or (new != name and new in outputs):
+                new = f"next_{new}"
+            if new != name:
+                renamed[new] = name
+            unique[new] = x
+        return unique
+
     specification = {x.name: keras.InputSpec(shape=x.shape, dtype=x.dtype, name=x.name) for x in signature.inputs}
-    needed("tf2onnx", "An ONNX export")
     talk = io.StringIO()
     try:
         with contextlib.redirect_stdout(talk), contextlib.redirect_stderr(talk):
-            _Callable(model, signature).export(
+            _Callable(model, signature._replace(function=function)).export(
                 str(path), format="onnx", verbose=False, input_signature=[specification], opset_version=OPSET
             )
+            _check_operations(path)
     except Exception as error:  # the converter raises whatever it comes across
         raise _no_way(model, error) from error
+    return renamed
+
+
+def _check_operations(path: Path) -> None:
+    """Raise an error if there is an operation in the file that ONNX does not have: the converter leaves it there."""
+    import onnx
+
+    onnx.checker.check_model(str(path))
+
+
+def _require_converter() -> None:
+    """Make tf2onnx know the operation of exact GELU: erfc(x) = 1 - erf(x). (tf2onnx 1.17 does not.)"""
+    handler, utils = (needed(f"tf2onnx.{name}", "An ONNX export") for name in ("handler", "utils"))
+
+    @handler.tf_op("Erfc")
+    class Erfc:
+        @classmethod
+        def version_9(cls, context, node, **kwargs):
+            types, shapes = node.output_dtypes, node.output_shapes
+            one = context.make_const(utils.make_name("one"), np.array(1, utils.map_onnx_to_numpy_type(types[0])))
+            context.remove_node(node.name)
+            erf = context.make_node("Erf", node.input, dtypes=types, shapes=shapes)
+            inputs = [one.output[0], erf.output[0]]
+            context.make_node("Sub", inputs, name=node.name, outputs=node.output, dtypes=types, shapes=shapes)
 
 
 def _no_way(model: keras.Model, error: Exception) -> ValueError:
@@ -142,19 +213,10 @@ def _no_way(model: keras.Model, error: Exception) -> ValueError:
     )
 
 
-def _runner(model: keras.Model, path: Path):
+def _runner(model: keras.Model, path: Path, renamed: dict[str, str] | None = None):
     """A file as a function of named arrays to named arrays."""
-    onnxruntime = needed("onnxruntime", "The verification of an ONNX file", "or export with verify=False")
+    needed("onnxruntime", "The verification of an ONNX file", "or export with verify=False")
     try:
-        session = onnxruntime.InferenceSession(str(path))
-    except Exception as error:  # the exporter writes operations that ONNX does not have, and onnxruntime says so
+        return named(open_session(path), renamed)
+    except ValueError as error:
         raise _no_way(model, error) from error
-    names = [x.name for x in session.get_outputs()]
-    wanted = {x.name for x in session.get_inputs()}
-
-    def run(**inputs):
-        inputs = {name: np.asarray(x) for name, x in inputs.items() if name in wanted}
-        outputs = session.run(None, inputs)
-        return {name.removeprefix("next_"): x for name, x in zip(names, outputs, strict=True)}
-
-    return run

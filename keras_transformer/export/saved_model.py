@@ -9,38 +9,57 @@ import keras
 import numpy as np
 
 from keras_transformer.decoding import Generator
-from keras_transformer.export.agreement import check_generated, check_outputs, python_answers
+from keras_transformer.export.agreement import ExportMismatchError, check_generated, check_outputs, python_answers
 from keras_transformer.export.archive import write_archive
-from keras_transformer.export.files import replacing
-from keras_transformer.export.metadata import metadata_files
+from keras_transformer.export.files import Kind, check_target, replacing
+from keras_transformer.export.metadata import described, metadata_files
 from keras_transformer.export.report import ExportReport, size_of, specification
+from keras_transformer.export.samples import as_inputs, sample_inputs, sample_seed
 from keras_transformer.export.signatures import (
     Signature,
-    as_inputs,
     encode_signature,
     generate_signature,
+    input_paddings,
     model_signature,
-    own_seed,
+    refusing_empty,
     refusing_longer,
     require_tensorflow,
-    sample_inputs,
     score_signature,
 )
 from keras_transformer.export.steps import stream_signatures
-from keras_transformer.export.strings import check_tokenizers, with_tokenizers
+from keras_transformer.export.strings import (
+    check_tokenizers,
+    detokenized,
+    sample_texts,
+    token_inputs,
+    tokenize_signature,
+    tokenizers_of,
+    with_tokenizers,
+)
+from keras_transformer.models.packable import unpacked
 from keras_transformer.ops.runtime import without_xla
-from keras_transformer.text.keras_hub import as_tokenizer
-from keras_transformer_runtime.runner import stream
+from keras_transformer_runtime.description import NAME, read_folder
+from keras_transformer_runtime.saved_model import EXTRA, stream
 
-EXTRA = "assets.extra"  # where TensorFlow leaves room for files of one's own
+
+def _check_saved_model(path: Path) -> None:
+    """Raise ValueError unless a folder is a SavedModel of this exporter, with nothing in it of anybody else's."""
+    _, files = read_folder(path / EXTRA)
+    ours = {"saved_model.pb", "fingerprint.pb", "variables", "assets", EXTRA}
+    strange = {x.name for x in path.iterdir()} - ours | {x.name for x in (path / EXTRA).iterdir()} - {NAME, *files}
+    if strange:
+        raise ValueError(f"it holds {sorted(strange)}, too")
+
+
+SAVED_MODEL = Kind("a SavedModel of kt.export", True, _check_saved_model)
 
 
 def saved_model(
     generator_or_model: Generator | keras.Model,
     path: str | os.PathLike,
     *,
-    source_tokenizer=None,
-    target_tokenizer=None,
+    source_tokenizer=...,
+    target_tokenizer=...,
     max_source_length: int | None = 1024,
     xla: bool = False,
     streaming: bool = False,
@@ -68,8 +87,11 @@ def saved_model(
     Args:
         generator_or_model: What to export.
         path: Folder to write.
-        source_tokenizer: Layer that turns strings (B,) into ids (B, T), padded with 0, or a tokenizer of KerasHub.
-        target_tokenizer: Layer whose `detokenize` turns ids (B, N, L) into strings (B, N), or one of KerasHub.
+        source_tokenizer: Layer that turns strings (B,) into ids (B, T), padded with 0, or ragged: a tokenizer of
+            `kt.text` or KerasHub, a `TextVectorization`. Default: that of the generator, if it has one (a decoder-only
+            one that has a target tokenizer only reads prompts with that); None for ids alone.
+        target_tokenizer: Layer whose `detokenize` turns ids (B, N, L) into strings (B, N), or one of KerasHub. Default:
+            that of the generator, if it has one; None for ids alone.
         max_source_length: Most ids that an input of unknown length may have; a longer one gets an error, not an
             answer. A server that reads strangers' texts needs such a limit, as the memory of attention grows with
             the square of the length. None is no limit. The prompts of a decoder-only generator are limited by its
@@ -77,7 +99,8 @@ def saved_model(
         xla: Whether to add signatures compiled with XLA, faster where it is not switched off: `generate_xla` and, with
             tokenizers, `serving_default_xla`; of a plain model `serving_default_xla`.
         streaming: Whether to add the loop in two parts, `begin` and `advance`, with which `kt.export.load(path).stream`
-            hands out tokens as they come. The caches are inputs and outputs of each step.
+            hands out tokens as they come. The caches are inputs and outputs of each step. A source tokenizer that works
+            in the graph only gets a signature of its own, `tokenize`.
         samples: What to compare with Python besides random ids: strings if there is a source tokenizer, else ids, as a
             generator takes them.
         overwrite: Whether a folder that is there may be replaced. It is, only once the new one is complete.
@@ -97,9 +120,10 @@ def saved_model(
 
     if max_source_length is not None and max_source_length < 1:
         raise ValueError(f"max_source_length must be at least 1, or None for no limit. Received: {max_source_length}")
-    source_tokenizer = as_tokenizer(source_tokenizer, generator_or_model)
-    target_tokenizer = as_tokenizer(target_tokenizer, generator_or_model)
+    check_target(path, SAVED_MODEL, overwrite=overwrite)
+    source_tokenizer, target_tokenizer = tokenizers_of(generator_or_model, source_tokenizer, target_tokenizer)
     is_generator = isinstance(generator_or_model, Generator)
+    generator_or_model = generator_or_model if is_generator else unpacked(generator_or_model)
     model = generator_or_model.model if is_generator else generator_or_model
     ids = generate_signature(generator_or_model) if is_generator else model_signature(generator_or_model)
     check_tokenizers(generator_or_model, ids, source_tokenizer, target_tokenizer)
@@ -112,19 +136,28 @@ def saved_model(
         parts = stream_signatures(generator_or_model)
         limit = refusing_longer if max_source_length is not None else lambda signature, _: signature
         signatures |= {"begin": limit(parts["begin"], max_source_length), "advance": parts["advance"]}
+        if source_tokenizer is not None and described(source_tokenizer) is None:  # then only the graph can tokenize
+            padding_id, *_ = input_paddings(generator_or_model, ids)
+            signatures["tokenize"] = tokenize_signature(generator_or_model, source_tokenizer, padding_id)
 
-    with replacing(path, overwrite=overwrite) as new:
+    with replacing(path, SAVED_MODEL, overwrite=overwrite) as new:
         parts = [part for part in (model, source_tokenizer, target_tokenizer) if part is not None]
-        write_archive(str(new), signatures, parts)
+        write_archive(new, signatures, parts)
         (new / EXTRA).mkdir()
-        for name, content in metadata_files(generator_or_model, source_tokenizer, target_tokenizer).items():
+        for name, content in metadata_files(generator_or_model, ids, source_tokenizer, target_tokenizer).items():
             (new / EXTRA / name).write_bytes(content)
         loaded = tf.saved_model.load(str(new))
         operators = _operators(loaded, model, [name for name in signatures if not name.endswith("_xla")])
         milliseconds = {}
         if verify:
             milliseconds = _verify(
-                generator_or_model, loaded, ids, source_tokenizer, max_source_length or np.inf, samples
+                generator_or_model,
+                loaded,
+                ids,
+                source_tokenizer,
+                target_tokenizer,
+                max_source_length or np.inf,
+                samples,
             )
         report = ExportReport(
             path=Path(path),
@@ -148,10 +181,12 @@ def _signatures(
         return signature if longest is None else refusing_longer(signature, longest)
 
     def serving(ids):
-        return with_tokenizers(ids, source_tokenizer, target_tokenizer)
+        return with_tokenizers(target, ids, source_tokenizer, target_tokenizer, input_paddings(target, ids)[0])
 
     compiled = limited(_compiled(ids))
     ids = limited(ids._replace(function=without_xla()(ids.function)))
+    if isinstance(target, Generator):
+        compiled, ids = refusing_empty(target, compiled), refusing_empty(target, ids)
     if isinstance(target, Generator):
         signatures = {"serving_default": serving(ids), "generate": ids, "score": limited(score_signature(target))}
         if len(target.graph.input_names) > 1:
@@ -193,11 +228,14 @@ def _must_compile(node) -> bool:
     return "_XlaMustCompile" in node.attr and node.attr["_XlaMustCompile"].b
 
 
-def _verify(target, loaded, ids: Signature, source_tokenizer, longest: float, samples) -> dict[str, float]:
+def _verify(
+    target, loaded, ids: Signature, source_tokenizer, target_tokenizer, longest: float, samples
+) -> dict[str, float]:
     """Run what was written, on random samples and on the given ones, and compare with Python."""
     is_generator = isinstance(target, Generator)
     values = sample_inputs(target, ids, length=min(5, longest), batch=2)
-    milliseconds = {}
+    names = [x.name for x in ids.inputs]
+    milliseconds, seed = {}, sample_seed(target)
 
     def compare(name, values, inputs):
         run = loaded.signatures[name]
@@ -205,31 +243,40 @@ def _verify(target, loaded, ids: Signature, source_tokenizer, longest: float, sa
         start = time.perf_counter()
         run(**inputs)
         milliseconds[name] = 1e3 * (time.perf_counter() - start)
+        texts = exported.pop("texts", None)
+        if texts is not None:
+            expected = detokenized(target, target_tokenizer, *_tensors([exported["tokens"], exported["lengths"]]))
+            if not np.array_equal(texts, expected):
+                raise ExportMismatchError(f"The SavedModel's {name} gives other texts than Python: {texts.tolist()}.")
         if is_generator:
-            check_generated(target, values, python_answers(target, values), exported, f"SavedModel's {name}")
+            check_generated(target, values, python_answers(target, values, *seed), exported, f"SavedModel's {name}")
         else:
             check_outputs(target, ids.function(*values), exported, f"SavedModel's {name}")
 
     def named(values):
-        return dict(zip((x.name for x in ids.inputs), _tensors([*values, *own_seed(target)]), strict=True))
+        return dict(zip(names, _tensors([*values, *seed]), strict=True))
 
-    batches = [values] if samples is None or source_tokenizer is not None else [values, as_inputs(samples, ids)]
+    batches = (
+        [values]
+        if samples is None or source_tokenizer is not None
+        else [values, as_inputs(samples, ids, input_paddings(target, ids))]
+    )
     for batch in batches:
         compare("generate" if is_generator else "encode", batch, named(batch))
     if "advance" in loaded.signatures:
         *_, carry = stream(loaded.signatures, named(values))
-        exported = {key: carry[key].numpy()[:, None] for key in ("tokens", "lengths", "scores")}
-        check_generated(target, values, python_answers(target, values), exported, "SavedModel's advance")
+        shape = (len(values[0]), target.strategy.num_return)
+        exported = {key: carry[key].numpy() for key in ("tokens", "lengths", "scores")}
+        exported = {key: x.reshape(*shape, *x.shape[1:]) for key, x in exported.items()}
+        check_generated(target, values, python_answers(target, values, *seed), exported, "SavedModel's advance")
     if source_tokenizer is not None:
-        texts = [] if samples is None else _tensors([np.asarray(samples, object)])
-        for length in range(values[0].shape[1], 0, -1):  # the ids of a text may be more than those it was made from
-            text = source_tokenizer.detokenize(values[0][:, :length])
-            if source_tokenizer(text).shape[1] <= longest:
-                texts.append(text)
-                break
+        texts = [sample_texts(source_tokenizer, values[0], longest)]
+        texts += [] if samples is None else _tensors([np.asarray(samples, object)])
         for text in texts:
-            inputs = {"text": text, **{name: value for name, value in named([text]).items() if name == "seed"}}
-            compare("serving_default", [np.asarray(source_tokenizer(text))], inputs)
+            if text is not None:
+                given = {name: x for name, x in named([text, *values[1:]]).items() if name == "seed"}
+                tokens = token_inputs(target, ids, source_tokenizer, text, input_paddings(target, ids)[0])
+                compare("serving_default", tokens, {"text": text, **given})
     return milliseconds
 
 

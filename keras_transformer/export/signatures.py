@@ -1,16 +1,15 @@
-"""What an export answers to: the pure functions behind its signatures, and samples to try them on."""
+"""What an export answers to: the pure functions behind its signatures."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_transformer.decoding import Generator
-from keras_transformer.decoding.graph import Program
+from keras_transformer.decoding.program import Program
 from keras_transformer.decoding.scoring import score_sequences
-from keras_transformer.decoding.verification import sample_sources
+from keras_transformer.export.names import input_names, output_names, structure_of
 from keras_transformer_runtime.distribution import DISTRIBUTION
 
 
@@ -43,48 +42,93 @@ def require_tensorflow(what: str) -> None:
 def generate_signature(generator: Generator) -> Signature:
     """Ids in, `tokens`, `lengths` and `scores` out.
 
-    A decoder-only model takes prompts, others their sources; a strategy that draws takes a scalar `seed`, too.
+    A decoder-only model takes prompts, and their `lengths` (B,) if no id is padding; others take their sources. A
+    strategy that draws takes a scalar `seed`, too.
     """
-    require_start_token(generator)
-    sources = source_inputs(generator)
-    inputs = sources or [target_input(generator)]
+    sources, inputs = beginning(generator)
     if generator.strategy.is_random:
         inputs = [*inputs, Input("seed", (), "int32")]
 
     def generate(*values):
         values, seed = (values[:-1], values[-1]) if generator.strategy.is_random else (values, None)
-        if not sources:
-            return generator.generate({}, *read_prompts(generator, values[0]), seed)
-        rows = ops.shape(values[0])[0]
-        prompts = ops.full((rows, 1), generator.start_token, dtype="int32")
-        return generator.generate(by_slot(generator, values), prompts, ops.ones((rows,), dtype="int32"), seed)
+        return generator.generate(by_slot(generator, values) if sources else {}, *prompts_of(generator, values), seed)
 
     return Signature(inputs, generate)
+
+
+def beginning(generator: Generator) -> tuple[list[Input], list[Input]]:
+    """The sources, and all inputs that a generation begins with."""
+    require_start_token(generator)
+    sources = source_inputs(generator)
+    if sources:
+        return sources, sources
+    return [], [target_input(generator), *_lengths(generator)]
+
+
+def _lengths(generator: Generator) -> list[Input]:
+    """The input that tells how long target sequences are, where no padding does."""
+    return [Input("lengths", (None,), "int32")] if generator.padding_id is None else []
+
+
+def prompts_of(generator: Generator, values):
+    """Prompts (B, P) and their lengths (B,) from the values of what a generation begins with: start tokens where there
+    are sources, else what is given; an empty prompt becomes the start token, if there is one."""
+    if len(generator.graph.input_names) > 1:
+        rows = ops.shape(values[0])[0]
+        return ops.full((rows, 1), generator.start_token, dtype="int32"), ops.ones((rows,), dtype="int32")
+    prompts = ops.cast(values[0], "int32")
+    places = ops.arange(ops.shape(prompts)[1], dtype="int32")
+    lengths = ops.cast(values[1], "int32") if len(values) > 1 else _count(generator, prompts)
+    prompts = ops.where(places < ops.expand_dims(lengths, 1), prompts, generator.special.fill)
+    if generator.start_token is not None:
+        empty = ops.expand_dims(ops.equal(lengths, 0), 1)
+        prompts = ops.where(ops.logical_and(empty, ops.equal(places, 0)), generator.start_token, prompts)
+    return prompts, ops.maximum(lengths, 1)
+
+
+def _count(generator: Generator, tokens):
+    """The lengths (B,) of sequences (B, T) without the padding that they end with."""
+    places = ops.arange(1, ops.shape(tokens)[1] + 1, dtype="int32")
+    real = ops.cast(ops.not_equal(tokens, generator.padding_id), "int32")
+    return ops.max(ops.pad(real * places, [[0, 0], [0, 1]]), axis=1)
+
+
+def input_paddings(target: Generator | keras.Model, signature: Signature) -> list[int | None]:
+    """The id that pads each input of a signature of ids, None where every id is a token, and for a seed or lengths."""
+    program = target.graph if isinstance(target, Generator) else Program(target)
+    slots = {name: slot for slot, name in enumerate(input_names(program.model))}
+    paddings = {name: program.padding_id(slot) for name, slot in slots.items()}
+    if isinstance(target, Generator):
+        paddings[input_names(program.model)[program.target]] = target.padding_id
+    return [paddings.get(x.name) for x in signature.inputs]
 
 
 def score_signature(generator: Generator) -> Signature:
     """Sequences in, `scores` (B,) out: their log-probabilities, as `Generator.score` gives them.
 
     An encoder-decoder takes its sources and the target sequences; a decoder-only model takes the sequences and
-    `prompt_lengths` (B,), the number of tokens of each that are given, not judged.
+    `prompt_lengths` (B,), the number of tokens of each that are given, not judged. If no id is padding, either takes
+    the sequences' `lengths` (B,), too.
     """
     sources = source_inputs(generator)
-    inputs = [*sources, target_input(generator)]
-    if not sources:
-        inputs.append(Input("prompt_lengths", (None,), "int32"))
+    given = [] if sources else [Input("prompt_lengths", (None,), "int32")]
+    inputs = [*sources, target_input(generator), *given, *_lengths(generator)]
 
     def score(*values):
-        if sources:
-            *values, tokens = values
-            prompt_lengths = ops.ones((ops.shape(tokens)[0],), "int32")
-        else:
-            (tokens, prompt_lengths), values = values, ()
+        values, (tokens, *rest) = values[: len(sources)], values[len(sources) :]
+        tokens = ops.cast(tokens, "int32")
+        prompt_lengths = rest[0] if given else ops.ones((ops.shape(tokens)[0],), "int32")
+        if generator.padding_id is None:
+            lengths = rest[-1]
+        else:  # where padding also ends a sequence, its first one counts
+            lengths = _count(generator, tokens) + int(generator.padding_id in generator.special.ends)
         scores = score_sequences(
             generator.strategy,
             generator.decoder,
             by_slot(generator, values),
-            ops.expand_dims(ops.cast(tokens, "int32"), 1),
+            ops.expand_dims(tokens, 1),
             ops.expand_dims(prompt_lengths, 1),
+            ops.expand_dims(lengths, 1),
         )
         return {"scores": ops.reshape(scores, (-1,))}
 
@@ -116,7 +160,7 @@ def with_static_shapes(
     if source_length is None and any(dim is None for x in signature.inputs for dim in x.shape[1:]):
         raise ValueError(
             f"{what} has static shapes: give source_length, the length of the inputs "
-            f"{[x.name for x in signature.inputs]}; shorter ones are padded on the right with 0."
+            f"{[x.name for x in signature.inputs]}; shorter ones are padded on the right."
         )
     if isinstance(target, Generator) and len(target.model.inputs) == 1 and source_length > target.max_length:
         raise ValueError(
@@ -133,17 +177,6 @@ def with_static_shapes(
     )
 
 
-def read_prompts(generator: Generator, prompts):
-    """Prompts and their lengths; an empty one becomes the start token, if there is one."""
-    prompts = ops.cast(prompts, "int32")
-    lengths = ops.sum(ops.cast(prompts != 0, "int32"), axis=1)
-    if generator.start_token is not None:
-        first = ops.arange(ops.shape(prompts)[1], dtype="int32") == 0
-        empty = ops.expand_dims(lengths == 0, 1)
-        prompts = ops.where(ops.logical_and(empty, first), generator.start_token, prompts)
-    return prompts, ops.maximum(lengths, 1)
-
-
 def model_signature(model: keras.Model) -> Signature:
     """The model's inputs by name in, its outputs by name out."""
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
@@ -151,15 +184,36 @@ def model_signature(model: keras.Model) -> Signature:
             f"An export takes a Generator or a functional keras.Model, got {type(model).__name__}. "
             "Wrap a subclassed model: keras.Model(inputs, model(inputs))."
         )
-    inputs = [Input(x.name, tuple(x.shape), keras.backend.standardize_dtype(x.dtype)) for x in model.inputs]
+    outputs = output_names(model)
 
     def predict(*values):
-        values = dict(zip((x.name for x in model.inputs), values, strict=True))
-        arguments = keras.tree.map_structure(lambda x: values[x.name], model.input)
-        outputs = keras.tree.flatten(model(arguments, training=False))
-        return dict(zip(model.output_names, outputs, strict=True))
+        arguments = keras.tree.pack_sequence_as(structure_of(model, "input"), list(values))
+        return dict(zip(outputs, keras.tree.flatten(model(arguments, training=False)), strict=True))
 
-    return Signature(inputs, predict)
+    return Signature(_inputs(model), predict)
+
+
+def _inputs(model: keras.Model) -> list[Input]:
+    return [
+        Input(name, tuple(x.shape), keras.backend.standardize_dtype(x.dtype))
+        for name, x in zip(input_names(model), model.inputs, strict=True)
+    ]
+
+
+def refusing_empty(generator: Generator, signature: Signature) -> Signature:
+    """The signature with an error in place of an answer to prompts that are empty, where no start token begins them."""
+    import tensorflow as tf
+
+    if len(generator.graph.input_names) > 1 or generator.start_token is not None:
+        return signature
+
+    def function(*values):
+        lengths = _count(generator, values[0]) if generator.padding_id is not None else values[1]
+        message = "A prompt is empty, and there is no start_token to begin with"
+        with tf.control_dependencies([tf.debugging.assert_positive(lengths, message, summarize=1)]):
+            return signature.function(*map(tf.identity, values))
+
+    return Signature(signature.inputs, function)
 
 
 def refusing_longer(signature: Signature, longest: int) -> Signature:
@@ -183,65 +237,19 @@ def refusing_longer(signature: Signature, longest: int) -> Signature:
     return Signature(signature.inputs, function)
 
 
-def sample_inputs(target: Generator | keras.Model, signature: Signature, length: int, batch: int) -> list[np.ndarray]:
-    """Random inputs for the signature of ids, with a padded row where there is more than one."""
-    random = np.random.default_rng(0)
-    if isinstance(target, Generator):
-        graph = target.graph
-        sources = sample_sources(graph, length, batch)
-        if sources:
-            return [np.asarray(ops.convert_to_numpy(x)) for x in sources.values()]
-        limit = min(
-            graph.vocabulary_limits().get(graph.target, (None, graph.vocabulary_size))[1],
-            graph.vocabulary_size,
-        )
-        prompts = random.integers(1, max(2, limit), (batch, length)).astype("int32")
-        prompts[-1, max(1, length - length // 3) :] = 0
-        return [prompts]
-    limits = Program(target).vocabulary_limits()
-    values = []
-    for slot, (_, shape, dtype) in enumerate(signature.inputs):
-        shape = (batch, *(length if dim is None else dim for dim in shape[1:]))
-        if "int" in dtype:
-            values.append(random.integers(1, max(2, limits.get(slot, (None, 2))[1]), shape).astype(dtype))
-        else:
-            values.append(random.normal(size=shape).astype(dtype))
-    return values
-
-
-def as_inputs(samples, signature: Signature) -> list[np.ndarray]:
-    """Samples of ids, an array or, for several inputs, a list of them, as a list of arrays."""
-    count = sum(x.name != "seed" for x in signature.inputs)
-    arrays = [np.asarray(x) for x in samples] if count > 1 else [np.asarray(samples)]
-    if len(arrays) != count:
-        raise ValueError(f"The samples are {len(arrays)} arrays; the inputs are {[x.name for x in signature.inputs]}.")
-    return [x.astype(dtype) for x, (_, _, dtype) in zip(arrays, signature.inputs, strict=False)]
-
-
-def own_seed(target: Generator | keras.Model) -> list[np.int32]:
-    """The seed that Python uses, if there is one to give to a signature."""
-    is_random = isinstance(target, Generator) and target.strategy.is_random
-    return [np.int32(target.strategy.seed)] if is_random else []
-
-
 def _source_slots(generator: Generator) -> list[int]:
     return [slot for slot in range(len(generator.graph.input_names)) if slot != generator.graph.target]
 
 
-def _input(generator: Generator, slot: int) -> Input:
-    tensor = generator.graph.model.inputs[slot]
-    dtype = keras.backend.standardize_dtype(tensor.dtype)
-    return Input(generator.graph.input_names[slot], tuple(tensor.shape), dtype)
-
-
 def source_inputs(generator: Generator) -> list[Input]:
     """The sources, in the order of the model's inputs."""
-    return [_input(generator, slot) for slot in _source_slots(generator)]
+    inputs = _inputs(generator.model)
+    return [inputs[slot] for slot in _source_slots(generator)]
 
 
 def target_input(generator: Generator) -> Input:
     """The input that takes the tokens generated so far."""
-    return _input(generator, generator.graph.target)
+    return _inputs(generator.model)[generator.graph.target]
 
 
 def by_slot(generator: Generator, values) -> dict:

@@ -8,15 +8,14 @@ import keras
 from keras import ops
 
 from keras_transformer.decoding import Generator
+from keras_transformer.export.samples import sample_inputs
 from keras_transformer.export.signatures import (
     Input,
     Signature,
+    beginning,
     by_slot,
-    read_prompts,
-    require_start_token,
-    sample_inputs,
+    prompts_of,
     source_inputs,
-    target_input,
 )
 
 
@@ -47,7 +46,7 @@ def step_signatures(
         return strategy.begin(decoder, memory, prompts, lengths)
 
     def start(length):
-        prompts = ops.full((batch_size, length), generator.start_token or 1, dtype="int32")
+        prompts = ops.full((batch_size, length), generator.start_token or 0, dtype="int32")
         return prompts, ops.ones((batch_size,), "int32")
 
     # One run tells what the carry and the memory are made of.
@@ -91,20 +90,13 @@ def stream_signatures(generator: Generator) -> dict[str, Signature]:
             f"{type(generator.strategy).__name__} knows the first token only when the last is found: export without "
             "streaming, or with Greedy() or Sampling(...)."
         )
-    require_start_token(generator)
     strategy, decoder = generator.strategy, generator.decoder
     seed = [Input("seed", (), "int32")] if strategy.is_random else []
-    sources = source_inputs(generator)
-    inputs = sources or [target_input(generator)]
+    sources, inputs = beginning(generator)
 
     def start(*values):
-        if sources:
-            rows = ops.shape(values[0])[0]
-            prompts = ops.full((rows, 1), generator.start_token, dtype="int32"), ops.ones((rows,), dtype="int32")
-        else:
-            prompts = read_prompts(generator, values[0])
         memory = strategy.encode(decoder, by_slot(generator, values) if sources else {})
-        return strategy.begin(decoder, memory, *prompts)
+        return strategy.begin(decoder, memory, *prompts_of(generator, values))
 
     # Two runs tell what the carry and the memory are made of, and which of their dimensions vary.
     samples = [

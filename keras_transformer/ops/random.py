@@ -4,11 +4,11 @@ Integer multiplication that wraps, shifts and exclusive-or are all it takes, so 
 operations (LiteRT), and on the CPU it costs less than TensorFlow's generator (benchmarks/training_choices.py).
 """
 
-import random
-
 import keras
 import numpy as np
 from keras import ops
+
+from keras_transformer_runtime.seeds import fold_seed
 
 # Multipliers of well-tested 32-bit hash functions (https://github.com/skeeto/hash-prospector).
 _MIX = np.array([0x7FEB352D, 0x846CA68B, 0x2C1B3C6D, 0x297A2D39], "uint32").astype("int32")
@@ -44,18 +44,7 @@ def as_seed(seed):
     >>> as_seed(7), as_seed(-1), as_seed(2**32 - 1), as_seed(2**40) != as_seed(2**41)
     (7, -1, -1, True)
     """
-    if seed is None:
-        seed = random.getrandbits(32)
-    if keras.ops.is_tensor(seed):
-        return seed
-    if isinstance(seed, np.ndarray) and seed.shape == ():
-        seed = seed[()]
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-        raise ValueError(f"A seed is an integer, or None for a fresh one, got {seed!r}.")
-    seed = int(seed)
-    if not -(2**31) <= seed < 2**32:  # not the lower bits alone: other seeds have them, too
-        seed = int(np.random.SeedSequence([seed < 0, abs(seed)]).generate_state(1)[0])
-    return (seed + 2**31) % 2**32 - 2**31
+    return seed if keras.ops.is_tensor(seed) else fold_seed(seed)
 
 
 def random_bits(seed, rows, columns: int):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import keras_transformer as kt
-from keras_transformer.export.signatures import generate_signature, sample_inputs
+from keras_transformer.export.samples import sample_inputs
+from keras_transformer.export.signatures import generate_signature
 
 pytest.importorskip("tf2onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

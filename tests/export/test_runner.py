@@ -151,7 +151,7 @@ def test_the_file_says_what_is_in_it(folder):
     with zipfile.ZipFile(folder / "step.tflite") as archive:
         description = json.loads(archive.read("keras_transformer.json"))
         pieces = json.loads(archive.read("source.pieces.json"))
-    facts = {"max_length": 9, "start_token": 2, "end_token": 3, "vocabulary_size": 29, "source_length": 23}
+    facts = {"max_length": 9, "start_token": 2, "end_tokens": [3], "vocabulary_size": 29, "source_length": 23}
     assert facts.items() <= description.items()
     assert description["keras_transformer"] == kt.__version__
     assert [piece for piece, _ in pieces[:4]] == ["<pad>", "<unk>", "<s>", "</s>"] and len(pieces) == 29
