@@ -118,7 +118,7 @@ HIDDEN = {
     ),
     "a prefix": (
         lambda x, tokens: block()(ops.concatenate([ops.ones_like(x[:, :1]), x], axis=1))[:, 1:],
-        "GetItem|Concatenate",
+        "GetItem|Concatenate|DecoderLayer",  # which is given a mask that is as long as the prefix and the tokens
     ),
 }
 

@@ -12,7 +12,7 @@ import keras_transformer as kt
 from .helpers import as_numpy
 
 VOCABULARY, DIM, LENGTH = 23, 6, 7
-IDS = np.array([[5, 9, 4, 22, 0, 0, 0], [8, 3, 0, 0, 0, 0, 0]])
+IDS = np.array([[5, 9, 4, 22, 0, 0, 0], [8, 3, 0, 0, 0, 0, 0]], "int32")
 MASK = IDS != 0
 KERAS = keras.layers
 
@@ -177,7 +177,7 @@ def wrapped(model):
 
 def trained(model):
     model.compile("sgd", "mse")
-    model.fit(IDS, np.zeros((2, LENGTH, DIM)), verbose=0)
+    model.fit(IDS, np.zeros((2, LENGTH, DIM), "float32"), verbose=0)
 
 
 EMBEDDINGS = {
@@ -213,7 +213,7 @@ def test_within_a_subclassed_model_that_keeps_its_mask_nothing_is_said(embedding
     has_mask = getattr(embedding(), "padding_id", None) is not None or getattr(embedding(), "mask_zero", False)
     between = KERAS.Dropout(0.1) if has_mask else lambda x: x + x
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings("error", ".*padding mask")
         model = Subclassed(embedding(), between)
         model(IDS)
         trained(model)

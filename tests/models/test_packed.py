@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 import keras_transformer as kt
 
@@ -36,16 +37,16 @@ def test_a_packed_text_has_the_logits_that_it_has_alone(position, assert_close):
     texts = sorted(TEXTS, key=lambda text: inputs["tokens"][0].tolist().index(text[1]))
     for number, text in enumerate(texts, start=1):
         alone = np.array([text[:-1]])
-        assert_close(together[inputs["segment_ids"][0] == number], np.asarray(model(alone))[0], 2e-5)
+        assert_close(together[inputs["segment_ids"][0] == number], ops.convert_to_numpy(model(alone))[0], 2e-5)
 
 
 def test_a_packed_pair_has_the_logits_that_it_has_alone(assert_close):
     model = transformer(packed=True)
     inputs, _ = packed_pairs().batch(0)
-    together = np.asarray(model(inputs))[0]
+    together = ops.convert_to_numpy(model(inputs))[0]
     pairs = sorted(PAIRS, key=lambda pair: inputs["target"][0].tolist().index(pair[1][1]))
     for number, (source, target) in enumerate(pairs, start=1):
-        alone = np.asarray(model([np.array([source]), np.array([target[:-1]])]))[0]
+        alone = ops.convert_to_numpy(model([np.array([source]), np.array([target[:-1]])]))[0]
         assert_close(together[inputs["target_segment_ids"][0] == number], alone, 2e-5)
 
 
