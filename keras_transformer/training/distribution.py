@@ -11,6 +11,8 @@ _STATE_OF_METRICS = (
     "total|count|weight|sum|squared_sum|residual|num_samples|accumulator|(true|false)_(positives|negatives)|"
     "total_confusion_matrix"
 )
+# What `enable_lora` and `quantize` add to a layer: small, and read with the whole of a matrix.
+_OF_MATRICES = "lora_(kernel|embeddings)_[ab]|(kernel|embeddings|inputs|outputs_grad)_(scale|zero|amax_history)|g_idx"
 _STATE_OF_TRAINING = "iteration|learning_rate|step_counter|dynamic_scale|seed_generator_state"
 
 
@@ -29,6 +31,7 @@ def layout_map(
         kernels of attention's output; FeedForward's outer          (model, -), their biases on each device
         embeddings and logits: the vocabulary                       (model, -) and (-, model)
         norms, learned and relative positions, recurrent cells      on each device
+        factors of LoRA, scales of what is quantized                on each device
 
     The optimizer's moments lie where their variables do. Counters, metrics and random seeds are on each device.
 
@@ -103,6 +106,7 @@ def layout_map(
         r"(.*/)?logits/kernel": (None, model_axis),
         r"(.*/)?logits/bias": (model_axis,),
         r".*/(scale|gamma|beta)": (),
+        rf".*/({_OF_MATRICES})": (),
         r".*_cell/(kernel|recurrent_kernel|bias)": (),  # divided, they would exchange something at every time step
         r"(.*/)?(bridge_\d+_\d+|classes)/(kernel|bias)": (),
     }.items():

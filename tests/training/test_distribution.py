@@ -288,6 +288,22 @@ def test_every_variable_has_a_rule_of_its_rank(name, mesh):
 
 
 @on_jax
+@pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
+def test_what_lora_and_quantization_add_has_a_rule(mode, mesh):
+    layouts = kt.training.layout_map(mesh)
+    with keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch").scope():
+        embedding = kt.TokenEmbedding(16, 24)
+        layer = kt.EncoderLayer(2, 20)
+        embedding(np.ones((1, 3))), layer(np.ones((1, 3, 24)))
+        parts = [x for x in (embedding, *layer._flatten_layers()) if hasattr(x, "adapted")]
+        for part in parts if mode != "float8" else parts[1:]:
+            part.quantize(mode)
+            part.enable_lora(2)
+    for variable in (*embedding.variables, *layer.variables):
+        assert len(layouts[variable.path].axes) in (0, len(variable.shape)), variable.path
+
+
+@on_jax
 def test_variables_without_a_rule_are_named(mesh):
     layouts = kt.training.layout_map(mesh)
     with keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch").scope():
