@@ -54,3 +54,44 @@ def test_what_the_exporter_cannot_convert(tmp_path):
     with pytest.raises(ValueError, match="(?s)cannot convert the model 'singular'.*saved_model"):
         kt.export.onnx(model, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("activation", ["gelu", keras.ops.erf], ids=["gelu", "erf"])
+def test_exact_gelu(activation, tmp_path):
+    inputs = keras.Input((5,), name="inputs")
+    model = keras.Model(inputs, keras.layers.Dense(7, activation=activation)(inputs))
+    kt.export.onnx(model, tmp_path / "model.onnx")
+    x = np.random.default_rng(0).normal(size=(3, 5)).astype("float32")
+    (output,) = kt.export.load(tmp_path / "model.onnx")(x).values()
+    np.testing.assert_allclose(output, model(x), rtol=1e-5, atol=1e-6)
+
+
+def test_an_operation_that_onnx_lacks_is_refused_unverified(tmp_path):
+    inputs = keras.Input((5, 5))
+    model = keras.Model(inputs, keras.ops.svd(inputs, compute_uv=False), name="singular")
+    with pytest.raises(ValueError, match="cannot convert the model 'singular'"):
+        kt.export.onnx(model, tmp_path / "model.onnx", verify=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_onnx_is_overwritten(tmp_path):
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, keras.layers.Dense(3)(inputs))
+    (tmp_path / "text").write_text("precious")
+    (tmp_path / "folder").mkdir()
+    for name in ("text", "folder"):
+        with pytest.raises(ValueError, match="is not an ONNX file of kt.export.onnx"):
+            kt.export.onnx(model, tmp_path / name, overwrite=True)
+    assert (tmp_path / "text").read_text() == "precious"
+    for overwrite in (False, True):
+        kt.export.onnx(model, tmp_path / "model.onnx", overwrite=overwrite)
+    assert {x.name for x in tmp_path.iterdir()} == {"text", "folder", "model.onnx"}
+
+
+def test_the_runner_runs_steps(decoder_only, tmp_path):
+    generator = kt.Generator(decoder_only.model, max_length=7, end_token=3, start_token=2, jit_compile=False)
+    kt.export.onnx(generator, tmp_path / "steps", source_length=4, batch_size=2, verify=False)
+    runner = kt.export.load(tmp_path / "steps")
+    prompts = [[5, 9, 22, 4], [11, 6], []]
+    np.testing.assert_array_equal(runner(prompts)["tokens"], generator(prompts)["tokens"])
+    np.testing.assert_array_equal(list(runner.stream(prompts[:2])), list(generator.stream(prompts[:2])))
