@@ -124,8 +124,10 @@ def decode(tokenizer, rows: Sequence[Sequence[int]]) -> list[str]:
     keras_hub = sys.modules.get("keras_hub")  # who has one of its tokenizers has imported it
     if keras_hub is not None and isinstance(tokenizer, keras_hub.tokenizers.Tokenizer):
         texts = [tokenizer.detokenize(row) if row else "" for row in rows]
+    elif getattr(tokenizer, "pad_id", 0) is None:  # nothing can stand behind a shorter row
+        texts = [np.asarray(tokenizer.detokenize(np.array([row], np.int32)))[0] if row else "" for row in rows]
     else:
-        table = np.full((len(rows), max(1, *map(len, rows), 1)), getattr(tokenizer, "pad_id", None) or 0, np.int32)
+        table = np.full((len(rows), max(1, *map(len, rows), 1)), getattr(tokenizer, "pad_id", 0), np.int32)
         for place, row in enumerate(rows):
             table[place, : len(row)] = row
         texts = tokenizer.detokenize(table)

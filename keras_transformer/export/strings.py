@@ -109,13 +109,21 @@ def tokenized(target: Generator | keras.Model, tokenizer, texts, padding_id: int
     that are longer than a static shape are cut off."""
     import tensorflow as tf
 
-    ids, own = tokenizer(texts), getattr(tokenizer, "pad_id", 0)
+    own = getattr(tokenizer, "pad_id", 0)
+    lengths = None
+    if own is None:  # where every id is one of text, only rows of their own lengths tell where it ends
+        rows, own = tokenizer.tokenize_ragged(texts), 0
+        ids, lengths = rows.to_tensor(), tf.cast(rows.row_lengths(), tf.int32)
+    else:
+        ids = tokenizer(texts)
     if None not in shape:
         ids = ids[:, : shape[1]]
         ids = tf.pad(ids, [[0, 0], [0, shape[1] - tf.shape(ids)[1]]], constant_values=own)
         ids = tf.reshape(ids, shape)
     places = tf.range(tf.shape(ids)[1])
-    lengths = tf.reduce_max(tf.pad(tf.cast(ids != own, tf.int32) * (places + 1), [[0, 0], [0, 1]]), axis=1)
+    if lengths is None:
+        lengths = tf.reduce_max(tf.pad(tf.cast(ids != own, tf.int32) * (places + 1), [[0, 0], [0, 1]]), axis=1)
+    lengths = tf.minimum(lengths, tf.shape(ids)[1])
     are_prompts = isinstance(target, Generator) and len(target.graph.input_names) == 1
     ends = are_prompts and isinstance(tokenizer, Tokenizer) and tokenizer.add_end
     if ends:
@@ -141,7 +149,8 @@ def detokenized(generator: Generator, tokenizer, tokens, lengths):
 
     own = getattr(tokenizer, "pad_id", 0)
     lengths = tf.expand_dims(lengths, -1)
-    last = tf.reduce_sum(tf.where(tf.range(tf.shape(tokens)[-1]) == lengths - 1, tokens, 0), axis=-1, keepdims=True)
+    places = tf.range(tf.shape(tokens)[-1])
+    last = tf.reduce_sum(tf.where(places == lengths - 1, tokens, 0), axis=-1, keepdims=True)
     for end in generator.special.ends:
         lengths = tf.where(last == end, lengths - 1, lengths)
         last = tf.where(last == end, -1, last)
@@ -149,7 +158,15 @@ def detokenized(generator: Generator, tokenizer, tokens, lengths):
         begun = tokens[..., :1] == generator.start_token
         tokens = tf.where(begun, tf.pad(tokens[..., 1:], [[0, 0], [0, 0], [0, 1]]), tokens)
         lengths = tf.where(begun, lengths - 1, lengths)
-    return tokenizer.detokenize(tf.where(tf.range(tf.shape(tokens)[-1]) < lengths, tokens, own))
+    if own is None:  # what ends a text for the tokenizer, or nothing does: then its pieces are all that is read
+        own = next(iter(tokenizer.stop_ids()), None)
+    if own is None:
+        kept = (places < lengths) & (tokens < tokenizer.vocabulary_size)
+        rows = tf.reshape(tokens, [-1, tf.shape(tokens)[-1]])
+        return tf.reshape(
+            tokenizer.decode(tf.ragged.boolean_mask(rows, tf.reshape(kept, tf.shape(rows)))), tf.shape(tokens)[:-1]
+        )
+    return tokenizer.detokenize(tf.where(places < lengths, tokens, own))
 
 
 def token_inputs(target, ids: Signature, source_tokenizer, texts, padding_id: int | None) -> list[np.ndarray]:

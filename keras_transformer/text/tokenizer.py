@@ -213,7 +213,7 @@ class Tokenizer(keras.layers.Layer):
         ids = tf.where(places < lengths, ids, padding)
         if self.add_end:
             ids = tf.where(places == lengths, self.end_id, ids)
-        return tf.pad(ids, [[0, 0], [int(self.add_start), 0]], constant_values=self.start_id)
+        return tf.pad(ids, [[0, 0], [1, 0]], constant_values=self.start_id) if self.add_start else ids
 
     def tokenize_ragged(self, strings):
         """Strings (B,) to int32 ids as a `tf.RaggedTensor` (B, None): without padding, whatever id that is."""
@@ -222,9 +222,9 @@ class Tokenizer(keras.layers.Layer):
         pieces = tf.cast(self._pieces(self._string_tensor(strings)), tf.int32)
         if self.max_length is not None:
             pieces = pieces[:, : self.max_length - self.add_start - self.add_end]
-        start = tf.fill([pieces.nrows(), int(self.add_start)], self.start_id)
-        end = tf.fill([pieces.nrows(), int(self.add_end)], self.end_id)
-        return tf.concat([start, pieces, end], axis=1)
+        start = [tf.fill([pieces.nrows(), 1], self.start_id)] if self.add_start else []
+        end = [tf.fill([pieces.nrows(), 1], self.end_id)] if self.add_end else []
+        return tf.concat([*start, pieces, *end], axis=1)
 
     def _pieces(self, strings):
         """The ids of the pieces and of the special tokens, (B, None)."""

@@ -166,3 +166,36 @@ def test_texts_go_in_and_come_out_by_the_generators_tokenizers(tmp_path):
     kt.export.saved_model(subject, tmp_path / "ids", verify=False, **none)
     serve = tf.saved_model.load(str(tmp_path / "ids")).signatures["serving_default"]
     assert set(serve.structured_input_signature[1]) == {"tokens"} and "texts" not in serve.structured_outputs
+
+
+def test_a_tokenizer_without_padding(tmp_path):
+    """Id 0 is a letter, to the tokenizer and to the model: only lengths tell where a text ends."""
+
+    class Letters(kt.text.Tokenizer):
+        pad_id = start_id = end_id = None
+        unk_id = 28
+
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.built = True
+
+        def get_vocabulary(self):
+            return list("abcdefghijklmnopqrstuvwxyz .!")
+
+        def encode(self, strings):
+            letters = tf.strings.unicode_split(strings, "UTF-8")
+            found = tf.argmax(letters.flat_values[:, None] == tf.constant(self.get_vocabulary()), axis=1)
+            return letters.with_flat_values(tf.cast(found, tf.int32))
+
+        def decode(self, ids):
+            return tf.strings.reduce_join(tf.gather(tf.constant(self.get_vocabulary()), ids), axis=-1)
+
+    subject = generator(language_model(None), target_tokenizer=Letters(), end_token=[5, 17])
+    texts = ["abba", "a", "ca"]
+    kt.export.saved_model(subject, tmp_path / "model")
+    serve = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"]
+    expected = subject([[0, 1, 1, 0], [0], [2, 0]])
+    outputs = serve(text=tf.constant(texts))
+    np.testing.assert_array_equal(outputs["tokens"], expected["tokens"])
+    assert kt.export.load(tmp_path / "model")(texts)["texts"] == expected["texts"]
+    assert all(text.startswith(prompt) for (text,), prompt in zip(expected["texts"], texts, strict=True))
