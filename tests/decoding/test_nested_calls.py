@@ -10,6 +10,8 @@ from keras_transformer._keras import get_mask
 from keras_transformer.decoding.graph import Graph
 from keras_transformer.decoding.program import Program, run
 
+pytestmark = pytest.mark.long  # on JAX: each test compiles a model of its own
+
 DIM, END = 12, 3
 SOURCES = np.array([[5, 9, 4, 22, 16], [8, 3, 0, 0, 0], [6, 6, 17, 0, 0]])
 PROMPTS = np.array([[2, 5, 4], [7, 0, 0], [9, 2, 0]])

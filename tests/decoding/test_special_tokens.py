@@ -6,6 +6,8 @@ import pytest
 
 import keras_transformer as kt
 
+pytestmark = pytest.mark.long  # on JAX: each test compiles a model of its own
+
 VOCABULARY, MAX_LENGTH = 13, 9
 ROWS = [[2, 7, 4, 11], [7], [9, 2, 6]]
 ENDS = {"one": (3,), "several": (3, 8, 11), "zero": (0,), "none": ()}

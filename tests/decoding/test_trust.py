@@ -10,6 +10,8 @@ from keras_transformer.context import decoding
 from keras_transformer.decoding.graph import Graph
 from keras_transformer.decoding.verification import padding_is_ignored
 
+pytestmark = pytest.mark.long  # on JAX: each test compiles a model of its own
+
 VOCABULARY, DIM, END = 31, 12, 3
 NORMAL = keras.initializers.RandomNormal(stddev=1.0)
 

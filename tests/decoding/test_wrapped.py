@@ -12,6 +12,8 @@ from keras_transformer.decoding.graph import Graph
 from keras_transformer.decoding.program import without_cudnn
 from keras_transformer.decoding.samples import sample_inputs
 
+pytestmark = pytest.mark.long  # on JAX: each test compiles a model of its own
+
 VOCABULARY, DIM, END = 29, 12, 3
 PROMPTS = np.array([[2, 5, 4], [7, 0, 0], [9, 2, 0]])
 

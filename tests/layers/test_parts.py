@@ -9,6 +9,8 @@ from keras_transformer.layers.projection import Projection
 
 from .helpers import CATALOGUE, DIM, INNER, VOCABULARY, as_numpy, build
 
+pytestmark = pytest.mark.long  # on JAX: each test compiles a model of its own
+
 IDS = np.random.default_rng(1).integers(1, VOCABULARY, (5, 7)).astype("int32")
 
 

@@ -12,6 +12,8 @@ from keras_transformer.layers.projection import Projection
 
 from .helpers import CATALOGUE, VOCABULARY, as_numpy, gradients
 
+pytestmark = pytest.mark.long  # on JAX: each test compiles a model of its own
+
 DIM, WIDTH, UNITS = 13, 30, 17
 IDS = np.random.default_rng(1).integers(1, VOCABULARY, (5, 7)).astype("int32")
 X = np.random.default_rng(2).normal(size=(2, 3, DIM)).astype("float32")

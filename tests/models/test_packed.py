@@ -7,6 +7,8 @@ from keras import ops
 
 import keras_transformer as kt
 
+pytestmark = pytest.mark.long  # on JAX: each test compiles a model of its own
+
 SIZES = {"num_layers": 2, "dim": 20, "num_heads": 2, "intermediate_dim": 13, "dropout": 0.0}
 POSITIONS = {"sinusoids": None, "rotary": kt.RotaryPosition, "alibi": kt.AlibiPosition}
 TEXTS = [[2, 11, 7, 3], [2, 6, 3], [2, 28, 4, 9, 3]]
