@@ -1,0 +1,99 @@
+"""Texts in and out: a Generator with tokenizers says what its ids say, and streams pieces that make up the text."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_transformer as kt
+
+pytestmark = pytest.mark.tensorflow  # tokenizers are TensorFlow's; what they do to ids is the same on every backend
+
+TEXTS = ["the cat sat on the mat", "héllo wörld", "dogs and cats and birds", "한국어 텍스트"] * 20
+PROMPTS = ["the", "héll"]
+TOKENIZERS = {
+    "characters": lambda: kt.text.CharacterTokenizer.train(TEXTS),
+    "bytes": lambda: kt.text.ByteTokenizer(),
+    "SentencePiece": lambda: kt.text.SentencePieceTokenizer.train(TEXTS, 30),
+    "WordPiece": lambda: kt.text.WordPieceTokenizer.train(TEXTS, 80),
+}
+
+
+def text_of(tokenizer, ids):
+    return tokenizer.detokenize(np.array([ids]))[0].numpy().decode(errors="replace")
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("count", [1, 2])
+def test_texts_are_those_of_the_ids_and_pieces_are_the_text(count, name, roughen):
+    tokenizer = TOKENIZERS[name]()
+    size = tokenizer.vocabulary_size
+    model = roughen(kt.models.language_model(size, num_layers=1, dim=20, num_heads=2, intermediate_dim=13))
+    strategy = kt.Sampling(temperature=2.0, seed=2, num_return=count)
+    generator = kt.Generator(model, max_length=19, end_token=3, target_tokenizer=tokenizer, strategy=strategy)
+    result = generator(PROMPTS)
+    ids = [row.tolist() for row in np.asarray(tokenizer(PROMPTS))]
+    ids = [[x for x in row if x] for row in ids]
+    assert result["tokens"].tolist() == generator(ids)["tokens"].tolist()
+    expected = [[text_of(tokenizer, x[:n]) for x, n in zip(*row, strict=True)]
+                for row in zip(result["tokens"], result["lengths"], strict=True)]  # fmt: skip
+    assert result["texts"] == generator(ids)["texts"] == expected
+    steps = list(generator.stream(PROMPTS))
+    for row, begun in enumerate(text_of(tokenizer, x) for x in ids):
+        for place in range(count):
+            pieces = [step[row] if count == 1 else step[row][place] for step in steps]
+            assert begun.rstrip("\ufffd") + "".join(pieces) == expected[row][place]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return kt.text.CharacterTokenizer.train(TEXTS)
+
+
+@pytest.fixture(scope="module")
+def translator(tokenizer, roughen):
+    size = tokenizer.vocabulary_size
+    return roughen(kt.models.transformer(size, size, num_layers=1, dim=20, num_heads=2, intermediate_dim=13))
+
+
+def test_an_encoder_decoder_of_texts(tokenizer, translator):
+    source = kt.text.CharacterTokenizer(tokenizer.characters, add_end=True)
+    options = {"max_length": 13, "start_token": 2, "end_token": 3}
+    generator = kt.Generator(translator, **options, source_tokenizer=source, target_tokenizer=tokenizer)
+    result = generator(["the cat", "dogs"])
+    plain = kt.Generator(translator, **options)(np.asarray(source(["the cat", "dogs"])))
+    assert result["tokens"].tolist() == plain["tokens"].tolist() and "texts" not in plain
+    pieces = list(generator.stream(["the cat", "dogs"]))
+    assert ["".join(x) for x in zip(*pieces, strict=True)] == [row[0] for row in result["texts"]]
+    forced = generator(["the cat", "dogs"], ["a", "the"])
+    assert [row[0][:1] for row in forced["texts"]] == ["a", "t"]
+    assert (forced["tokens"][:, 0, 0] == 2).all()
+
+
+def test_a_function_as_source_tokenizer(tokenizer, roughen):
+    vectors = keras.layers.TextVectorization(max_tokens=17)
+    vectors.adapt(TEXTS)
+    size = tokenizer.vocabulary_size
+    model = roughen(kt.models.transformer(17, size, num_layers=1, dim=20, num_heads=2, intermediate_dim=13))
+    options = {"max_length": 13, "start_token": 2, "end_token": 3}
+    generator = kt.Generator(model, **options, source_tokenizer=vectors)
+    texts = ["the cat sat on", "dogs"]
+    assert generator(texts)["tokens"].tolist() == generator(np.asarray(vectors(texts)))["tokens"].tolist()
+    with pytest.raises(ValueError, match="detokenize, got TextVectorization"):
+        kt.Generator(model, **options, target_tokenizer=vectors)
+
+
+@pytest.mark.parametrize("inputs", ["the cat", b"the cat"])
+def test_a_single_string_belongs_in_a_list(inputs, tokenizer, translator):
+    generator = kt.Generator(translator, max_length=13, start_token=2, end_token=3, source_tokenizer=tokenizer)
+    with pytest.raises(ValueError, match="put a single one in a list"):
+        generator(inputs)
+
+
+def test_texts_without_a_tokenizer_and_tokenizers_that_do_not_fit(tokenizer, translator):
+    options = {"max_length": 13, "start_token": 2, "end_token": 3}
+    with pytest.raises(ValueError, match="without a source_tokenizer"):
+        kt.Generator(translator, **options)(["the cat"])
+    with pytest.raises(ValueError, match="source tokenizer has 260 ids"):
+        kt.Generator(translator, **options, source_tokenizer=kt.text.ByteTokenizer())
+    with pytest.raises(ValueError, match="target tokenizer has 6 ids"):
+        kt.Generator(translator, **options, target_tokenizer=kt.text.CharacterTokenizer("ab"))
