@@ -126,11 +126,10 @@ def test_the_import_that_finds_the_other_project_says_so(fresh_process, tmp_path
 MISSING = """
     import sys
     sys.modules.update(dict.fromkeys({without!r}))
-    import json, pathlib
+    import json
     import numpy as np, keras_transformer as kt
     from keras_transformer_runtime import packages
     texts = ["the cat sat", "the dog sat"]
-    (pathlib.Path.cwd() / "export" / "assets.extra").mkdir(parents=True)
     said = {{}}
     for name, call in {{
         "characters": lambda: kt.text.CharacterTokenizer("abc")(["cab"]),
@@ -143,7 +142,7 @@ MISSING = """
         "packed batches": lambda: kt.training.PackedBatches([[2, 5, 3]] * 4, length=7, batch_size=2).dataset(),
         "BLEU": lambda: kt.training.Bleu(len, [[1]], ["a"], str),
         "plot": lambda: kt.insight.plot_attention([], "maps.png"),
-        "SavedModel": lambda: kt.export.load("export"),
+        "SavedModel": lambda: packages.needed("tensorflow", "A SavedModel"),
         "LiteRT": lambda: packages.needed("ai_edge_litert.interpreter", "A .tflite file"),
         "int4": lambda: kt.export.quantization.check_quantize("int4"),
         "ONNX": lambda: packages.needed("tf2onnx", "An ONNX export"),

@@ -8,7 +8,7 @@ import keras_transformer as kt
 
 from .conftest import roughen
 
-pytestmark = pytest.mark.tensorflow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
 PROMPTS = np.array([[5, 9, 12, 4, 7], [11, 6, 0, 0, 0]], "int32")
 
 

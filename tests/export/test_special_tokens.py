@@ -10,7 +10,7 @@ from .conftest import roughen
 
 tf = pytest.importorskip("tensorflow")
 pytest.importorskip("ai_edge_litert")
-pytestmark = pytest.mark.tensorflow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
 PROMPTS = [[0, 9, 22, 4], [11, 0], [8]]
 
 
