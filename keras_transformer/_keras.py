@@ -102,6 +102,11 @@ def is_in_a_graph(layer: keras.layers.Layer) -> bool:
     return bool(layer._inbound_nodes)
 
 
+def is_keras_op(operation) -> bool:
+    """Whether an operation is one of `keras.ops`, all below one private module; the name of its class says which."""
+    return type(operation).__module__.startswith("keras.src.ops.")
+
+
 def takes_training(operation) -> bool:
     """Whether a functional model hands its own argument `training` on to this operation."""
     return "training" in getattr(operation, "_call_context_args", ())

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
+from keras_transformer._keras import is_keras_op
 from keras_transformer.decoding.program import Adapted, Instruction, Slot
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.embedding import TokenEmbedding
@@ -60,8 +61,7 @@ def _rule(operation) -> Callable | None:
     kind = type(operation)
     if kind in _LAYER_RULES:
         return _LAYER_RULES[kind]
-    is_op = kind.__module__.startswith("keras.src.ops.")
-    return _OP_RULES.get(kind.__name__) if is_op else None
+    return _OP_RULES.get(kind.__name__) if is_keras_op(operation) else None
 
 
 def _first(instruction, axes, shapes) -> tuple[int, int, int] | None:

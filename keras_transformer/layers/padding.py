@@ -12,7 +12,15 @@ from typing import NamedTuple
 import keras
 from keras import ops
 
-from keras_transformer._keras import Call, get_mask, is_functional, layers_within, model_inputs, producing_call
+from keras_transformer._keras import (
+    Call,
+    get_mask,
+    is_functional,
+    is_keras_op,
+    layers_within,
+    model_inputs,
+    producing_call,
+)
 from keras_transformer.ops.elementwise import CONSTANT, ELEMENTWISE, REDUCTIONS
 
 _MERGES = (
@@ -97,8 +105,7 @@ def _after(call: Call, tensor, known: dict) -> Padding | None:
         return Padding(None) if makes else None  # of a subclassed model: what is there when it runs
     if isinstance(operation, keras.layers.Layer):
         return _after_layer(call, tensor, before)
-    is_known = type(operation).__module__.startswith("keras.src.ops.")
-    rule = _RULES.get(type(operation).__name__) if is_known else None
+    rule = _RULES.get(type(operation).__name__) if is_keras_op(operation) else None
     return (rule or _unknown)(call, tensor, before)
 
 
