@@ -1,4 +1,4 @@
-"""README.md and docs/training.md are tested as they stand: their Python runs, and the make targets named exist."""
+"""README.md and pages of docs are tested as they stand: their Python runs, and the make targets named exist."""
 
 import pathlib
 import re
@@ -32,8 +32,9 @@ def test_the_first_example_answers_right_and_runs_again(readme, fresh_process, t
 
 
 @pytest.mark.tensorflow
-def test_training_page_runs(fresh_process, tmp_path):
-    blocks = python_in((REPOSITORY / "docs/training.md").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("page", ["training.md", "tokenizers.md"])
+def test_pages_run(page, fresh_process, tmp_path):
+    blocks = python_in((REPOSITORY / f"docs/{page}").read_text(encoding="utf-8"))
     assert blocks
     fresh_process("\n".join(blocks), cwd=tmp_path)
 
