@@ -11,15 +11,23 @@ from keras_transformer.text.tokenizer import Tokenizer
 
 
 def is_text(values) -> bool:
-    """Whether a user handed over strings; ValueError for a single one."""
+    """Whether a user handed over strings; ValueError for a single one, and for other forms of them than a list."""
     if isinstance(values, str | bytes):
         raise ValueError(f"Generator takes a list of strings; put a single one in a list: [{values!r}].")
     if isinstance(values, list | tuple):
-        return bool(values) and all(isinstance(x, str | bytes) for x in values)
+        others = [type(x).__name__ for x in values if not isinstance(x, str | bytes)]
+        if 0 < len(others) < len(values):
+            raise ValueError(f"Generator takes a list of strings, got one with {sorted(set(others))} among them.")
+        return bool(values) and not others
     dtype = getattr(values, "dtype", None)
     if isinstance(values, np.ndarray) and values.dtype.kind in "OUS":
         return values.ndim == 1 and values.size > 0 and all(isinstance(x, str | bytes) for x in values)
-    return getattr(dtype, "name", "") == "string"
+    if getattr(dtype, "name", "") != "string":
+        return False
+    rank = getattr(getattr(values, "shape", None), "rank", 1)  # of TensorFlow's tensors, ragged ones among them
+    if rank != 1:
+        raise ValueError(f"Generator takes strings of shape (B,), got a tensor of them of rank {rank}.")
+    return True
 
 
 class Texts:
@@ -44,6 +52,9 @@ class Texts:
 
     def _check(self, graph: Graph) -> None:
         sources = [slot for slot in range(len(graph.input_names)) if slot != graph.target]
+        for tokenizer in (self.source_tokenizer, self.target_tokenizer):
+            if isinstance(tokenizer, type):
+                raise ValueError(f"Generator takes a tokenizer, got the class {tokenizer.__name__}: make one of it.")
         if self.source_tokenizer is not None:
             if len(sources) > 1:
                 raise ValueError(
@@ -101,8 +112,8 @@ def encode(tokenizer, strings) -> list[list[int]]:
     """The ids of texts by a tokenizer of this package or of KerasHub, or a function of a list of strings that gives
     lists, a ragged tensor, or an array padded on the right."""
     strings = [x.decode() if isinstance(x, bytes) else str(x) for x in np.asarray(strings, object).ravel().tolist()]
-    try:
-        ids = tokenizer(strings)
+    try:  # ours tell how long a row is, also where what pads it is a token, too
+        ids = tokenizer.tokenize_ragged(strings) if isinstance(tokenizer, Tokenizer) else tokenizer(strings)
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{_name(tokenizer)} makes no ids of {strings[:3]!r}: {error}") from error
     if type(ids).__name__ == "RaggedTensor":

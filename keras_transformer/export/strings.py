@@ -110,27 +110,27 @@ def tokenized(target: Generator | keras.Model, tokenizer, texts, padding_id: int
     import tensorflow as tf
 
     own = getattr(tokenizer, "pad_id", 0)
-    lengths = None
-    if own is None:  # where every id is one of text, only rows of their own lengths tell where it ends
-        rows, own = tokenizer.tokenize_ragged(texts), 0
-        ids, lengths = rows.to_tensor(), tf.cast(rows.row_lengths(), tf.int32)
+    is_ours = isinstance(tokenizer, Tokenizer)
+    frame = [tokenizer.start_id] * tokenizer.add_start + [tokenizer.end_id] * tokenizer.add_end if is_ours else []
+    if own is None or own in frame:  # then padding does not tell where a row ends
+        rows, own = tokenizer.tokenize_ragged(texts), own or 0
+        ids, lengths = rows.to_tensor(default_value=own), tf.cast(rows.row_lengths(), tf.int32)
     else:
         ids = tokenizer(texts)
+        places = tf.range(1, tf.shape(ids)[1] + 1)
+        lengths = tf.reduce_max(tf.pad(tf.cast(ids != own, tf.int32) * places, [[0, 0], [0, 1]]), axis=1)
+    are_prompts = isinstance(target, Generator) and len(target.graph.input_names) == 1
+    ends = are_prompts and is_ours and tokenizer.add_end
+    if ends:
+        lengths = tf.maximum(lengths - 1, 0)
     if None not in shape:
         ids = ids[:, : shape[1]]
         ids = tf.pad(ids, [[0, 0], [0, shape[1] - tf.shape(ids)[1]]], constant_values=own)
         ids = tf.reshape(ids, shape)
-    places = tf.range(tf.shape(ids)[1])
-    if lengths is None:
-        lengths = tf.reduce_max(tf.pad(tf.cast(ids != own, tf.int32) * (places + 1), [[0, 0], [0, 1]]), axis=1)
     lengths = tf.minimum(lengths, tf.shape(ids)[1])
-    are_prompts = isinstance(target, Generator) and len(target.graph.input_names) == 1
-    ends = are_prompts and isinstance(tokenizer, Tokenizer) and tokenizer.add_end
-    if ends:
-        lengths = tf.maximum(lengths - 1, 0)
     fill = own if padding_id is None else padding_id
     if ends or fill != own:
-        ids = tf.where(places < tf.expand_dims(lengths, 1), ids, fill)
+        ids = tf.where(tf.range(tf.shape(ids)[1]) < tf.expand_dims(lengths, 1), ids, fill)
     return ids, lengths
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import keras
 import numpy as np
 
-from keras_transformer.text.corpus import alphabet, lines
+from keras_transformer.text.corpus import alphabet, check_size, lines
 from keras_transformer.text.tokenizer import SPECIAL_PIECES, Tokenizer
 from keras_transformer_runtime.packages import needed
 
@@ -69,6 +69,7 @@ class CharacterTokenizer(Tokenizer):
 
         Args:
             texts: The texts. A `pathlib.Path` among them stands for the lines of that UTF-8 file.
+                Tensors of strings are taken, too, so a `tf.data.Dataset` of texts, in batches or not.
             vocabulary_size: Largest number of pieces, the four special ones included: the rarest characters
                 are left out. None sets no limit.
             character_coverage: Share of the characters of the texts that the vocabulary must hold; less than 1.0
@@ -80,6 +81,8 @@ class CharacterTokenizer(Tokenizer):
         Raises:
             ValueError: If there is no text, or no room for a character in `vocabulary_size`.
         """
+        if vocabulary_size is not None:
+            check_size(f"{cls.__name__}.train", vocabulary_size)
         counts = Counter()
         for text in lines(texts, f"{cls.__name__}.train"):
             counts.update(text)

@@ -4,10 +4,12 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+import numpy as np
+
 
 def lines(texts: Iterable[str | os.PathLike], caller: str) -> Iterator[str]:
     """The texts one by one; a path among them stands for the lines of that UTF-8 file."""
-    if isinstance(texts, str | bytes | os.PathLike):
+    if isinstance(texts, str | bytes | os.PathLike) or not isinstance(texts, Iterable):
         raise ValueError(
             f"{caller} takes an iterable of texts or paths; put a single one in a list. Received: {texts!r}"
         )
@@ -15,9 +17,31 @@ def lines(texts: Iterable[str | os.PathLike], caller: str) -> Iterator[str]:
         if isinstance(text, os.PathLike):
             yield from _file_lines(text)
         elif isinstance(text, str):
+            if has_surrogates(text):
+                raise ValueError(
+                    f"{caller}: {text[:80]!r} holds halves of characters (surrogates), which no UTF-8 text holds."
+                )
             yield text
+        elif getattr(getattr(text, "dtype", None), "name", "") == "string":  # of a tf.data.Dataset
+            yield from (x.decode(errors="replace") for x in np.ravel(text.numpy()).tolist())
         else:
-            raise ValueError(f"{caller} takes str or pathlib.Path. Received: {text!r}")
+            raise ValueError(f"{caller} takes str, pathlib.Path or tensors of strings. Received: {text!r}")
+
+
+def has_surrogates(text: str) -> bool:
+    """Whether a string holds halves of characters, as none does that is text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def check_size(caller: str, vocabulary_size) -> None:
+    """Raise ValueError unless a number of pieces is a positive integer."""
+    is_integer = isinstance(vocabulary_size, int | np.integer) and not isinstance(vocabulary_size, bool)
+    if not is_integer or vocabulary_size < 1:
+        raise ValueError(f"{caller} takes a positive integer as vocabulary_size. Received: {vocabulary_size!r}")
 
 
 def _file_lines(path: os.PathLike) -> Iterator[str]:

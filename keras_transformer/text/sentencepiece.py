@@ -16,7 +16,7 @@ from collections.abc import Iterable
 import keras
 import numpy as np
 
-from keras_transformer.text.corpus import lines
+from keras_transformer.text.corpus import check_size, lines
 from keras_transformer.text.tokenizer import Tokenizer
 from keras_transformer_runtime.packages import needed
 
@@ -28,6 +28,8 @@ _REQUIRED_SETTINGS = (
     ("trainer_spec", "unk_surface", " \u2047 "),
     ("normalizer_spec", "add_dummy_prefix", True),
 )
+
+_RESERVED = "\u2585"  # kUNKStr in sentencepiece's trainer_interface.cc
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
@@ -94,6 +96,7 @@ class SentencePieceTokenizer(Tokenizer):
 
         Args:
             texts: The training texts. A `pathlib.Path` among them stands for the lines of that UTF-8 file.
+                Tensors of strings are taken, too, so a `tf.data.Dataset` of texts, in batches or not.
             vocabulary_size: Number of pieces, the four special ones included.
             character_coverage: Share of the characters of the texts that the vocabulary must hold; 1.0 keeps
                 every character, the default drops the rarest (useful for Chinese and Japanese).
@@ -108,7 +111,9 @@ class SentencePieceTokenizer(Tokenizer):
             ValueError: If there is no text, or the texts do not allow `vocabulary_size`.
         """
         sentencepiece = needed("sentencepiece", f"{cls.__name__}.train")
-        texts = lines(texts, "SentencePieceTokenizer.train")
+        check_size(f"{cls.__name__}.train", vocabulary_size)
+        # Texts with the character that sentencepiece keeps for itself are skipped without a word.
+        texts = (text.replace(_RESERVED, " ") for text in lines(texts, "SentencePieceTokenizer.train"))
         begin = next((text for text in texts if text.strip()), None)
         if begin is None:
             raise ValueError("SentencePieceTokenizer.train: there is no text, or only empty ones.")

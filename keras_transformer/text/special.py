@@ -4,17 +4,23 @@ Shapes: B texts, N parts of all texts, a part being a special token or what stan
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-# What parts are told apart by: code points that are no characters, and that no text is to hold.
-_MARK = "\ufdd0\ufdd1\ufdd0"
+from keras_transformer.text.corpus import has_surrogates
+
+# What parts are told apart by: bytes that are not UTF-8, so that no text holds them.
+_MARK = b"\xff\xfe\xff"
 
 
 def checked_tokens(tokens: Sequence[str], owner: str) -> tuple[str, ...]:
     """Special tokens as a tuple; ValueError unless they are strings, not empty, and each there once."""
-    given = () if isinstance(tokens, str) else tuple(tokens)
-    if isinstance(tokens, str) or not all(isinstance(token, str) and token for token in given):
+    is_ordered = isinstance(tokens, Iterable) and not isinstance(tokens, str | set | frozenset)
+    given = tuple(tokens) if is_ordered else (None,)
+    if not all(isinstance(token, str) and token for token in given):
         raise ValueError(f"{owner} takes special_tokens as a list of strings that are not empty. Received: {tokens!r}")
+    halves = [token for token in given if has_surrogates(token)]
+    if halves:
+        raise ValueError(f"{owner}: {halves} hold halves of characters (surrogates), which no UTF-8 text holds.")
     if len(set(given)) < len(given):
         raise ValueError(f"{owner} takes each special token once. Received: {list(given)}")
     return given
@@ -26,7 +32,7 @@ def encode_with(tokens: Sequence[str], first_id: int, strings, encode: Callable)
 
     longest_first = sorted(tokens, key=len, reverse=True)
     pattern = f"({'|'.join(map(re.escape, longest_first))})"
-    parts = tf.strings.split(tf.strings.regex_replace(strings, pattern, rf"{_MARK}\1{_MARK}"), sep=_MARK)  # (B, None)
+    parts = tf.strings.split(tf.strings.regex_replace(strings, pattern, _MARK + rb"\1" + _MARK), sep=_MARK)  # (B, None)
     hits = tf.expand_dims(parts.values, 1) == tf.expand_dims(tf.constant(list(tokens)), 0)  # (N, tokens)
     is_token = tf.reduce_any(hits, axis=1)
     ids = first_id + tf.argmax(tf.cast(hits, tf.int32), axis=1, output_type=tf.int32)

@@ -121,7 +121,7 @@ class Tokenizer(keras.layers.Layer):
 
     def token_to_id(self, token: str) -> int:
         """The id of a piece or a special token. Raises ValueError for another string."""
-        if token not in self._ids_by_token:
+        if not isinstance(token, str) or token not in self._ids_by_token:
             raise ValueError(f"{self.name} has no token {token!r} in its vocabulary of {self.vocabulary_size}.")
         return self._ids_by_token[token]
 
@@ -145,7 +145,7 @@ class Tokenizer(keras.layers.Layer):
     def save(self, path: str | os.PathLike, *, overwrite: bool = False) -> None:
         """Write all that the tokenizer is to a JSON file; in a folder that is there, to `kt_tokenizer.json`.
 
-        Raises: ValueError if the file is there, and may not be overwritten.
+        Raises: ValueError if the file is there, and may not be overwritten or is no tokenizer.
         """
         save_tokenizer(self, path, overwrite=overwrite)
 
@@ -231,22 +231,25 @@ class Tokenizer(keras.layers.Layer):
         if not self.special_tokens:
             return self.encode(strings)
         vocabulary, special = self.get_vocabulary(), list(self.special_tokens)
-        if vocabulary[self.first_special_id :] != special or set(vocabulary[: self.first_special_id]) & set(special):
+        twice = set(vocabulary[: self.first_special_id]) & set(special)
+        if vocabulary[self.first_special_id :] != special or twice:
             raise ValueError(
                 f"{self.name} takes special_tokens {special}, which get_vocabulary() has to list once, behind the "
-                f"pieces. The last of it: {vocabulary[self.first_special_id :]}."
+                f"pieces. {f'{sorted(twice)} are pieces, too.' if twice else 'The last of it:'} "
+                f"{'' if twice else vocabulary[self.first_special_id :]}"
             )
         return encode_with(special, self.first_special_id, strings, self.encode)
 
     def detokenize(self, ids, skip_special_tokens: bool = True):
-        """Ids (..., T) to strings (...): a row is read up to its first end or padding id.
+        """Ids (..., T) to strings (...): a row is read up to its first end or padding id. Lists, or a ragged tensor,
+        may have rows of different lengths.
 
         Start and other control ids are left out, and special tokens unless `skip_special_tokens` is False. Ids outside
         the vocabulary read as the unknown id does, so that one bad row does not fail a batch.
         """
         tf = needed("tensorflow", self.name)
 
-        ids = tf.convert_to_tensor(ids)
+        ids, real = _id_tensor(ids)
         if not ids.dtype.is_integer or not ids.shape.rank:
             raise ValueError(
                 f"{self.name}.detokenize takes integer ids of shape (..., T), of known rank. "
@@ -263,6 +266,8 @@ class Tokenizer(keras.layers.Layer):
         if not skip_special_tokens:
             hidden = hidden & (np.arange(self.vocabulary_size) < self.first_special_id)
         kept = (tf.cumsum(tf.cast(stops, tf.int32), axis=1) == 0) & ~tf.gather(hidden, rows)
+        if real is not None:
+            kept = kept & tf.reshape(real, tf.shape(kept))
         counts = tf.reduce_sum(tf.cast(kept, tf.int32), axis=1)  # of int64, LiteRT's operation makes empty texts
         pieces = tf.RaggedTensor.from_row_lengths(tf.boolean_mask(rows, kept), counts, validate=False)
         if self.special_tokens and not skip_special_tokens:
@@ -308,3 +313,19 @@ class Tokenizer(keras.layers.Layer):
                 f"{self.name} takes strings of shape (B,), in a functional model keras.Input((), "
                 f"dtype='string'). Received: {dtype} of shape {tuple(shape)}"
             )
+
+
+def _id_tensor(ids) -> tuple:
+    """Ids as a tensor (..., T), and, where rows differ in length, which of it are theirs, else None."""
+    tf = needed("tensorflow", "detokenize")
+
+    if isinstance(ids, list | tuple):
+        try:
+            ids = np.asarray(ids)
+        except ValueError:  # rows of different lengths
+            ids = tf.ragged.constant(ids)
+        else:
+            ids = ids if ids.size else ids.astype(np.int32)  # NumPy makes floats of nothing
+    if isinstance(ids, tf.RaggedTensor):
+        return ids.to_tensor(), tf.ones_like(ids, tf.bool).to_tensor()
+    return tf.convert_to_tensor(ids), None

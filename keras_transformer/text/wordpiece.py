@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import keras
 
-from keras_transformer.text.corpus import alphabet, lines
+from keras_transformer.text.corpus import alphabet, check_size, has_surrogates, lines
 from keras_transformer.text.tokenizer import SPECIAL_PIECES, Tokenizer
 from keras_transformer_runtime.packages import needed
 
@@ -67,7 +67,13 @@ class WordPieceTokenizer(Tokenizer):
             vocabulary = _read(pathlib.Path(vocabulary))
         self._vocabulary = _checked_vocabulary(vocabulary, self.name)
         self.fold_case = bool(fold_case)
-        self._graph_tokenizer = _graph_tokenizer(self._vocabulary)
+        try:
+            self._graph_tokenizer = _graph_tokenizer(self._vocabulary)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{self.name}: TensorFlow Text cuts no words with this vocabulary. A piece has no white space, no "
+                f"punctuation or Chinese character beside others, and at most 256 bytes: {error}"
+            ) from error
         self.built = True
 
     @classmethod
@@ -84,6 +90,7 @@ class WordPieceTokenizer(Tokenizer):
 
         Args:
             texts: The training texts. A `pathlib.Path` among them stands for the lines of that UTF-8 file.
+                Tensors of strings are taken, too, so a `tf.data.Dataset` of texts, in batches or not.
             vocabulary_size: Largest number of pieces, the four special ones included. The learner takes all pieces
                 above a count, so there may be fewer.
             character_coverage: Share of the characters of the texts that the vocabulary must hold, as first and, but
@@ -98,7 +105,7 @@ class WordPieceTokenizer(Tokenizer):
         """
         library = "tensorflow_text.tools.wordpiece_vocab.wordpiece_tokenizer_learner_lib"
         learner = needed(library, f"{cls.__name__}.train")
-
+        check_size(f"{cls.__name__}.train", vocabulary_size)
         words = _count_words(lines(texts, f"{cls.__name__}.train"), fold_case)
         if not words:
             raise ValueError(f"{cls.__name__}.train: there is no text, or only empty ones.")
@@ -173,7 +180,7 @@ def _count_words(texts: Iterable[str], fold_case: bool) -> Counter[str]:
         _, starts, ends = splitter.tokenize_with_offsets(strings)
         for text, firsts, lasts in zip(strings.numpy(), starts.to_list(), ends.to_list(), strict=True):
             counts.update(text[first:last].decode() for first, last in zip(firsts, lasts, strict=True))
-    return counts
+    return Counter({word: count for word, count in counts.items() if "\0" not in word})  # no piece can hold it
 
 
 def _inside_words(letters: Sequence[str]) -> list[str]:
@@ -199,10 +206,15 @@ def _read(path: pathlib.Path) -> list[str]:
 
 def _checked_vocabulary(vocabulary: Sequence[str], name: str) -> tuple[str, ...]:
     pieces = tuple(vocabulary)
-    wrong = [piece for piece in pieces if not isinstance(piece, str) or not piece or set(piece) & set(" \t\r\n")]
+    wrong = [
+        piece
+        for piece in pieces
+        if not isinstance(piece, str) or not piece or set(piece) & set(" \t\r\n\0") or has_surrogates(piece)
+    ]
     if wrong:
         raise ValueError(
-            f"{name} takes pieces that are strings, not empty, without white space. Received: {wrong[:10]}"
+            f"{name} takes pieces that are strings of UTF-8, not empty, without white space and NUL. "
+            f"Received: {wrong[:10]}"
         )
     if pieces[: len(SPECIAL_PIECES)] != SPECIAL_PIECES:
         raise ValueError(

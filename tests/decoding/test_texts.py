@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 import keras_transformer as kt
+from keras_transformer.export.strings import tokenized
 
+tf = pytest.importorskip("tensorflow")
 pytestmark = pytest.mark.tensorflow  # tokenizers are TensorFlow's; what they do to ids is the same on every backend
 
 TEXTS = ["the cat sat on the mat", "héllo wörld", "dogs and cats and birds", "한국어 텍스트"] * 20
@@ -89,6 +91,27 @@ def test_a_single_string_belongs_in_a_list(inputs, tokenizer, translator):
         generator(inputs)
 
 
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (["a", None], r"got one with \['NoneType'\] among them"),
+        (["a", [4]], r"got one with \['list'\] among them"),
+        (lambda: tf.constant("a"), "got a tensor of them of rank 0"),
+        (lambda: tf.constant([["a"], ["b"]]), "got a tensor of them of rank 2"),
+        (lambda: tf.ragged.constant([["a"], ["b", "c"]]), "got a tensor of them of rank 2"),
+    ],
+)
+def test_other_forms_of_texts(inputs, message, tokenizer, translator):
+    generator = kt.Generator(translator, max_length=13, start_token=2, end_token=3, source_tokenizer=tokenizer)
+    with pytest.raises(ValueError, match=message):
+        generator(inputs() if callable(inputs) else inputs)
+
+
+def test_a_class_is_no_tokenizer(translator):
+    with pytest.raises(ValueError, match="got the class CharacterTokenizer: make one of it"):
+        kt.Generator(translator, max_length=13, end_token=3, target_tokenizer=kt.text.CharacterTokenizer)
+
+
 def test_texts_without_a_tokenizer_and_tokenizers_that_do_not_fit(tokenizer, translator):
     options = {"max_length": 13, "start_token": 2, "end_token": 3}
     with pytest.raises(ValueError, match="without a source_tokenizer"):
@@ -97,3 +120,65 @@ def test_texts_without_a_tokenizer_and_tokenizers_that_do_not_fit(tokenizer, tra
         kt.Generator(translator, **options, source_tokenizer=kt.text.ByteTokenizer())
     with pytest.raises(ValueError, match="target tokenizer has 6 ids"):
         kt.Generator(translator, **options, target_tokenizer=kt.text.CharacterTokenizer("ab"))
+
+
+class Letters(kt.text.Tokenizer):
+    """The end is what pads a row, as in many a model that is there."""
+
+    pad_id = end_id = 1
+    start_id, unk_id = 0, 2
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.built = True
+
+    def get_vocabulary(self):
+        return ["<s>", "</s>", "?", "a", "b"]
+
+    def encode(self, strings):
+        letters = tf.strings.bytes_split(strings)
+        return letters.with_values(tf.cast(tf.io.decode_raw(letters.values, tf.uint8)[:, 0], tf.int32) - ord("a") + 3)
+
+    def decode(self, ids):
+        return tf.strings.reduce_join(tf.gather(self.get_vocabulary(), ids), axis=-1)
+
+
+class Every(Letters):
+    """Each id is one of text, 0 too."""
+
+    pad_id, start_id, unk_id, end_id = None, 4, 2, 3
+
+    def get_vocabulary(self):
+        return ["a", "b", "?", "</s>", "<s>"]
+
+    def encode(self, strings):
+        letters = super().encode(strings)
+        return letters.with_values(letters.values - 3)
+
+
+@pytest.mark.parametrize("kind", [Letters, Every])
+@pytest.mark.parametrize("add_end", [False, True])
+@pytest.mark.parametrize("add_start", [False, True])
+def test_no_id_of_a_prompt_is_taken_for_padding(kind, add_start, add_end, roughen):
+    tokenizer = kind(add_start=add_start, add_end=add_end)
+    tokens = keras.Input((None,), dtype="int32")
+    x = kt.TokenEmbedding(5, 8, padding_id=tokenizer.padding_id)(tokens)
+    model = roughen(keras.Model(tokens, keras.layers.Dense(5)(kt.DecoderLayer(2, 11)(kt.PositionalEncoding()(x)))))
+    generator = kt.Generator(
+        model,
+        max_length=9,
+        start_token=tokenizer.start_id,
+        end_token=tokenizer.end_id,
+        target_tokenizer=tokenizer,
+        jit_compile=False,
+    )
+    texts = ["ab", "ba", "aa", "b", "aba"]
+    of_letter = tokenizer.token_to_id
+    rows = [[tokenizer.start_id] * add_start + [of_letter(letter) for letter in text] for text in texts]
+    assert generator(texts)["tokens"].tolist() == generator(rows)["tokens"].tolist()
+    ids, lengths = tokenized(generator, tokenizer, tf.constant(texts), tokenizer.padding_id)  # in an export
+    assert lengths.numpy().tolist() == [len(row) for row in rows]
+    assert [row[:count].tolist() for row, count in zip(ids.numpy(), lengths, strict=True)] == rows
+    ids, lengths = tokenized(generator, tokenizer, tf.constant(["abab"]), tokenizer.padding_id, (1, 3))  # cut off
+    assert ids.numpy().tolist() == [([tokenizer.start_id] * add_start + [of_letter(x) for x in "abab"])[:3]]
+    assert lengths.numpy().tolist() == [3]

@@ -1,12 +1,19 @@
 """What holds for every kind of tokenizer: framing, round trips, files, and what is refused."""
 
 import itertools
+import json
 
 import keras
 import numpy as np
 import pytest
 
-from keras_transformer.text import CharacterTokenizer, SentencePieceTokenizer, Tokenizer, WordPieceTokenizer
+from keras_transformer.text import (
+    ByteTokenizer,
+    CharacterTokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    WordPieceTokenizer,
+)
 
 tf = pytest.importorskip("tensorflow")
 
@@ -64,6 +71,14 @@ def test_a_row_ends_at_the_end_or_padding_and_reads_unknown_ids_alike(tokenizer)
     beams = tokenizer.detokenize(np.array([[ids, ids], [ids, ids], [ids, ids]]))
     assert beams.numpy().tolist() == [[b"12"] * 2] * 3
     assert tokenizer.detokenize(np.zeros((2, 3, 0), "int64")).numpy().tolist() == [[b""] * 3] * 2
+
+
+def test_rows_of_different_lengths_are_read(tokenizer, texts):
+    ragged = tokenizer.tokenize_ragged([*texts, ""])
+    for ids in (ragged, ragged.to_list(), tuple(ragged.to_list()), [np.array(row, int) for row in ragged.to_list()]):
+        assert decoded(tokenizer.detokenize(ids)) == [*texts, ""]
+    assert decoded(tokenizer.detokenize([[], []])) == ["", ""]
+    assert tokenizer.detokenize([]).numpy() == b""
 
 
 @pytest.mark.tensorflow
@@ -127,12 +142,39 @@ def test_special_tokens_are_never_cut(tokenizer, languages):
         special.token_to_id("<y>")
 
 
-@pytest.mark.parametrize("special", [["<a>", "<a>"], [""], [5], "<a>"])
+@pytest.mark.parametrize("special", [["<a>", "<a>"], [""], [5], "<a>", None, 7, {"<a>", "<b>"}])
 def test_special_tokens_that_are_refused(special):
     with pytest.raises(ValueError, match="special"):
         CharacterTokenizer("abc", special_tokens=special)
     with pytest.raises(ValueError, match=r"special_tokens \['b'\], which get_vocabulary\(\) has to list once"):
         CharacterTokenizer("abc", special_tokens=["b"])(["abc"])
+    with pytest.raises(ValueError, match=r"halves of characters \(surrogates\)"):
+        CharacterTokenizer("abc", special_tokens=["<\ud800>"])
+
+
+def test_no_text_is_lost_between_special_tokens():
+    """Noncharacters, NUL, byte order marks, and bytes that are no text."""
+    odd = [
+        "\ufdd0\ufdd1\ufdd0",
+        "a\ufdd0<x>\ufdd1",
+        "\ufffe\uffff<x>\0",
+        "\ufeff<x>\ufeff",
+        "<x>\r\n<x>",
+        "<<x>>",
+        r"\1<x>\\",
+    ]
+    special = ByteTokenizer(special_tokens=["<x>"])
+    rows = [[(x + 4) if x < 256 else 260 for x in _bytes(text)] for text in odd]
+    assert special.tokenize_ragged(odd).to_list() == rows
+    assert decoded(special.detokenize(special(odd), skip_special_tokens=False)) == odd
+    wrong = [b"\xff<x>\xfe", b"<x>\xed\xa0\x80", b"\xc3"]
+    assert special.detokenize(special(wrong), skip_special_tokens=False).numpy().tolist() == wrong
+
+
+def _bytes(text):
+    """The bytes of a text, 256 for a special token."""
+    parts = text.split("<x>")
+    return [*parts[0].encode(), *itertools.chain(*([256, *part.encode()] for part in parts[1:]))]
 
 
 def test_tokens_and_ids(tokenizer):
@@ -144,6 +186,9 @@ def test_tokens_and_ids(tokenizer):
     for id in (-1, len(vocabulary), 1.0, True, "a"):
         with pytest.raises(ValueError, match=f"has the ids 0 to {len(vocabulary) - 1}. Received: {id!r}"):
             tokenizer.id_to_token(id)
+    for token in (b"</s>", ["</s>"], 3, None):
+        with pytest.raises(ValueError, match="has no token"):
+            tokenizer.token_to_id(token)
 
 
 def test_save_and_load(tokenizer, texts, tmp_path):
@@ -159,6 +204,35 @@ def test_save_and_load(tokenizer, texts, tmp_path):
         tokenizer.save(tmp_path)
     tokenizer.copy(add_end=False).save(tmp_path, overwrite=True)
     assert not Tokenizer.load(tmp_path).add_end
+
+
+def test_only_a_tokenizer_is_overwritten(tmp_path):
+    tokenizer = CharacterTokenizer("abc")
+    (tmp_path / "notes.txt").write_text("not yours")
+    (tmp_path / "link.json").symlink_to(tmp_path / "nothing.json")
+    for name in ("notes.txt", "link.json"):
+        with pytest.raises(ValueError, match=f"{name}' is there and holds no tokenizer, so it is not overwritten"):
+            tokenizer.save(tmp_path / name, overwrite=True)
+        with pytest.raises(ValueError, match=f"{name}' is there"):
+            tokenizer.save(tmp_path / name)
+    assert (tmp_path / "notes.txt").read_text() == "not yours"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.json", "notes.txt"]
+    with pytest.raises(FileNotFoundError, match="There is no folder .*absent' to write 'tokenizer.json' to"):
+        tokenizer.save(tmp_path / "absent" / "tokenizer.json")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"characters": 5}, {"special_tokens": 5}, {"add_end": None}, {"dtype": "x"}, {"other": 1}, None]
+)
+def test_a_file_with_wrong_arguments_is_named(wrong, tmp_path):
+    CharacterTokenizer("abc").save(tmp_path / "tokenizer.json")
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    if wrong is None:
+        del content["tokenizer"]["config"]["characters"]
+    content["tokenizer"]["config"].update(wrong or {})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="tokenizer.json' holds a CharacterTokenizer that cannot be made"):
+        Tokenizer.load(tmp_path / "tokenizer.json")
 
 
 def test_files_that_are_no_tokenizers(tmp_path):
@@ -258,6 +332,32 @@ def test_training_refuses_what_is_no_texts(kind, tmp_path):
         path.write_bytes(before + "한국".encode()[:-1])
         with pytest.raises(ValueError, match="cut.txt is not UTF-8, or was cut off"):
             kind.train([path], 50)
+
+
+@pytest.mark.parametrize("kind", [SentencePieceTokenizer, WordPieceTokenizer, CharacterTokenizer])
+def test_texts_as_they_come(kind):
+    """Tensors and datasets of strings; what holds characters that the libraries keep for themselves is not left out."""
+    texts = ["ab ba abba", "bab", "ab aab"]
+    expected = kind.train(texts, 9).get_vocabulary()
+    dataset = tf.data.Dataset.from_tensor_slices(texts)
+    for given in (tf.constant(texts), dataset, dataset.batch(2), np.array(texts), (text for text in texts)):
+        assert kind.train(given, 9).get_vocabulary() == expected
+    odd = kind.train(["ab \u2585", "ba\0", "abba \u2581", "cc"], 20 if kind is WordPieceTokenizer else 10)
+    assert "c" in odd.get_vocabulary()
+    assert decoded(odd.detokenize(odd(["ab c"]))) == ["ab c"]
+    for size in (0, -3, 7.5, "9", True, *([] if kind is CharacterTokenizer else [None])):
+        with pytest.raises(ValueError, match="positive integer as vocabulary_size"):
+            kind.train(texts, size)
+    with pytest.raises(ValueError, match=r"halves of characters \(surrogates\)"):
+        kind.train(["ab\ud800"], 9)
+    with pytest.raises(ValueError, match="takes an iterable"):
+        kind.train(5, 9)
+
+
+@pytest.mark.parametrize("piece", ["a\0b", "\0", "##", "<x>", "don't", "\ud800", "x" * 257, "中文"])
+def test_pieces_that_cut_no_words(piece):
+    with pytest.raises(ValueError, match="cuts no words with this vocabulary|takes pieces that are strings of UTF-8"):
+        WordPieceTokenizer(["<pad>", "<unk>", "<s>", "</s>", piece])
 
 
 @pytest.mark.parametrize("kind", [SentencePieceTokenizer, WordPieceTokenizer, CharacterTokenizer])
