@@ -22,7 +22,17 @@ from keras_transformer.layers.checks import describe
 from keras_transformer.layers.embedding import TokenEmbedding
 
 # Operations that hand ids on as they are, and those that hand on a part of them.
-KEEP_IDS = {"Adapted", "Cast", "Copy", "ExpandDims", "Identity", "Reshape", "Squeeze", "StopGradient"}
+KEEP_IDS = {
+    "Adapted",
+    "Cast",
+    "ConvertToTensor",
+    "Copy",
+    "ExpandDims",
+    "Identity",
+    "Reshape",
+    "Squeeze",
+    "StopGradient",
+}
 PASS_IDS = {*KEEP_IDS, "Concatenate", "Flatten", "GetItem", "Split", "Stack", "Swapaxes", "Transpose", "Unstack"}
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_transformer._keras import layers_within
 from keras_transformer.decoding.graph import Graph
+from keras_transformer.decoding.program import KEEP_IDS
 from keras_transformer.layers.checks import describe
 from keras_transformer.layers.embedding import TokenEmbedding
 
@@ -90,16 +91,12 @@ def _read_id(graph: Graph, name: str, token) -> int:
 
 def hidden_ids(graph: Graph, slot: int) -> dict[int, keras.layers.Layer]:
     """The ids of an input that an embedding which reads it hides from all other layers, and that embedding."""
-    hidden, slots = {}, {slot}
-    for instruction in graph.instructions:
-        if slots.isdisjoint(instruction.inputs):
-            continue
+    hidden = {}
+    for instruction in graph.readers(slot, KEEP_IDS):
         reader = instruction.operation
         for layer in [reader, *layers_within(reader)] if isinstance(reader, keras.layers.Layer) else []:
             if isinstance(layer, TokenEmbedding) and layer.padding_id is not None:
                 hidden[layer.padding_id] = layer
             elif isinstance(layer, keras.layers.Embedding) and layer.mask_zero:
                 hidden[0] = layer
-        if type(reader).__name__ == "Cast":
-            slots.update(instruction.outputs)
     return hidden

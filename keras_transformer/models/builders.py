@@ -1,5 +1,7 @@
 """Whole models, each a plain function of ten lines over the public layers: use them, or copy one and change it."""
 
+from collections.abc import Sequence
+
 import keras
 
 from keras_transformer.layers import (
@@ -26,13 +28,14 @@ def transformer(
     num_heads: int = 8,
     intermediate_dim: int = 2048,
     dropout: float = 0.1,
+    padding_id: int | None | Sequence[int | None] = 0,
     packed: bool = False,
     name: str = "transformer",
     **options,
 ) -> keras.Model:
     """The encoder-decoder Transformer of "Attention Is All You Need".
 
-    Inputs "source" (B, S) and "target" (B, T), int, padded with 0; output logits (B, T, target vocabulary).
+    Inputs "source" (B, S) and "target" (B, T), int, padded with `padding_id`; output logits (B, T, target vocabulary).
     Embeddings are scaled by sqrt(dim); the target's is also the output projection.
 
     Args:
@@ -41,6 +44,7 @@ def transformer(
         dim: Width D.
         num_heads, intermediate_dim: Of each layer.
         dropout: Of the embeddings and of each sub-layer.
+        padding_id: The id that stands for no token, or None where each is one; for both sides, or one for each.
         packed: Whether the model also takes "source_segment_ids", "source_positions", "target_segment_ids" and
             "target_positions" (B, S) and (B, T), int, as `kt.training.PackedBatches` gives them. They may be left out,
             and generation does without them.
@@ -59,12 +63,17 @@ def transformer(
     options = {"num_heads": num_heads, "intermediate_dim": intermediate_dim, "dropout": dropout, **options}
     source, of_source, source_positions = of_source_inputs = _inputs("source", packed)
     target, of_target, target_positions = of_target_inputs = _inputs("target", packed)
-    embedding = TokenEmbedding(source_vocabulary_size, dim, scale=True, name="source_embedding")
+    source_padding, target_padding = _of_each_side(padding_id)
+    embedding = TokenEmbedding(
+        source_vocabulary_size, dim, scale=True, padding_id=source_padding, name="source_embedding"
+    )
     memory = _embed(embedding, source, source_positions, options)
     for i in range(num_layers):
         memory = EncoderLayer(**_own_position(options), name=f"encoder_{i}")(memory, segment_ids=of_source)
     memory = _finish(memory, options, "encoder_norm")
-    embedding = TokenEmbedding(target_vocabulary_size, dim, scale=True, name="target_embedding")
+    embedding = TokenEmbedding(
+        target_vocabulary_size, dim, scale=True, padding_id=target_padding, name="target_embedding"
+    )
     y = _embed(embedding, target, target_positions, options)
     for i in range(num_layers):
         layer = DecoderLayer(**_own_position(options), name=f"decoder_{i}")
@@ -81,18 +90,20 @@ def language_model(
     num_heads: int = 8,
     intermediate_dim: int = 2048,
     dropout: float = 0.1,
+    padding_id: int | None = 0,
     packed: bool = False,
     name: str = "language_model",
     **options,
 ) -> keras.Model:
     """A decoder-only Transformer: tokens in, logits of the next token out.
 
-    Input "tokens" (B, T), int, padded with 0; output logits (B, T, V). Layers normalize first unless told
+    Input "tokens" (B, T), int, padded with `padding_id`; output logits (B, T, V). Layers normalize first unless told
     otherwise.
 
     Args:
         vocabulary_size: Number of ids, padding included.
         num_layers, dim, num_heads, intermediate_dim, dropout, name: As in `transformer`.
+        padding_id: The id that stands for no token, or None where each is one.
         packed: Whether the model also takes "segment_ids" and "positions" (B, T), int, as `kt.training.PackedBatches`
             gives them. They may be left out, and generation does without them.
         options: Further arguments of `DecoderLayer`, `position` as in `transformer`.
@@ -106,7 +117,7 @@ def language_model(
     options = {"num_heads": num_heads, "intermediate_dim": intermediate_dim, "dropout": dropout, **options}
     options.setdefault("normalize_first", True)
     tokens, segment_ids, positions = inputs = _inputs("tokens", packed)
-    embedding = TokenEmbedding(vocabulary_size, dim, scale=True, name="embedding")
+    embedding = TokenEmbedding(vocabulary_size, dim, scale=True, padding_id=padding_id, name="embedding")
     x = _embed(embedding, tokens, positions, options)
     for i in range(num_layers):
         x = DecoderLayer(**_own_position(options), name=f"decoder_{i}")(x, segment_ids=segment_ids)
@@ -123,17 +134,19 @@ def encoder_classifier(
     num_heads: int = 8,
     intermediate_dim: int = 2048,
     dropout: float = 0.1,
+    padding_id: int | None = 0,
     name: str = "encoder_classifier",
     **options,
 ) -> keras.Model:
     """An encoder whose mean over the real tokens is classified. (Without a token it is zeros.)
 
-    Input "tokens" (B, T), int, padded with 0; output logits (B, num_classes).
+    Input "tokens" (B, T), int, padded with `padding_id`; output logits (B, num_classes).
 
     Args:
         vocabulary_size: Number of ids, padding included.
         num_classes: Number of classes.
         num_layers, dim, num_heads, intermediate_dim, dropout, name: As in `transformer`.
+        padding_id: The id that stands for no token, or None where each is one.
         options: Further arguments of `EncoderLayer`; `position` as in `transformer`.
 
     Example:
@@ -144,7 +157,7 @@ def encoder_classifier(
     """
     options = {"num_heads": num_heads, "intermediate_dim": intermediate_dim, "dropout": dropout, **options}
     tokens = keras.Input((None,), dtype="int32", name="tokens")
-    embedding = TokenEmbedding(vocabulary_size, dim, scale=True, name="embedding")
+    embedding = TokenEmbedding(vocabulary_size, dim, scale=True, padding_id=padding_id, name="embedding")
     x = _embed(embedding, tokens, None, options)
     for i in range(num_layers):
         x = EncoderLayer(**_own_position(options), name=f"encoder_{i}")(x)
@@ -161,12 +174,13 @@ def recurrent_seq2seq(
     dim: int = 512,
     num_layers: int = 1,
     dropout: float = 0.0,
+    padding_id: int | None | Sequence[int | None] = 0,
     name: str = "recurrent_seq2seq",
 ) -> keras.Model:
     """A recurrent encoder-decoder, as translation was done before the Transformer.
 
-    Inputs "source" (B, S) and "target" (B, T), int, padded with 0; output logits (B, T, target vocabulary). The
-    decoder starts from what the encoder ended with, layer by layer. Embeddings are half as wide as the states.
+    Inputs "source" (B, S) and "target" (B, T), int, padded with `padding_id`; output logits (B, T, target vocabulary).
+    The decoder starts from what the encoder ended with, layer by layer. Embeddings are half as wide as the states.
 
     - Without attention, "lstm" knows the source by that alone ("Sequence to Sequence Learning with Neural Networks",
       https://arxiv.org/abs/1409.3215); for "gru" and "rnn" the encoder's last state is also a context vector that goes
@@ -182,6 +196,7 @@ def recurrent_seq2seq(
         dim: Width of the states, of each direction.
         num_layers: Of the encoder and of the decoder.
         dropout: Of the embeddings and between layers.
+        padding_id: As in `transformer`.
         name: Of the model.
 
     Raises:
@@ -205,10 +220,10 @@ def recurrent_seq2seq(
         )
     source = keras.Input((None,), dtype="int32", name="source")
     target = keras.Input((None,), dtype="int32", name="target")
-    x = TokenEmbedding(source_vocabulary_size, dim // 2, name="source_embedding")(source)
-    y = embedded = Dropout(dropout, name="target_embedding_dropout")(
-        TokenEmbedding(target_vocabulary_size, dim // 2, name="target_embedding")(target)
-    )
+    source_padding, target_padding = _of_each_side(padding_id)
+    x = TokenEmbedding(source_vocabulary_size, dim // 2, padding_id=source_padding, name="source_embedding")(source)
+    y = TokenEmbedding(target_vocabulary_size, dim // 2, padding_id=target_padding, name="target_embedding")(target)
+    y = embedded = Dropout(dropout, name="target_embedding_dropout")(y)
     states = []
     for i in range(num_layers):
         layer = CELLS[cell](dim, return_sequences=True, return_state=True, name=f"encoder_{i}")
@@ -234,6 +249,15 @@ def _bridge(states, dim: int, name: str) -> list:
         keras.layers.Dense(dim, activation="tanh", name=f"{name}_{i}")(keras.layers.Concatenate()([forward, backward]))
         for i, (forward, backward) in enumerate(zip(states[:half], states[half:], strict=True))
     ]
+
+
+def _of_each_side(padding_id) -> tuple:
+    """The padding ids of source and target, given as one for both or one for each."""
+    if not isinstance(padding_id, list | tuple):
+        return padding_id, padding_id
+    if len(padding_id) != 2:
+        raise ValueError(f"padding_id is one for source and target, or one for each of the two, got {padding_id!r}.")
+    return tuple(padding_id)
 
 
 def _inputs(name: str, packed: bool) -> list:

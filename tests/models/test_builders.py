@@ -179,3 +179,104 @@ def test_a_text_without_a_token_is_classified_and_trained_on():
 def test_unknown_option_is_refused(builder):
     with pytest.raises((TypeError, ValueError), match="num_head_s"):
         BUILDERS[builder][0](num_head_s=3)
+
+
+def recurrent_seq2seq(**options):
+    return kt.models.recurrent_seq2seq(23, 29, cell="gru", attention="additive", dim=14, **options)
+
+
+def swapped(ids, padding_id):
+    """Ids with 0 and another exchanged."""
+    return np.where(ids == 0, padding_id, np.where(ids == padding_id, 0, ids))
+
+
+@pytest.fixture
+def pair(request):
+    """A model whose padding is another id, and the same one with 0: rows and columns of those ids are exchanged."""
+    build, padding_id = request.param
+    other, plain = build(padding_id=padding_id), build()
+    sides = padding_id if isinstance(padding_id, tuple) else (padding_id, padding_id)
+    for new, old in zip(other.weights, plain.weights, strict=True):
+        assert new.path == old.path
+        value, id = np.array(old), sides[0] if "source" in old.path else sides[1]
+        if "embedding" in old.path:
+            value[[0, id]] = value[[id, 0]]
+        elif old.shape[-1] == 29:
+            value[..., [0, id]] = value[..., [id, 0]]
+        new.assign(value)
+    return other, plain, sides
+
+
+PAIRS = [(language_model, 7), (transformer, 7), (transformer, (22, 5)), (recurrent_seq2seq, (22, 5))]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("pair", PAIRS, indirect=True, ids=lambda pair: f"{pair[0].__name__}-{pair[1]}")
+def test_another_padding_id_is_another_numbering(pair, assert_close):
+    other, plain, (first, last) = pair
+    source, target = swapped(SOURCE, first), swapped(TARGET, last)
+    is_pair = len(plain.inputs) == 2
+    arrays = ([source, target], [SOURCE, TARGET]) if is_pair else ([target], [TARGET])
+    logits, expected = (np.asarray(model(input_of(x))) for model, x in zip((other, plain), arrays, strict=True))
+    columns = swapped(np.arange(29), last)
+    assert_close(logits[..., columns], expected)
+    rows = [[5, 9, 4, 22, 16], [8, 3, 7]]
+    prompts = rows if is_pair else [[2, 11, 6], [2, 4]]
+    result, wanted = (
+        kt.Generator(model, max_length=11, start_token=2, end_token=3)(x)
+        for model, x in (
+            (other, [swapped(np.array(row), first if is_pair else last) for row in prompts]),
+            (plain, prompts),
+        )
+    )
+    np.testing.assert_array_equal(result["tokens"], swapped(wanted["tokens"], last))
+    assert_close(result["scores"], wanted["scores"])
+
+
+@pytest.mark.long
+def test_padding_of_a_classifier(assert_close):
+    plain, other, none = (encoder_classifier(padding_id=id) for id in (0, 7, None))
+    for model in (other, none):
+        model.set_weights(plain.get_weights())
+    assert_close(other(np.array([[2, 11, 6, 7, 7]])), plain(np.array([[2, 11, 6]])))
+    assert_close(none(np.array([[2, 11, 6, 7, 7]])), plain(np.array([[2, 11, 6, 7, 7]])))
+    assert not np.allclose(none(np.array([[2, 11, 6, 0, 0]])), plain(np.array([[2, 11, 6, 0, 0]])))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("padding_id", [7, None])
+def test_trains_on_batches_padded_otherwise(padding_id):
+    texts = [[0, 4, 11, 3], [0, 5, 3], [0, 28, 4, 9, 3], [6, 0, 0]] * 4
+    for packed in (False, True):
+        kind, size = (kt.training.PackedBatches, {"length": 11}) if packed else (kt.training.TokenBatches, {})
+        batches = kind(texts, batch_size=4, padding_id=padding_id, vocabulary_size=29, **size)
+        model = language_model(padding_id=padding_id, packed=packed)
+        model.compile(loss=kt.training.SequenceCrossentropy(ignore_id=batches.ignore_id))
+        history = model.fit(batches, epochs=2, verbose=0).history
+        assert np.isfinite(history["loss"]).all()
+        result = kt.Generator(model, max_length=9, end_token=3)([[0, 4], [0, 0, 0]])
+        assert result["tokens"][:, 0, :2].tolist() == [[0, 4], [0, 0]]
+
+
+@pytest.mark.parametrize("padding_id", [0, 7, None])
+def test_ids_that_reach_the_embedding_as_a_tensor_are_those_of_the_model(padding_id):
+    """`convert_to_tensor` in front of an embedding, as Keras puts it there where a model is called within another."""
+    packed = language_model(padding_id=padding_id, packed=True)
+    tokens = keras.Input((None,), dtype="int32")
+    x = kt.TokenEmbedding(29, 8, padding_id=padding_id)(keras.ops.convert_to_tensor(tokens))
+    by_hand = keras.Model(tokens, keras.layers.Dense(29)(kt.DecoderLayer(2, 13)(x)))
+    for model in (packed, by_hand):
+        generator = kt.Generator(model, max_length=5, end_token=3)
+        assert generator.padding_id == padding_id
+        with pytest.raises(ValueError, match="takes ids from 0 to 28"):
+            generator([[2, 29]])
+        if padding_id is not None:
+            with pytest.raises(ValueError, match=f"hides id {padding_id} as padding"):
+                kt.Generator(model, max_length=5, end_token=3, padding_id=1)
+
+
+def test_padding_ids_that_are_refused():
+    with pytest.raises(ValueError, match="takes an id from 0 to 28 as padding_id"):
+        language_model(padding_id=29)
+    with pytest.raises(ValueError, match="one for each of the two"):
+        transformer(padding_id=(0, 1, 2))
