@@ -63,6 +63,7 @@ class Inspection:
         self.seen = seen
         self.cached = cached
         self.axes = {graph.target: 1}  # the time axis of what depends on the target and has one
+        self.derived = set()  # what follows from ids by no weights, and what is tried together with what makes it
         self.makers = {}  # the instruction that makes each of what depends on the target
         self.hiding = Hiding(graph, seen.masks, self.axes, self.makers)
 
@@ -73,6 +74,8 @@ class Inspection:
             for slot, axis in zip(instruction.outputs, self._judge(instruction), strict=True):
                 if axis is not None:
                     self.axes[slot] = axis
+            if self._is_derived(instruction):
+                self.derived.update(instruction.outputs)
             if self.cached:
                 self.hiding.follow(instruction, keeps_state=self.keeps_state)
         if self.axes.get(self.graph.output) != 1:
@@ -94,6 +97,12 @@ class Inspection:
             return (None,) * len(instruction.outputs)  # lost before, and not back yet
         return self._try(instruction)
 
+    def _is_derived(self, instruction: Instruction) -> bool:
+        """Whether an instruction makes something of ids alone, which no random numbers are like."""
+        inputs = {slot for slot in instruction.inputs if slot in self.graph.dependent}
+        has_weights = getattr(instruction.operation, "weights", None)
+        return not has_weights and not takes_part(instruction) and inputs <= {self.graph.target, *self.derived}
+
     def _may_have_time(self, slot: int) -> bool:
         return self.seen.shapes[self.graph.target][1] in self.seen.shapes[slot][1:]
 
@@ -114,7 +123,8 @@ class Inspection:
 
     def _try(self, instruction: Instruction) -> tuple[int | None, ...]:
         """The time axis of each output, once a trial has shown that decoding allows what the region does."""
-        trial = self._trial(self._region(instruction), instruction.outputs)
+        known = {slot: axis for slot, axis in self.axes.items() if slot not in self.derived}
+        trial = self._trial(self._region(instruction, known), instruction.outputs, known)
         try:
             axes = trial.find_axes(any_length=self.cached)
             if all(axis is None for axis in axes):
@@ -158,7 +168,8 @@ class Inspection:
             self._trial(region, trial.outputs, start).check_causal(axes)
 
     def _region(self, instruction: Instruction, axes: dict | None = None) -> list[Instruction]:
-        """The instruction and, where its inputs are none of the sequences known, those that made them."""
+        """The instruction and, where its inputs are none of the sequences known (of the slots in `axes`), those that
+        made them."""
         axes = self.axes if axes is None else axes
         found, pending = {}, [instruction]
         while pending:

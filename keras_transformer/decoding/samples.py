@@ -65,19 +65,27 @@ def sample_ids(random, size: int, shape: tuple, padding_id: int | None = None) -
 
 
 def random_weights(operations, seed: int = 0) -> tuple[list, list[np.ndarray]]:
-    """The variables that training changes in the layers among `operations`, and random values for them: what a gate or
-    a kernel of zeros hides now shows. Of whole numbers, and of what no training changes, the values stay."""
-    variables = {}
+    """The variables in the layers among `operations` that training changes, or that a callback may, and random values
+    for them: what a gate or a kernel of zeros hides now shows. Whole numbers stay, and so do tables that no training
+    changes (which positions see each other, say); numbers and vectors that no training changes stay positive."""
+    learned, variables = set(), {}
     for operation in operations:
         if isinstance(operation, keras.layers.Layer):
-            variables.update({id(x): x for x in learned_variables(operation)})
-    variables = [x for x in variables.values() if keras.backend.is_float_dtype(x.dtype)]
+            found = learned_variables(operation)
+            learned.update(map(id, found))
+            variables.update({id(x): x for x in (*found, *operation.variables)})
+    variables = [
+        x
+        for x in variables.values()
+        if keras.backend.is_float_dtype(x.dtype) and (id(x) in learned or len(x.shape) < 2)
+    ]
     block = np.random.default_rng(seed).standard_normal(BLOCK).astype("float32")
     values = []
     for number, variable in enumerate(variables):
         value = np.resize(np.roll(block, 997 * number), variable.shape)
         if len(variable.shape) < 2:  # biases, gates, the gains of norms
-            value = np.sign(value) * (0.5 + np.abs(value) % 1)
+            sign = np.sign(value) if id(variable) in learned else 1.0  # a variance is no less than zero
+            value = sign * (0.5 + np.abs(value) % 1)
         elif "embeddings" not in variable.path:
             value = value * np.prod(variable.shape[:-1]) ** -0.5
         values.append(value)

@@ -17,6 +17,8 @@ SHORT = (11, 13)  # lengths that tell the time axis from others
 ENTRIES = 2**24  # of tensors that are tried at once
 CALCULATIONS = 2e10  # that covering all ids may cost
 KINDS = ("normal", "between 0 and 1", "as seen")  # of random numbers: the first that it can be run on is taken
+SIZES = (1, 30, 1000)  # of normal numbers: something may show beyond a threshold only
+FEW = 3  # vectors or ids, of which sequences are made where the same ones come again and again
 
 
 class Mixed(ValueError):
@@ -92,24 +94,45 @@ class Trial:
             return random.uniform(0.02, 0.98, shape).astype(dtype)
         return random.normal(size=shape).astype(dtype)
 
+    def _draw_unusual(self, length: int) -> list[np.ndarray]:
+        """Sequences of large numbers, a row each size, and a row in which the same few vectors come again and again."""
+        usual = self._draw(len(SIZES) + 1, length, seed=7)
+        picked = np.random.default_rng(7).integers(0, min(FEW, length), length)
+        for x, axis in zip(usual, self.sequences.values(), strict=True):
+            if KINDS[self.kind] == "normal" and np.issubdtype(x.dtype, np.floating):
+                for row, size in enumerate(SIZES):
+                    x[row] *= size
+            x[-1] = np.take(x[-1], picked, axis=axis - 1)
+        return usual
+
     @property
     def _vocabulary(self) -> int:
         limits = self.graph.vocabulary_limits()
         return min(limits.get(self.graph.target, (None, self.graph.vocabulary_size))[1], self.graph.vocabulary_size)
 
     def _covering(self, length: int, width: int) -> Iterator[list[np.ndarray]]:
-        """Sequences in which every id stands somewhere, and sequences of few ids that come again and again; as many as
-        the cost of running them allows."""
+        """Sequences in which every id stands somewhere, sequences of few ids that come again and again, of one alone,
+        and of all pairs; as many as the cost of running them allows."""
         random = np.random.default_rng(5)
         ids = np.arange(self._vocabulary)
         ids = ids[ids != self.graph.padding_id(self.graph.target)] if len(ids) > 1 else ids
         cost = 2 * sum(int(np.prod(x.shape)) for x in self.variables) + 100
-        tokens = int(min(2 * len(ids), CALCULATIONS / cost))
-        again = np.stack([random.choice(row, length) for row in random.choice(ids, (4, 3))])
-        ids = np.concatenate([random.permutation(ids), ids[:64], random.permutation(ids)])[:tokens]
-        rows = np.resize(ids, (max(1, len(ids) // length), length))
-        rows = np.concatenate([again, rows])
-        count = max(1, ENTRIES // (length * width))
+        tokens = int(CALCULATIONS / cost)
+        again = np.stack([random.choice(row, length) for row in random.choice(ids, (4, FEW))])
+        once = np.concatenate([random.permutation(ids), ids[:64], random.permutation(ids)])[: min(tokens, 2 * len(ids))]
+        rows = [again, np.resize(once, (max(1, len(once) // length), length))]
+        count = max(
+            1, ENTRIES // (length * max(width, self._vocabulary // 4))
+        )  # ids may become vectors of one for each
+        rows.append(np.repeat(random.permutation(ids)[: tokens // length, None], length, axis=1)[:count])
+        number = min(count, tokens // length) // 4 * (length // 2)
+        if number:
+            pairs = len(ids) ** 2
+            pairs = random.permutation(pairs)[:number] if pairs < 4 * number else random.integers(0, pairs, number)
+            pairs = np.resize(np.stack([ids[pairs // len(ids)], ids[pairs % len(ids)]], axis=1), (len(pairs) * 2,))
+            rows.append(np.resize(pairs, (-(-len(pairs) // (length // 2 * 2)), length // 2 * 2)))
+            rows[-1] = np.pad(rows[-1], ((0, 0), (0, length % 2)), mode="edge")
+        rows = np.concatenate(rows)
         for start in range(0, len(rows), count):
             part = rows[start : start + count]
             drawn = self._draw(len(part), length, seed=start + 1)
@@ -174,20 +197,22 @@ class Trial:
                     return [x.shape for x in outputs]
             self.kind += 1
 
-    def _width(self, axes) -> int:
+    def _width(self) -> int:
         """Entries at one position, of the widest tensor."""
-        shapes = [(self.seen[slot].shape, axis) for slot, axis in self.sequences.items()]
-        shapes += [(self.seen[slot].shape, axis) for slot, axis in zip(self.outputs, axes, strict=True) if axis]
-        return max(int(np.prod(np.delete(shape, [0, axis]))) for shape, axis in shapes)
+        slots = {*self.sequences, *(slot for step in self.region for slot in step.outputs)}
+        length = self.seen[self.graph.target].shape[1] if self.graph.target in self.seen else 1
+        return max(-(-int(np.prod(self.seen[slot].shape)) // (BATCH * length)) for slot in slots)
 
     # Token by token
 
     def check_steps(self, axes: tuple[int | None, ...]) -> None:
         """Raise `Mixed` unless it gives, token by token, what it gives on whole sequences up to the longest."""
-        width = self._width(axes)
+        width = self._width()
         longest = min(self.max_length, max(64, 4 * ENTRIES // width))
         for length in sorted({min(SHORT[1], longest), longest}):
             self._check_steps(self._draw(1, length, seed=length), axes)
+        if not self.keeps_state:
+            self._check_steps(self._draw_unusual(longest), axes)
         if self.graph.target in self.sequences:
             for sequences in self._covering(longest, width):
                 self._check_steps(sequences, axes)
@@ -251,7 +276,7 @@ class Trial:
 
     def check_causal(self, axes: tuple[int | None, ...]) -> None:
         """Raise `Mixed` if an output depends on what comes after it, in sequences of the greatest length."""
-        length, width = self.max_length, self._width(axes)
+        length, width = self.max_length, self._width()
         random = np.random.default_rng(3)
         cuts = range(1, length)
         if length > 32:

@@ -29,8 +29,12 @@ class Gate(layers.Layer):
 class Mixer(layers.Layer):
     """A layer of a user that looks back: a mean over what came so far, with a gate that is zero at first."""
 
+    def __init__(self, learned=True, **kwargs):
+        super().__init__(**kwargs)
+        self.learned = learned
+
     def build(self, shape):
-        self.gate = self.add_weight(shape=shape[-1:], initializer="zeros")
+        self.gate = self.add_weight(shape=shape[-1:], initializer="zeros", trainable=self.learned)
 
     def call(self, x):
         ones = ops.ones_like(x[..., :1])
@@ -271,6 +275,43 @@ def _other_padding(graph, x):
     return kt.DecoderLayer(2, 7)(layer(ops.mod(graph.tokens, 5)))
 
 
+def _opened_by_a_callback(graph, x):
+    gate = Mixer(name=graph.blame("mixer"), learned=False)
+    return gate(x)
+
+
+def _rare_token_of_another_type(graph, x):
+    token, name = graph.pick(5, 9, 14), graph.blame("function")
+    ids = graph.pick(
+        ops.cast(graph.tokens, "float32"), ops.maximum(graph.tokens, 1), layers.Lambda(lambda t: 1 * t)(graph.tokens)
+    )
+    count = layers.Lambda(lambda t: ops.cumsum(ops.cast(ops.equal(t, token), "int32"), axis=1), name=name)
+    return x + layers.Embedding(40, DIM, embeddings_initializer="zeros")(count(ids))
+
+
+def _pairs(graph, x):
+    first, second, name = graph.pick(5, 9), graph.pick(14, 9), graph.blame("function")
+
+    def follows(ids):
+        pairs = ops.logical_and(ops.equal(ids[:, :-1], first), ops.equal(ids[:, 1:], second))
+        return ops.pad(ops.cast(pairs, "int32"), [[0, 0], [1, 0]])
+
+    return x + layers.Embedding(2, DIM, embeddings_initializer="zeros")(layers.Lambda(follows, name=name)(graph.tokens))
+
+
+def _beyond_a_threshold(graph, x):
+    function = layers.Lambda(lambda y: y + ops.cumsum(ops.relu(y - 9.0), axis=1), name=graph.blame("function"))
+    return function(3.0 * x)
+
+
+def _repeated(graph, x):
+    def repeated(y):
+        same = ops.cast(ops.all(ops.equal(y[:, 1:], y[:, :-1]), axis=-1, keepdims=True), y.dtype)
+        return ops.concatenate([y[:, :1], y[:, 1:] * (1.0 + same)], axis=1)
+
+    return layers.Lambda(repeated, name=graph.blame("function"))(x)
+
+
 def _first(graph, x):
     graph.culprits.append("GetItem")
     return Gate()([x, x[:, :1]])
@@ -312,6 +353,11 @@ MIXING = {
     "a mask of one's own for a model": _masked_in_a_model,
     "Masking": _masking,
     "other padding": _other_padding,
+    "opened by a callback": _opened_by_a_callback,
+    "a rare token of another type": _rare_token_of_another_type,
+    "pairs": _pairs,
+    "beyond a threshold": _beyond_a_threshold,
+    "repeated": _repeated,
     "first position": _first,
     "pooling": _mean,
     "a memory of its own": _own_memory,

@@ -47,12 +47,13 @@ class Affine(layers.Layer):
 class ReZero(layers.Layer):
     """x + gate * f(x), where the gate is zero at first."""
 
-    def __init__(self, function, **kwargs):
+    def __init__(self, function, learned=True, **kwargs):
         super().__init__(**kwargs)
         self.function = function
+        self.learned = learned
 
     def build(self, shape):
-        self.gate = self.add_weight(shape=(), initializer="zeros")
+        self.gate = self.add_weight(shape=(), initializer="zeros", trainable=self.learned)
 
     def call(self, x):
         return x + self.gate * self.function(x)
@@ -60,6 +61,23 @@ class ReZero(layers.Layer):
 
 def convolution(**options):
     return layers.Conv1D(DIM, 3, padding="causal", name="culprit", **options)
+
+
+def count(ids, token=777):
+    return ops.cumsum(ops.cast(ops.equal(ids, token), "int32"), axis=1)
+
+
+def function(f):
+    return layers.Lambda(f, name="culprit")
+
+
+def twice_the_same(x):
+    same = ops.cast(ops.all(ops.equal(x[:, 1:], x[:, :-1]), axis=-1, keepdims=True), x.dtype)
+    return ops.concatenate([x[:, :1], x[:, 1:] * (1.0 + same)], axis=1)
+
+
+def numbered(numbers, x):
+    return x + layers.Embedding(99, DIM)(numbers)
 
 
 HIDDEN = {
@@ -86,6 +104,37 @@ HIDDEN = {
                     tokens
                 )
             )
+        ),
+        "Lambda 'culprit'",
+    ),
+    "a gate that a callback opens": (
+        lambda x, tokens: ReZero(lambda y: ops.cumsum(y, axis=1), learned=False, name="gate")(x),
+        "ReZero 'gate'",
+    ),
+    "beyond a threshold": (
+        lambda x, tokens: function(lambda y: y + ops.cumsum(ops.relu(y - 60.0), axis=1))(40.0 * x),
+        "Lambda 'culprit'",
+    ),
+    "where a vector comes again": (lambda x, tokens: function(twice_the_same)(x), "Lambda 'culprit'"),
+    "a rare token, of another type": (
+        lambda x, tokens: numbered(function(count)(ops.cast(tokens, "float32")), x),
+        "Lambda 'culprit'",
+    ),
+    "a rare token, as a boolean": (
+        lambda x, tokens: numbered(
+            function(lambda y: ops.cumsum(ops.cast(y, "int32"), axis=1))(ops.equal(tokens, 777)), x
+        ),
+        "Lambda 'culprit'",
+    ),
+    "a rare token, as a vector": (
+        lambda x, tokens: numbered(
+            function(lambda y: ops.cast(ops.cumsum(y, axis=1)[..., 777], "int32"))(ops.one_hot(tokens, 1000)), x
+        ),
+        "Lambda 'culprit'",
+    ),
+    "a rare token beside its vector": (
+        lambda x, tokens: function(lambda y: y[0] + ops.cumsum(ops.where(y[1] == 777, y[0], 0.0), axis=1))(
+            [x, ops.expand_dims(tokens, -1)]
         ),
         "Lambda 'culprit'",
     ),
@@ -140,6 +189,19 @@ def test_what_weights_lengths_and_values_hide_is_refused(kind):
     message = refusal(model_of(function, vocabulary=1000), max_length=50)
     assert pytest.importorskip("re").search(name, message), message
     assert "cache=False" in message
+
+
+def follows(ids, first, second):
+    pairs = ops.logical_and(ops.equal(ids[:, :-1], first), ops.equal(ids[:, 1:], second))
+    return ops.pad(ops.cast(pairs, "int32"), [[0, 0], [1, 0]])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "numbers", [lambda ids: follows(ids, 5, 17), lambda ids: ops.cast(count(ids, 5) > 10, "int32")], ids=["pair", "ten"]
+)
+def test_what_only_a_pair_of_tokens_or_many_of_them_show_is_refused(numbers):
+    assert "'culprit'" in refusal(model_of(lambda x, tokens: numbered(function(numbers)(tokens), x)), max_length=40)
 
 
 @pytest.mark.filterwarnings("ignore")
