@@ -275,7 +275,8 @@ class Trial:
     # Causality
 
     def check_causal(self, axes: tuple[int | None, ...]) -> None:
-        """Raise `Mixed` if an output depends on what comes after it, in sequences of the greatest length."""
+        """Raise `Mixed` if an output depends on what comes after it, in sequences of the greatest length, or on how
+        long they are."""
         length, width = self.max_length, self._width()
         random = np.random.default_rng(3)
         cuts = range(1, length)
@@ -288,11 +289,27 @@ class Trial:
             ends = np.array([length, *cuts[start : start + count]])
             self._check_cuts([_cut(x, y, axis, ends) for x, y, axis in
                               zip(one, other, self.sequences.values(), strict=True)], ends, axes)  # fmt: skip
+        self._check_shorter(one, cuts, axes)
         if self.graph.target in self.sequences:
             for sequences in self._covering(length, width):
                 same = [_cut(x[:1], x, axis, np.ones(len(x), int)) for x, axis in
                         zip(sequences, self.sequences.values(), strict=True)]  # fmt: skip
                 self._check_cuts(same, np.ones(len(same[0]), int), axes)
+
+    def _check_shorter(self, sequences: list[np.ndarray], cuts: list[int], axes) -> None:
+        """Sequences that end sooner must give the outputs that they give when others follow."""
+        whole = self._sequences_of(self._whole(sequences), axes)
+        for end in sorted({cuts[0], cuts[len(cuts) // 2], cuts[-1]}):
+            try:
+                shorter = self._whole([np.take(x, range(end), axis=axis) for x, axis in
+                                       zip(sequences, self.sequences.values(), strict=True)])  # fmt: skip
+            except failures():  # it takes one length only
+                return
+            shorter = self._sequences_of(shorter, axes)
+            if any(x.shape[1] != end for x in shorter):
+                return
+            if not self._agree([x[:, :end] for x in whole], shorter):
+                raise Mixed("")
 
     def _check_cuts(self, sequences: list[np.ndarray], ends: np.ndarray, axes) -> None:
         """Rows that are equal to the first one up to their ends must give equal outputs up to there."""

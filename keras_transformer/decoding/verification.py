@@ -23,6 +23,7 @@ from keras_transformer.decoding.samples import (
 from keras_transformer.layers.checks import describe
 
 LENGTH = 19
+PADDING = (125, 3)  # of sources that are padded: the first that the source side takes
 SOURCE_LENGTHS = (SOURCE_LENGTH, 3, 1, 16, 64, 256)  # the first that the source side takes
 
 
@@ -142,7 +143,7 @@ def _look(graph: Graph, tokens: np.ndarray) -> Seen:
         sources = sample_sources(graph, length)
         try:
             seen.encoded, values = evaluate(run_whole, graph.model.variables)
-            if np.isfinite(as_array(values[graph.output])).all():  # JAX reads NaN where a table ends
+            if _is_told(as_array(values[graph.output])):  # JAX reads NaN where a table ends
                 break
         except failures() as error:
             if length == lengths[-1] or takes_sources(graph, sources):
@@ -150,10 +151,18 @@ def _look(graph: Graph, tokens: np.ndarray) -> Seen:
                     f"The model '{graph.model.name}' cannot be run on {tokens.shape[1]} tokens: {_told(error)}"
                 ) from error
     else:
-        raise ValueError(f"The model '{graph.model.name}' gives NaN or infinite logits. Are its weights finite?")
+        raise ValueError(
+            f"The model '{graph.model.name}' gives logits that are NaN or infinite. Are its weights finite?"
+        )
     seen.memory = graph.recall(seen.encoded)
     seen.values = values
     return seen
+
+
+def _is_told(logits: np.ndarray) -> bool:
+    """Whether logits are numbers; some may be -inf, of ids that the model itself forbids."""
+    largest = logits.max(axis=-1)
+    return bool(np.isfinite(largest).all()) and not np.isnan(logits).any()
 
 
 def _told(error: Exception) -> str:
@@ -170,25 +179,33 @@ def padding_is_ignored(graph: Graph) -> set[int]:
     if not slots:
         return set()
     tokens = ops.convert_to_tensor(_sample_tokens(graph, 3))
-    operations = [x.operation for x in graph.instructions]
-    variables, values = random_weights(operations)
+    variables, values = random_weights([x.operation for x in graph.instructions])
+
+    def logits(sources: dict) -> np.ndarray | None:
+        try:
+            found = evaluate(
+                lambda: graph.decode(tokens, graph.encode(sources))[graph.output], variables, values=values
+            )
+        except failures():  # sources that must be of one length, or no longer than some table
+            return None
+        found = as_array(found)
+        return found if _is_told(found) else None  # beyond the end of a table, on JAX
+
+    def ignores(slot: int, sources: dict, before: np.ndarray) -> bool:
+        """Much padding shows what looks far."""
+        for count in PADDING:
+            more = ops.pad(sources[slot], [[0, 0], [0, count]], constant_values=graph.padding_id(slot))
+            after = logits({**sources, slot: more})
+            if after is not None:
+                return agree(before, after, _precision(graph))
+        return False
+
     for length in SOURCE_LENGTHS:
         sources = sample_sources(graph, length)
-
-        def run_both(sources=sources):
-            padded = {
-                slot: ops.pad(x, [[0, 0], [0, 3]], constant_values=graph.padding_id(slot)) if slot in slots else x
-                for slot, x in sources.items()
-            }
-            return [graph.decode(tokens, graph.encode(x))[graph.output] for x in (sources, padded)]
-
-        try:
-            before, after = evaluate(run_both, variables, values=values)
-        except failures():  # sources that must be of one length, or no longer than some table
-            continue
-        before, after = as_array(before), as_array(after)
-        if np.isfinite(before).all() and np.isfinite(after).all():  # else beyond the end of a table, on JAX
-            return set(slots) if agree(before, after, _precision(graph)) else set()
+        before = logits(sources)
+        ignoring = set() if before is None else {slot for slot in slots if ignores(slot, sources, before)}
+        if ignoring:
+            return ignoring
     return set()
 
 

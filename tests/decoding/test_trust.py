@@ -319,6 +319,10 @@ def test_the_weights_are_never_touched():
 # Without a cache
 
 
+def from_the_end(x):
+    return x + ops.flip(ops.cumsum(ops.ones_like(x), axis=1), axis=1)
+
+
 NOT_CAUSAL = {
     "a look ahead with a kernel of zeros": lambda x, tokens: (
         x + layers.Conv1D(DIM, 3, padding="same", name="culprit", kernel_initializer="zeros")(x)
@@ -330,6 +334,8 @@ NOT_CAUSAL = {
             ..., None
         ]
     ),
+    "how long the sequence is": lambda x, tokens: function(lambda y: y * ops.cast(ops.shape(y)[1], "float32"))(x),
+    "positions from the end": lambda x, tokens: function(from_the_end)(x),
     "a longer output": lambda x, tokens: layers.UpSampling1D(2, name="culprit")(x),
     "a shorter output": lambda x, tokens: layers.AveragePooling1D(2, name="culprit")(x),
 }
@@ -432,3 +438,30 @@ def test_whether_sources_may_be_padded_does_not_depend_on_the_weights_of_today(k
         logits = logits + np.where(np.arange(29) == 7, -1e9, 0.0).astype("float32")
     paddable = padding_is_ignored(Graph(keras.Model([source, target], logits)))
     assert paddable == ({0} if kind == "neither" else set())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_source_that_is_looked_at_from_afar_is_not_padded():
+    source, target = (keras.Input((None,), dtype="int32", name=name) for name in ("source", "target"))
+    x = layers.Embedding(23, DIM, mask_zero=True)(source)
+    far = layers.Conv1D(DIM, 2, padding="same", dilation_rate=60)(x)
+    for memory, paddable in ((far, set()), (x, {0})):
+        y = block()(kt.TokenEmbedding(29, DIM)(target), memory)
+        assert padding_is_ignored(Graph(keras.Model([source, target], layers.Dense(29)(y)))) == paddable
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_of_several_sources_each_is_judged_by_itself():
+    first, second = (keras.Input((None,), dtype="int32", name=name) for name in ("first", "second"))
+    target = keras.Input((None,), dtype="int32", name="target")
+    y = block()(kt.TokenEmbedding(29, DIM)(target), kt.TokenEmbedding(23, DIM)(first))
+    y = y + ops.max(kt.TokenEmbedding(19, DIM)(second), axis=1, keepdims=True)
+    assert padding_is_ignored(Graph(keras.Model([first, second, target], layers.Dense(29)(y)))) == {0}
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_model_may_forbid_ids_by_itself(cache, roughen, assert_decodes_exactly):
+    model = roughen(model_of(lambda x, tokens: block()(x)))
+    model = keras.Model(model.input, ops.where(np.arange(VOCABULARY) > 19, -np.inf, model.output))
+    with np.errstate(divide="ignore"):
+        assert_decodes_exactly(model, caches=(cache,), max_length=7)
