@@ -15,6 +15,7 @@ shuffled by default, which no resumed training repeats, and cannot end an epoch 
 """
 
 import sys
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
@@ -143,11 +144,52 @@ def who_asks(data) -> Asking:
     return Asking(epochs, None, {})
 
 
-def input_names(model: keras.Model | None) -> set[str] | None:
-    """The names of the inputs of a functional model. None: what it takes cannot be seen."""
-    if isinstance(model, Functional) or (isinstance(model, keras.Sequential) and model.built):
-        return {tensor.name for tensor in model.inputs}
+def judged_model(y_pred) -> keras.Model | None:
+    """The model whose `fit` or `evaluate`, with Keras' own steps, has a loss or a metric judge its output `y_pred`.
+
+    Read from the stack, because Keras tells neither a loss nor a metric whose output it is given.
+    """
+    frame = None if is_compiled_by_torch() else sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name in ("compute_loss", "compute_metrics"):
+            model, kept = frame.f_locals.get("self"), ("train_step", "test_step", "compute_loss", "compute_metrics")
+            if isinstance(model, keras.Model) and frame.f_locals.get("y_pred") is y_pred:
+                is_own = all(getattr(type(model), name) is getattr(keras.Model, name) for name in kept)
+                return model if is_own else None
+        frame = frame.f_back
     return None
+
+
+def input_names(model: keras.Model | None) -> set[str] | None:
+    """What the inputs of a functional model are called, in a dict of them. None: what it takes cannot be seen."""
+    if not isinstance(model, Functional) and not (isinstance(model, keras.Sequential) and model.built):
+        return None
+    return set(model.input) if isinstance(model.input, dict) else {tensor.name for tensor in model.inputs}
+
+
+def dropped_inputs() -> Iterator[tuple[keras.Model, set[str], set[str]]]:
+    """The functional models that are being called with a dict: the model, the names in the dict, those that it takes.
+
+    Read from the stack, because Keras drops the others before it calls the first layer.
+    """
+    frame = None if is_compiled_by_torch() else sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name in ("__call__", "stateless_call"):
+            args, kwargs = frame.f_locals.get("args"), frame.f_locals.get("kwargs")
+            given = args[0] if args else kwargs.get("inputs") if kwargs else None
+            if isinstance(given, dict) and isinstance(frame.f_locals.get("self"), Functional):
+                model = frame.f_locals["self"]
+                yield model, set(given), input_names(model)
+        frame = frame.f_back
+
+
+def is_compiled_by_torch() -> bool:
+    """Whether PyTorch is compiling what is called: then there is no stack to be read."""
+    if keras.backend.backend() != "torch":
+        return False
+    import torch
+
+    return torch.compiler.is_compiling()
 
 
 def learned_variables(layer: keras.layers.Layer) -> list:

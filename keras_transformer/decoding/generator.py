@@ -41,7 +41,8 @@ class Generator(Loop):
             the `TokenEmbedding` which reads the tokens, or 0 where another layer does.
         strategy: How sequences are found: `Greedy()` (default), `Sampling(...)`, `BeamSearch(...)`,
             `ContrastiveSearch(...)` or `Speculative(...)`.
-        target_input: Name of the input that takes the tokens generated so far. Default: the last.
+        target_input: Name of the input that takes the tokens generated so far. Default: the one whose sequence the
+            logits are, as the graph shows; of several, "target" or "tokens", else the last.
         from_logits: Whether the model gives logits; if not, probabilities.
         cache: Whether to keep keys and values. Without, the full causal model runs at every step.
         processors: What changes the log-probabilities before a token is chosen: `RepetitionPenalty(...)`,

@@ -5,8 +5,7 @@ from keras import ops
 
 from keras_transformer._keras import get_mask, is_functional, set_mask
 from keras_transformer.decoding.program import Program, run, without_cudnn
-
-TARGET_NAMES = ("target", "tokens")
+from keras_transformer.decoding.target import find_target
 
 
 class Graph(Program):
@@ -17,8 +16,7 @@ class Graph(Program):
 
     Args:
         model: A functional `keras.Model`.
-        target_input: Name of the input that takes the target tokens. Default: the one that is called "target" or
-            "tokens", else the last.
+        target_input: Name of the input that takes the target tokens. Default: what `find_target` finds.
 
     Raises:
         ValueError: If the model is not functional, has no such input, does not have exactly one output of shape
@@ -32,9 +30,7 @@ class Graph(Program):
                 f"'{getattr(model, 'name', '')}'. Wrap a subclassed model: keras.Model(inputs, model(inputs))."
             )
         names = [x.name for x in model.inputs]
-        if target_input is None:
-            target_input = next((name for name in TARGET_NAMES if name in names), names[-1])
-        if target_input not in names:
+        if target_input is not None and target_input not in names:
             raise ValueError(f"The model has no input '{target_input}' for target_input; it has {names}.")
         shapes = [x.shape for x in model.outputs]
         if len(shapes) != 1 or len(shapes[0]) != 3 or shapes[0][-1] is None:
@@ -43,7 +39,7 @@ class Graph(Program):
             )
         super().__init__(model)
         self.vocabulary_size = shapes[0][-1]
-        self.target = names.index(target_input)
+        self.target = find_target(self, model) if target_input is None else names.index(target_input)
         (self.output,) = self.outputs
         self._ids = set(self.vocabulary_limits())
         self._split()

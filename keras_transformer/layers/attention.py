@@ -23,6 +23,7 @@ from keras_transformer.layers.checks import (
     token_mask,
 )
 from keras_transformer.layers.normalization import RMSNormalization
+from keras_transformer.layers.packed import check_segments
 from keras_transformer.layers.position import (
     AttentionPosition,
     current_positions,
@@ -245,6 +246,8 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
         check_sequence(self, "inputs", inputs.shape, self._width)
         if attention_mask is not None:
             check_mask(self, attention_mask, self.num_heads, inputs.shape, inputs.shape)
+        if segment_ids is None:
+            check_segments(self)
         check_tokens(self, inputs.shape, segment_ids=segment_ids)
         mask = inputs_mask if mask is None else mask
         inputs = checked(inputs, mask, attention_mask)

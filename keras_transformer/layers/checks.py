@@ -1,5 +1,7 @@
 """Checks of what a layer is given. Each failure names the layer, what it got and what it takes."""
 
+import sys
+
 import keras
 import numpy as np
 from keras import ops
@@ -10,6 +12,18 @@ from keras_transformer.ops.masks import boolean
 def describe(layer) -> str:
     """How an error message names a layer: its class and its name."""
     return f"{type(layer).__name__} '{layer.name}'"
+
+
+def is_ragged(value) -> bool:
+    """Whether a value is a ragged tensor. Who has one has imported TensorFlow."""
+    tensorflow = sys.modules.get("tensorflow")
+    return isinstance(value, getattr(tensorflow, "RaggedTensor", ()))
+
+
+def check_dense(layer, values, remedy: str) -> None:
+    """Raise ValueError if one of the values that a layer is called on is ragged."""
+    if any(map(is_ragged, values)):
+        raise ValueError(f"{describe(layer)} takes dense tensors, got a ragged one. {remedy}")
 
 
 def check_positive(layer, **values) -> None:

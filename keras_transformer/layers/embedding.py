@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_transformer.context import decoding
-from keras_transformer.layers.checks import check_id, check_positive, check_sequence, describe
+from keras_transformer.layers.checks import check_dense, check_id, check_positive, check_sequence, describe
 from keras_transformer.layers.ids import check_ids, rows
 from keras_transformer.layers.quantized import Adaptable, int8_product
 from keras_transformer.layers.sequence import note_mask
@@ -85,6 +85,16 @@ class TokenEmbedding(Adaptable, keras.layers.Embedding):
 
     def build(self, inputs_shape=None):
         super().build(inputs_shape)
+
+    def __call__(self, inputs, *args, **kwargs):
+        padding = 0 if self.padding_id is None else self.padding_id
+        check_dense(self, [inputs], f"Pad it: `ids.to_tensor({padding})`.")
+        if isinstance(inputs, list | tuple):
+            raise ValueError(
+                f"{describe(self)} takes an array of ids (batch, length), got a {type(inputs).__name__}. Make one of "
+                f"it: `keras.utils.pad_sequences(ids, padding='post', value={padding})`."
+            )
+        return super().__call__(inputs, *args, **kwargs)
 
     def call(self, inputs, reverse: bool = False):
         if reverse:

@@ -6,6 +6,7 @@ from keras import ops
 from keras_transformer.context import decoding
 from keras_transformer.layers.checks import check_positive, check_sequence, describe
 from keras_transformer.layers.ids import check_ids, check_integers, rows
+from keras_transformer.layers.packed import check_positions
 from keras_transformer.layers.quantized import Small
 from keras_transformer.layers.shaped import Shaped
 from keras_transformer.ops.positions import alibi_slopes, relative_buckets, rotate, sinusoids
@@ -23,6 +24,8 @@ def current_positions(layer, inputs, positions=None):
         return context.positions
     if positions is not None:
         return positions
+    if isinstance(layer, _AddedPosition):
+        check_positions(layer)
     return ops.expand_dims(ops.arange(ops.shape(inputs)[1], dtype="int32"), 0)
 
 

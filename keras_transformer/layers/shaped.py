@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_transformer.layers.checks import check_dense
+
 
 class Shaped(keras.layers.Layer):
     """A layer that tells the shape of its output from that of its input, as wrappers such as
@@ -12,6 +14,10 @@ class Shaped(keras.layers.Layer):
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
+
+    def __call__(self, *args, **kwargs):
+        check_dense(self, (*args, *kwargs.values()), "Pad the ids, before the embedding: `ids.to_tensor(padding_id)`.")
+        return super().__call__(*args, **kwargs)
 
     def compute_output_spec(self, *args, **kwargs):
         args, kwargs = keras.tree.map_structure(_dense, (args, kwargs))

@@ -39,6 +39,11 @@ class PackableModel(keras.Model):
 
     def _arrange(self, inputs):
         """The inputs in the model's order, None for those of packed sequences that are left out."""
+        if isinstance(inputs, list | tuple) and any(isinstance(x, list | tuple | int) for x in inputs):
+            raise ValueError(
+                f"The model '{self.name}' takes arrays, got a list of lists. Make an array of it: "
+                "`keras.utils.pad_sequences(ids, padding='post')`."
+            )
         names = [x.name for x in self.inputs]
         needed = [name for name in names if not name.endswith(FURTHER)]
         if isinstance(inputs, dict):

@@ -57,21 +57,35 @@ def random_bits(seed, rows, columns: int):
     Returns:
         (rows, columns), int32, over the whole range of the type. The upper bits are the better ones.
 
+    Raises:
+        ValueError: If the seed is something else. None is no seed: what is compiled would draw the same for ever.
+
     Example:
 
     >>> import numpy as np
     >>> np.array(random_bits(7, 2, 3)).tolist() == np.array(random_bits(7, 5, 4))[:2, :3].tolist()
     True
     """
-    if isinstance(seed, keras.random.SeedGenerator):
-        seed = seed.next()
-    elif isinstance(seed, int | np.integer):
-        seed = (as_seed(seed), 0)
+    seed = _pair(seed)
     first, second = ops.cast(seed[0], "int32"), ops.cast(seed[1], "int32")
     row = _mix(ops.arange(rows, dtype="int32") + _mix(first))
     column = _mix(ops.arange(columns, dtype="int32") + _mix(second + _COLUMN_OFFSET))
     bits = ops.bitwise_xor(ops.expand_dims(row, 1), column) * _MIX[2]
     return ops.bitwise_xor(bits, ops.right_shift(bits, 13)) * _MIX[3]
+
+
+def _pair(seed):
+    """The two integers of a seed."""
+    if isinstance(seed, keras.random.SeedGenerator):
+        return seed.next()
+    shape = np.shape(seed) if isinstance(seed, list | tuple) else getattr(seed, "shape", ())
+    if tuple(shape) == (2,):
+        return seed if ops.is_tensor(seed) else [as_seed(x) for x in seed]
+    if seed is None or tuple(shape):
+        raise ValueError(
+            f"Dropout takes as seed an integer, two integers or a keras.random.SeedGenerator, got {seed!r}."
+        )
+    return as_seed(seed), 0
 
 
 def uniforms(seed, rows, step):

@@ -177,10 +177,12 @@ class Examples:
         ]
 
     def _ids(self, numbers, rows) -> tuple[np.ndarray, np.ndarray]:
-        arrays = [np.asarray(row) if len(row) else np.zeros(0, "int32") for row in rows]
+        arrays = [_array(row) for row in rows]
         for number, array in zip(numbers, arrays, strict=True):
             if array.ndim != 1 or array.dtype.kind not in "iu":
-                advice = " Give `tokenizers` for texts." if array.dtype.kind in "USO" else ""
+                advice = " Give `tokenizers` for texts." if array.dtype.kind in "US" else ""
+                if array.dtype.kind == "O" or not array.ndim:
+                    advice = " Either all examples are rows of ids, or all are pairs of them, as the first is."
                 raise ValueError(
                     f"{self.owner} takes rows of integer ids; example {number} is of shape {array.shape} and dtype "
                     f"{array.dtype}.{advice}"
@@ -221,6 +223,14 @@ def _is_pair(example) -> bool:
     if isinstance(example, str) or not len(example):
         return False
     return isinstance(example[0], str) or np.ndim(example[0]) > 0
+
+
+def _array(row) -> np.ndarray:
+    """A row as an array; of objects if it is none of numbers, as a pair of lists among rows of ids."""
+    if isinstance(row, list | tuple) and any(isinstance(x, list | tuple) for x in row):
+        return np.array([None, *row], object)[1:]
+    array = np.asarray(row)
+    return array if array.size else np.zeros(0, "int32")
 
 
 def _is_id(value) -> bool:

@@ -100,7 +100,7 @@ class Batches(DataAdapter):
 
     def batch(self, step: int):
         """The batch at `step`, counted from the beginning of the first epoch, in NumPy: (inputs, labels)."""
-        epoch, number = divmod(step, self.steps_per_epoch)
+        epoch, number = divmod(self._checked("batch", step), self.steps_per_epoch)
         with self._lock:  # so that an epoch is drawn once, not by every thread that waits for it
             drawn = self._epoch(epoch)
         return self._assemble(drawn[number])
@@ -111,11 +111,16 @@ class Batches(DataAdapter):
         `model.fit(batches.from_step(position.step), initial_epoch=position.epoch, callbacks=[..., checkpoints])` goes
         on where `Checkpoints` stopped, within an epoch, too: its first epoch has the steps that were left of it.
         """
-        if first_step < 0:
-            raise ValueError(f"{type(self).__name__}.from_step takes a step of at least 0. Received: {first_step}")
         begun = copy.copy(self)
-        begun.first_step, begun._courses = int(first_step), weakref.WeakKeyDictionary()
+        begun.first_step, begun._courses = self._checked("from_step", first_step), weakref.WeakKeyDictionary()
         return begun
+
+    def _checked(self, caller: str, step) -> int:
+        if isinstance(step, bool) or not isinstance(step, int | np.integer) or step < 0:
+            raise ValueError(
+                f"{type(self).__name__}.{caller} takes a step, an integer of at least 0. Received: {step!r}"
+            )
+        return int(step)
 
     def dataset(self, first_step: int = 0, *, epochs: int | None = None):
         """The batches from `first_step` on, made in parallel and ahead of use, as a `tf.data.Dataset`.
@@ -133,11 +138,12 @@ class Batches(DataAdapter):
             ValueError: If `first_step` is negative, or does not lie in the first `epochs` epochs.
         """
         tf = needed("tensorflow", f"{type(self).__name__}.dataset")
+        first_step = self._checked("dataset", first_step)
         last = None if epochs is None else epochs * self.steps_per_epoch
-        if first_step < 0 or (last is not None and first_step >= last):
+        if last is not None and first_step >= last:
             raise ValueError(
-                f"{type(self).__name__}.dataset takes a first_step of at least 0"
-                f"{f' and below {last}, where epoch {epochs} ends' if last is not None else ''}. Received: {first_step}"
+                f"{type(self).__name__}.dataset takes a first_step below {last}, where epoch {epochs} ends. "
+                f"Received: {first_step}"
             )
         if last is not None:
             made = self._made(tf.data.Dataset.range(first_step, last)).map(lambda step, batch: batch)

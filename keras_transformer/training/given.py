@@ -5,13 +5,13 @@ In a compiled step nothing can be raised for a value; what is wrong there makes 
 Shapes: B batch, T length, V vocabulary.
 """
 
-import sys
-
 import keras
 import numpy as np
 from keras import ops
 
+from keras_transformer.layers.checks import is_ragged
 from keras_transformer.ops.runtime import is_known
+from keras_transformer.training.ending import LOGITS, PROBABILITIES, kind_of_predictions
 
 NO_ID = -(2**31)  # what a label becomes that is no integer of 32 bits: an id of no vocabulary
 # How far from 1 the sum of a softmax may be: rounding, in half precision of each of many probabilities.
@@ -22,9 +22,8 @@ _PASS_ON = {"Cast", "Identity", "Reshape", "Squeeze", "ExpandDims", "StopGradien
 
 def ids_and_predictions(y_true, y_pred, *, owner: str):
     """`y_true` as int32 (B, T) and `y_pred` as a tensor (B, T, V), or a ValueError that names `owner`."""
-    tensorflow = sys.modules.get("tensorflow")  # who has a ragged tensor has imported it
     for name, value in (("y_true", y_true), ("y_pred", y_pred)):
-        if tensorflow is not None and isinstance(value, tensorflow.RaggedTensor):
+        if is_ragged(value):
             raise ValueError(
                 f"{owner} takes dense tensors, and `{name}` is ragged. Pad it: `labels.to_tensor(ignore_id)`, and the "
                 "model's input with the padding id of its embedding."
@@ -68,8 +67,8 @@ def is_real(y_true, ignore_id: int | None):
     return ops.ones_like(y_true, dtype="bool") if ignore_id is None else ops.not_equal(y_true, ignore_id)
 
 
-def weights_like(values, sample_weight, *, owner: str):
-    """`sample_weight`, (B,) or (B, T), as a tensor that multiplies `values` (B, T)."""
+def weights_like(values, sample_weight, real, *, owner: str):
+    """`sample_weight`, (B,) or (B, T), as a tensor that multiplies `values` (B, T); 0 where they are not `real`."""
     sample_weight = ops.convert_to_tensor(sample_weight)
     if _is_unranked(sample_weight):  # what TensorFlow traces where one `fit` had (B,) and the next has (B, T)
         sample_weight = ops.reshape(sample_weight, (ops.shape(values)[0], -1))
@@ -82,31 +81,46 @@ def weights_like(values, sample_weight, *, owner: str):
             f"{owner} takes a `sample_weight` of shape (batch,) or (batch, length), of labels of shape {expected}. "
             f"Received: sample_weight.shape={received}"
         )
-    return ops.cast(sample_weight, values.dtype)
+    return ops.where(real, ops.cast(sample_weight, values.dtype), ops.zeros_like(values))
 
 
 def of_the_wrong_kind(y_pred, real, *, from_logits: bool, owner: str):
     """Whether `y_pred` (B, T, V) is probabilities where it should be logits, or the other way round.
 
-    Looked at is the first real token of each row, where `real` (B, T) is True. Rows that are not negative and sum to 1
-    are probabilities. Where values are known, or TensorFlow's graph tells, this is a ValueError; else a boolean tensor.
+    Looked at is the first real token of each row, where `real` (B, T) is True, and all if those are probabilities: not
+    negative, with the sum 1. Where values are known, or TensorFlow's graph or the model tells, this is a ValueError;
+    else a boolean tensor.
     """
-    if from_logits and _made_by_softmax(y_pred):
-        raise _wrong_kind(owner, from_logits)
+    if not is_known(y_pred):
+        kind = PROBABILITIES if _made_by_softmax(y_pred) else kind_of_predictions(y_pred)
+        if kind == (PROBABILITIES if from_logits else LOGITS):
+            raise _wrong_kind(owner, from_logits)
     first = ops.expand_dims(ops.argmax(ops.cast(real, "int32"), axis=1), 1)  # (B, 1)
     there = ops.take_along_axis(real, first, axis=1)
     rows = ops.take_along_axis(y_pred, ops.expand_dims(first, -1), axis=1)  # (B, 1, V)
-    rows = ops.cast(ops.stop_gradient(rows), "float32")
-    tolerance = _TOLERANCE.get(keras.backend.standardize_dtype(y_pred.dtype), 1e-3)
-    excess, lowest = ops.abs(ops.sum(rows, axis=-1) - 1), ops.min(rows, axis=-1)  # NaN is neither kind
-    if from_logits:
-        others = ops.logical_and(there, ops.logical_not(ops.logical_and(lowest >= 0, excess <= tolerance)))
-        wrong = ops.logical_and(ops.any(there), ops.logical_not(ops.any(others)))
+    if from_logits:  # what a few rows have by chance all rows have not
+        wrong = _all_probabilities(rows, there)
+        wrong = ops.cond(wrong, lambda: _all_probabilities(y_pred, real), lambda: wrong)
     else:
+        lowest, excess, tolerance = _measures(rows)
         wrong = ops.any(ops.logical_and(there, ops.logical_or(lowest < -tolerance, excess > tolerance)))
     if is_known(wrong) and bool(wrong):
         raise _wrong_kind(owner, from_logits)
     return wrong
+
+
+def _all_probabilities(rows, real):
+    """Whether all rows (B, T, V) that are real (B, T) are probabilities, and there is one. NaN is neither kind."""
+    lowest, excess, tolerance = _measures(rows)
+    others = ops.logical_and(real, ops.logical_not(ops.logical_and(lowest >= 0, excess <= tolerance)))
+    return ops.logical_and(ops.any(real), ops.logical_not(ops.any(others)))
+
+
+def _measures(rows) -> tuple:
+    """Of rows (B, T, V) the lowest entry, how far the sum is from 1, both (B, T), and how far rounding may move it."""
+    tolerance = _TOLERANCE.get(keras.backend.standardize_dtype(rows.dtype), 1e-3)
+    rows = ops.cast(ops.stop_gradient(rows), "float32")
+    return ops.min(rows, axis=-1), ops.abs(ops.sum(rows, axis=-1) - 1), tolerance
 
 
 def _wrong_kind(owner: str, from_logits: bool) -> ValueError:
@@ -123,7 +137,7 @@ def _wrong_kind(owner: str, from_logits: bool) -> ValueError:
 
 def _made_by_softmax(tensor) -> bool:
     """Whether a TensorFlow graph says so. No other backend keeps what made a tensor."""
-    if keras.backend.backend() != "tensorflow" or is_known(tensor) or isinstance(tensor, keras.KerasTensor):
+    if keras.backend.backend() != "tensorflow" or isinstance(tensor, keras.KerasTensor):
         return False
     operation = tensor.op
     while operation.type in _PASS_ON:

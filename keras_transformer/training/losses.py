@@ -85,10 +85,10 @@ class SequenceCrossentropy(keras.losses.Loss):
     def __call__(self, y_true, y_pred, sample_weight=None):
         # Keras' own __call__ would divide by all positions, and mask by what `y_pred` carries.
         y_true, y_pred = ids_and_predictions(y_true, y_pred, owner="SequenceCrossentropy")
-        losses = self.call(y_true, y_pred)
+        losses, real = self.call(y_true, y_pred), is_real(y_true, self.ignore_id)
         if sample_weight is not None:
-            losses = losses * weights_like(losses, sample_weight, owner="SequenceCrossentropy")
-        real_tokens = ops.sum(ops.cast(is_real(y_true, self.ignore_id), losses.dtype))
+            losses = losses * weights_like(losses, sample_weight, real, owner="SequenceCrossentropy")
+        real_tokens = ops.sum(ops.cast(real, losses.dtype))
         return ops.sum(losses) / ops.maximum(sum_over_replicas(real_tokens), 1)
 
     def call(self, y_true, y_pred):

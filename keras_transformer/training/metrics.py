@@ -38,7 +38,7 @@ class TokenMean(keras.metrics.Metric):
         real = is_real(y_true, self.ignore_id)
         weights = ops.cast(real, self.dtype)
         if sample_weight is not None:
-            weights = weights * weights_like(weights, sample_weight, owner=owner)
+            weights = weights_like(weights, sample_weight, real, owner=owner)
         values = ops.cast(self.token_values(y_true, y_pred, real), self.dtype)
         self.total.assign_add(ops.sum(ops.where(real, values, ops.zeros_like(values)) * weights))
         self.weight.assign_add(ops.sum(weights))

@@ -278,3 +278,39 @@ def test_an_additive_mask_that_only_a_compiled_function_knows_gives_nan(name, as
     assert_close(model.predict([*rest, good], verbose=0), layer(*inputs, mask=good.astype(bool)), 1e-5)
     if keras.backend.backend() != "torch":  # which runs eagerly, and refuses it
         assert np.isnan(model.predict([*rest, ADDITIVE], verbose=0)).all()
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("name", ["PositionalEncoding", "EncoderLayer", "FeedForward", "MaskedPooling"])
+def test_ragged_sequences(name):
+    import tensorflow as tf
+
+    layer = {"EncoderLayer": lambda: kt.EncoderLayer(2, 7), "FeedForward": lambda: kt.FeedForward(7)}
+    layer = layer.get(name, getattr(kt, name))()
+    ragged = tf.RaggedTensor.from_row_lengths(tf.ones((5, 6)), [3, 2])
+    refused(lambda: layer(ragged), name, "a ragged one", "ids.to_tensor(padding_id)")
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("padding_id, fill", [(0, 0), (5, 5), (None, 0)])
+def test_ragged_ids(padding_id, fill):
+    import tensorflow as tf
+
+    ragged = tf.ragged.constant([[7, 3, 2], [4]])
+    layer = kt.TokenEmbedding(VOCABULARY, DIM, padding_id=padding_id)
+    tokens = keras.Input((None,), dtype="int32")
+    model = keras.Model(tokens, keras.layers.Dense(VOCABULARY)(layer(tokens)))
+    model.compile("sgd", kt.training.SequenceCrossentropy())
+    runs = [layer, model, lambda x: model.predict(x, verbose=0), lambda x: model.fit(x, x.to_tensor(), verbose=0)]
+    for run in runs:
+        refused(lambda run=run: run(ragged), "TokenEmbedding", "a ragged one", f"ids.to_tensor({fill})")
+    model(ragged.to_tensor(fill))
+
+
+def test_lists_of_ids():
+    model = kt.models.language_model(VOCABULARY, num_layers=1, dim=8, num_heads=2)
+    layer = kt.TokenEmbedding(VOCABULARY, DIM)
+    for ids in ([[7, 3, 2], [4]], [[7, 3], [2, 4]]):
+        refused(lambda ids=ids: layer(ids), "TokenEmbedding", "a list", "keras.utils.pad_sequences")
+        with pytest.raises(ValueError, match=r"'language_model' takes arrays.*pad_sequences"):
+            model(ids)

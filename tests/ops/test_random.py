@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from keras_transformer.decoding.compiling import compiled
-from keras_transformer.ops import dropout, random_bits
+from keras_transformer.ops import dot_product_attention, dropout, random_bits
 from keras_transformer.ops.random import uniforms
 
 ROWS, COLUMNS = 1511, 257
@@ -177,3 +177,19 @@ def assert_even(cells, count):
     expected = cells.size / count
     statistic = ((np.bincount(cells.ravel(), minlength=count) - expected) ** 2 / expected).sum()
     assert abs(statistic - (count - 1)) < 5 * np.sqrt(2 * (count - 1))
+
+
+@pytest.mark.parametrize("seed", [None, 1.5, "1", True, [1, 2, 3], [1, 2.5], np.array([1, 2, 3])])
+def test_what_is_no_seed(seed):
+    scores = np.ones((1, 2, 1, 4), "float32")
+    with pytest.raises(ValueError, match="seed"):
+        dropout(np.ones((2, 3), "float32"), 0.5, seed)
+    with pytest.raises(ValueError, match="seed"):
+        dot_product_attention(scores, scores, scores, dropout=0.5, seed=seed)
+
+
+@pytest.mark.parametrize(
+    "seed, same", [(7, np.int64(7)), (7, np.array(7)), ((7, 0), [7, 0]), (7, (7, 0)), (-1, 2**32 - 1)]
+)
+def test_seeds_of_any_kind_of_integer(seed, same):
+    np.testing.assert_array_equal(bits(seed, 3, 5), bits(same, 3, 5))

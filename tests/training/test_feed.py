@@ -176,8 +176,11 @@ def test_what_fit_would_leave_unread_is_refused(fit):
             fit.model.fit(BATCHES, verbose=0, **{name: value})
     x, y = BATCHES.batch(0)
     fit.model.fit(x, y, sample_weight=np.ones(7), validation_data=BATCHES, verbose=0)  # weights of other data
-    with pytest.raises(ValueError, match="from_step takes a step of at least 0. Received: -1"):
-        BATCHES.from_step(-1)
+    for step in (-1, 2.5, True, None):
+        for take in (BATCHES.from_step, BATCHES.batch):
+            with pytest.raises(ValueError, match=f"takes a step, an integer of at least 0. Received: {step}"):
+                take(step)
+    np.testing.assert_array_equal(BATCHES.batch(np.int64(3))[1], BATCHES.batch(3)[1])
 
 
 def packed_model(*names, position=None):
@@ -218,6 +221,61 @@ def test_packed_pairs_for_a_model_that_leaves_segments_out():
         pytest.skip("this model takes packed batches")
     with pytest.raises(ValueError, match="source_segment_ids.*target_segment_ids"):
         model.fit(batches, verbose=0)
+
+
+def by_hand(model, inputs, labels):
+    """All the ways in which a batch gets to a model that are no `fit` of batches."""
+    yield model
+    yield lambda x: model.predict(x, verbose=0)
+    yield lambda x: model.fit(x, labels, verbose=0)
+    yield lambda x: model.train_on_batch(x, labels)
+    outer = {name: keras.Input((None,), dtype="int32", name=name) for name in inputs}
+    yield keras.Model(outer, model(outer))
+    if keras.backend.backend() == "tensorflow":
+        batches = PackedBatches(ROWS, length=17, batch_size=3)
+        yield lambda x: model.fit(batches.dataset().repeat(), steps_per_epoch=1, verbose=0)
+
+
+@pytest.mark.filterwarnings("ignore:The structure of `inputs`")
+def test_packed_batches_by_hand_for_a_model_that_drops_segments(recwarn):
+    inputs, labels = PackedBatches(ROWS, length=17, batch_size=3).batch(0)
+    model = packed_model("tokens")
+    for run in by_hand(model, inputs, labels):
+        with pytest.raises(
+            ValueError, match=rf"'{model.name}' was given \['segment_ids'\].*segment_ids, as the example"
+        ):
+            run(inputs)
+    without = {name: inputs[name] for name in ("tokens", "segment_ids")}  # what others call so may be something else
+    with pytest.warns(UserWarning, match=rf"'{model.name}' was given \['segment_ids'\]"):
+        model(without)
+    relative = packed_model("tokens", "segment_ids", position=kt.RotaryPosition())
+    whole = packed_model("tokens", "segment_ids", "positions")
+    recwarn.clear()
+    for model in (relative, whole):
+        for run in by_hand(model, inputs, labels):
+            run(inputs)
+    assert not [warning for warning in recwarn if "packed" in str(warning.message)]
+
+
+@pytest.mark.filterwarnings("ignore:The structure of `inputs`")
+def test_packed_batches_by_hand_for_a_model_that_drops_positions():
+    inputs, _ = PackedBatches(ROWS, length=17, batch_size=3).batch(0)
+    tokens, segments = (keras.Input((None,), dtype="int32", name=name) for name in ("tokens", "segment_ids"))
+    x = kt.PositionalEncoding()(kt.TokenEmbedding(VOCABULARY, 8)(tokens))
+    model = keras.Model([tokens, segments], kt.DecoderLayer(2, 16)(x, segment_ids=segments))
+    with pytest.warns(UserWarning, match=rf"'{model.name}' was given \['positions'\].*from the beginning of the row"):
+        model(inputs)
+
+
+@pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
+def test_packed_batches_know_inputs_by_their_keys():
+    names = {"tokens": "x", "segment_ids": "y", "positions": "z"}
+    inputs = {key: keras.Input((None,), dtype="int32", name=name) for key, name in names.items()}
+    x = kt.PositionalEncoding()(kt.TokenEmbedding(VOCABULARY, 8)(inputs["tokens"]), positions=inputs["positions"])
+    x = kt.DecoderLayer(2, 16)(x, segment_ids=inputs["segment_ids"])
+    model = keras.Model(inputs, keras.layers.Dense(VOCABULARY)(x))
+    model.compile("sgd", SequenceCrossentropy())
+    assert np.isfinite(model.fit(PackedBatches(ROWS, length=17, batch_size=3), verbose=0).history["loss"][0])
 
 
 PADDED = [
