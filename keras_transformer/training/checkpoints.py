@@ -14,6 +14,8 @@ from keras_transformer.training.processes import from_all, is_writer
 from keras_transformer.training.settings import (
     layer_settings,
     learning_rates,
+    optimizer_settings,
+    warn_of_another_optimizer,
     warn_of_other_layers,
     warn_of_other_rates,
     warn_of_unsaved_dropout,
@@ -76,13 +78,14 @@ class Checkpoints(keras.callbacks.Callback):
         keep: How many checkpoints to keep; None for all.
 
     Warns: By `resume`, if a damaged checkpoint was passed over, or the model has the variables of the one in the
-        checkpoint but other settings, such as its number of heads, or, on PyTorch, a `keras.layers.Dropout` without a
-        seed, which no checkpoint can restore; by `fit`, if epochs have another number of steps.
+        checkpoint but other settings, such as its number of heads, or its optimizer or schedule has, or, on PyTorch, a
+        `keras.layers.Dropout` without a seed, which no checkpoint can restore; by `fit`, if epochs have another number
+        of steps.
 
     Raises:
         ValueError: If `every` or `keep` is not positive; by `resume`, if the checkpoints are of another model, all are
-            damaged, or processes see different ones; by `fit`, if there are checkpoints and `resume` was not called, or
-            `initial_epoch` or `steps_per_epoch` do not suit the checkpoint.
+            damaged, or processes see different ones; by `fit`, if nothing can be written there, or there are
+            checkpoints and `resume` was not called, or `initial_epoch` or `steps_per_epoch` do not suit the checkpoint.
 
     Example:
 
@@ -131,16 +134,16 @@ class Checkpoints(keras.callbacks.Callback):
         for path in reversed(checkpoint_paths(self.directory)):
             try:
                 snapshot = read_snapshot(path)
+                training = _read_training(snapshot.extra, path)
             except DamagedSnapshot as error:
                 damaged.append((path, error))
                 continue
             assign(snapshot, groups, source=f"The checkpoint '{path}'")
-            self.position = Position(**snapshot.extra["position"])
-            self.history = snapshot.extra["history"]
-            self._saved_steps = snapshot.extra["steps_per_epoch"]
-            # Older checkpoints have neither of the two.
+            self.position, self.history, self._saved_steps = training
+            # Older checkpoints have none of the three.
             warn_of_other_layers(snapshot.extra.get("layers", []), model, path)
             warn_of_other_rates(snapshot.extra.get("learning_rates", self._rates), self._rates, model, path)
+            warn_of_another_optimizer(snapshot.extra.get("optimizer", {}), model, path)
             warn_of_unsaved_dropout(model)
             break
         else:
@@ -173,6 +176,7 @@ class Checkpoints(keras.callbacks.Callback):
             )
         if not self._belongs:
             self._belongs, self._rates = True, learning_rates(self.model)
+        self._check_writable()
         self._layers = layer_settings(self.model)
         if self.position.batch and self._steps != self._saved_steps:
             raise ValueError(
@@ -231,6 +235,7 @@ class Checkpoints(keras.callbacks.Callback):
             "history": self.history,
             "layers": self._layers,
             "learning_rates": self._rates,
+            "optimizer": optimizer_settings(self.model),
         }
         with _scope(self.model):
             write_snapshot(path, _groups(self.model), extra)
@@ -239,6 +244,12 @@ class Checkpoints(keras.callbacks.Callback):
             for old in checkpoint_paths(self.directory)[: -self.keep]:
                 old.unlink(missing_ok=True)
         from_all(self.position.step)  # none goes on, perhaps to read it, before it is written
+
+    def _check_writable(self) -> None:
+        """Say before the first epoch what would end it: that nothing can be written."""
+        place = next(path for path in (self.directory, *self.directory.absolute().parents) if path.exists())
+        if is_writer() and not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+            raise ValueError(f"Checkpoints cannot write into '{self.directory}': '{place}' may not be written to.")
 
     def _look_for_others(self, path: Path) -> None:
         """Warn of checkpoints that another training has written, and refuse a folder where one is to be written."""
@@ -251,6 +262,18 @@ class Checkpoints(keras.callbacks.Callback):
                 "this one. They replace and remove each other's. Give each training a directory of its own.",
                 stacklevel=2,
             )
+
+
+def _read_training(extra: dict, path: Path) -> tuple[Position, list, int | None]:
+    """The position, the history and the steps of an epoch that stand beside the variables."""
+    try:
+        position, history, steps = Position(**extra["position"]), extra["history"], extra["steps_per_epoch"]
+    except (KeyError, TypeError) as error:
+        raise DamagedSnapshot(f"'{path}' is damaged: {error}") from error
+    numbers = [*position, 0 if steps is None else steps]
+    if not isinstance(history, list) or not all(isinstance(x, int) and x >= 0 for x in numbers):
+        raise DamagedSnapshot(f"'{path}' is damaged: position {position}, steps_per_epoch {steps!r}")
+    return position, history, steps
 
 
 def checkpoint_paths(directory: str | os.PathLike) -> list[Path]:

@@ -54,6 +54,33 @@ def warn_of_unsaved_dropout(model: keras.Model) -> None:
             return
 
 
+def optimizer_settings(model: keras.Model) -> dict:
+    """What of the optimizer's configuration is a plain value, of its schedule too; its learning rates, which are
+    variables, left out."""
+    return dict(_plain_values(model.optimizer.get_config(), ""))
+
+
+def _plain_values(config: dict, prefix: str):
+    for name, value in config.items():
+        if isinstance(value, dict):  # a schedule, or an optimizer within this one
+            yield from _plain_values(value, prefix if name == "config" else f"{prefix}{name}.")
+        elif _is_plain(value) and name not in ("name", "learning_rate", "module", "registered_name"):
+            yield f"{prefix}{name}", value
+
+
+def warn_of_another_optimizer(saved: dict, model: keras.Model, path: Path) -> None:
+    """Where the optimizer or its schedule was made with other settings, which leave no trace in the variables."""
+    here = optimizer_settings(model)
+    changed = [name for name in sorted(saved.keys() | here.keys()) if saved.get(name) != here.get(name)]
+    if saved and changed:
+        told = ", ".join(f"{name}={saved.get(name)!r} and now {here.get(name)!r}" for name in changed[:3])
+        warnings.warn(
+            f"The training of '{path}' was with an optimizer of {told}. It goes on with what the model is compiled "
+            "with now.",
+            stacklevel=4,
+        )
+
+
 def learning_rates(model: keras.Model) -> list[float]:
     """Those that are variables of the optimizer, and no schedules."""
     return [float(whole(variable)) for variable in model.optimizer.variables if variable.name == "learning_rate"]

@@ -1,5 +1,6 @@
 """Checkpoints: a training that is killed and resumed ends where an uninterrupted one does, and damage is noticed."""
 
+import json
 import os
 import random
 import shutil
@@ -8,13 +9,14 @@ import subprocess
 import sys
 import time
 import warnings
+import zipfile
 
 import keras
 import numpy as np
 import pytest
 
 from keras_transformer import models
-from keras_transformer.training import Checkpoints, SequenceCrossentropy
+from keras_transformer.training import Checkpoints, InverseSquareRootSchedule, SequenceCrossentropy
 
 STEPS, EPOCHS = 7, 3
 
@@ -345,6 +347,53 @@ def test_a_changed_learning_rate_is_replaced_with_a_word(state, tmp_path, recwar
     Checkpoints(tmp_path).resume(again)
     assert float(again.optimizer.learning_rate) == pytest.approx(0.2)
     assert not [warning for warning in recwarn if "learning rate" in str(warning.message)]
+
+
+def test_an_optimizer_with_other_settings_is_told(state, tmp_path, recwarn):
+    def compiled(rate=0.05, peak=None, **options):
+        model = models.language_model(13, num_layers=1, dim=8, num_heads=2, intermediate_dim=16, dropout=0.3)
+        rate = rate if peak is None else InverseSquareRootSchedule(peak, warmup_steps=5)
+        model.compile(keras.optimizers.Adam(rate, **options), SequenceCrossentropy())
+        return model
+
+    def train(model, folder):
+        checkpoints = Checkpoints(folder)
+        checkpoints.resume(model)
+        model.fit(batches(0), steps_per_epoch=1, verbose=0, callbacks=[checkpoints])
+
+    train(compiled(), tmp_path / "rate")
+    train(compiled(peak=0.05), tmp_path / "schedule")
+    recwarn.clear()
+    for model, folder in ((compiled(), "rate"), (compiled(peak=0.05), "schedule")):
+        Checkpoints(tmp_path / folder).resume(model)
+    assert not [warning for warning in recwarn if "optimizer" in str(warning.message)]
+    with pytest.warns(UserWarning, match="an optimizer of beta_1=0.9 and now 0.5, clipnorm=None and now 1.0"):
+        Checkpoints(tmp_path / "rate").resume(compiled(beta_1=0.5, clipnorm=1.0))
+    with pytest.warns(UserWarning, match="learning_rate.peak_learning_rate=0.05 and now 0.01"):
+        Checkpoints(tmp_path / "schedule").resume(compiled(peak=0.01))
+
+
+@pytest.mark.parametrize("position", [None, [1, 2], {"epoch": "1"}, {"epoch": -1}, {"steps": 3}])
+def test_what_stands_beside_the_variables_is_read_with_mistrust(state, tmp_path, position):
+    *_, newest = saved(state, tmp_path)
+    with np.load(tmp_path / newest, allow_pickle=False) as archive, zipfile.ZipFile(tmp_path / newest) as members:
+        assert "trainable/0" in archive.files
+        contents = {name: members.read(name) for name in members.namelist()}
+    description = json.loads(contents["description.json"])
+    description["extra"]["position"] = position
+    with zipfile.ZipFile(tmp_path / newest, "w") as members:
+        for name, content in {**contents, "description.json": json.dumps(description)}.items():
+            members.writestr(name, content)
+    with pytest.warns(UserWarning, match="step-0000000014.npz' is damaged.*the checkpoint before it is used"):
+        assert Checkpoints(tmp_path).resume(state.reset()) == (1, 2, 9)
+
+
+def test_a_directory_that_may_not_be_written_to_is_told_before_the_first_epoch(state, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *arguments: False)  # root may write everywhere
+    checkpoints = Checkpoints(tmp_path / "new" / "folder")
+    checkpoints.resume(state.reset())
+    with pytest.raises(ValueError, match=f"cannot write into '.*folder': '{tmp_path}' may not be written to"):
+        state.fit(checkpoints, epochs=1)
 
 
 def test_two_trainings_in_one_directory_are_told(state, tmp_path):
