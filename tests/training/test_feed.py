@@ -223,38 +223,44 @@ def test_packed_pairs_for_a_model_that_leaves_segments_out():
         model.fit(batches, verbose=0)
 
 
-def by_hand(model, inputs, labels):
-    """All the ways in which a batch gets to a model that are no `fit` of batches."""
-    yield model
-    yield lambda x: model.predict(x, verbose=0)
-    yield lambda x: model.fit(x, labels, verbose=0)
-    yield lambda x: model.train_on_batch(x, labels)
+def within_another(model, inputs):
     outer = {name: keras.Input((None,), dtype="int32", name=name) for name in inputs}
-    yield keras.Model(outer, model(outer))
-    if keras.backend.backend() == "tensorflow":
-        batches = PackedBatches(ROWS, length=17, batch_size=3)
-        yield lambda x: model.fit(batches.dataset().repeat(), steps_per_epoch=1, verbose=0)
+    return keras.Model(outer, model(outer))(inputs)
+
+
+# All the ways in which a batch gets to a model that are no `fit` of batches.
+BY_HAND = {
+    "call": lambda model, inputs, labels: model(inputs),
+    "nested": lambda model, inputs, labels: within_another(model, inputs),
+    "predict": lambda model, inputs, labels: model.predict(inputs, verbose=0),
+    "fit": lambda model, inputs, labels: model.fit(inputs, labels, verbose=0),
+    "generator": lambda model, inputs, labels: model.fit(iter([(inputs, labels)]), verbose=0),
+    "train_on_batch": lambda model, inputs, labels: model.train_on_batch(inputs, labels),
+    "repeated": lambda model, inputs, labels: model.fit(
+        PackedBatches(ROWS, length=17, batch_size=3).dataset().repeat(), steps_per_epoch=1, verbose=0
+    ),
+}
 
 
 @pytest.mark.filterwarnings("ignore:The structure of `inputs`")
-def test_packed_batches_by_hand_for_a_model_that_drops_segments(recwarn):
+@pytest.mark.parametrize(
+    "way", [pytest.param(x, marks=pytest.mark.tensorflow) if x == "repeated" else x for x in BY_HAND]
+)
+def test_packed_batches_by_hand_for_a_model_that_drops_segments(way, recwarn):
     inputs, labels = PackedBatches(ROWS, length=17, batch_size=3).batch(0)
-    model = packed_model("tokens")
-    for run in by_hand(model, inputs, labels):
-        with pytest.raises(
-            ValueError, match=rf"'{model.name}' was given \['segment_ids'\].*segment_ids, as the example"
-        ):
-            run(inputs)
-    without = {name: inputs[name] for name in ("tokens", "segment_ids")}  # what others call so may be something else
-    with pytest.warns(UserWarning, match=rf"'{model.name}' was given \['segment_ids'\]"):
-        model(without)
-    relative = packed_model("tokens", "segment_ids", position=kt.RotaryPosition())
-    whole = packed_model("tokens", "segment_ids", "positions")
+    with pytest.raises(ValueError, match=r"' was given \['segment_ids'\].*segment_ids, as the example of"):
+        BY_HAND[way](packed_model("tokens"), inputs, labels)
     recwarn.clear()
-    for model in (relative, whole):
-        for run in by_hand(model, inputs, labels):
-            run(inputs)
+    BY_HAND[way](packed_model("tokens", "segment_ids", position=kt.RotaryPosition()), inputs, labels)
+    BY_HAND[way](packed_model("tokens", "segment_ids", "positions"), inputs, labels)
     assert not [warning for warning in recwarn if "packed" in str(warning.message)]
+
+
+@pytest.mark.filterwarnings("ignore:The structure of `inputs`")
+def test_segment_ids_alone_may_be_something_else():
+    inputs, _ = PackedBatches(ROWS, length=17, batch_size=3).batch(0)
+    with pytest.warns(UserWarning, match=r"' was given \['segment_ids'\] of packed sequences"):
+        packed_model("tokens")({name: inputs[name] for name in ("tokens", "segment_ids")})
 
 
 @pytest.mark.filterwarnings("ignore:The structure of `inputs`")
