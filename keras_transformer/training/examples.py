@@ -180,8 +180,10 @@ class Examples:
         arrays = [_array(row) for row in rows]
         for number, array in zip(numbers, arrays, strict=True):
             if array.ndim != 1 or array.dtype.kind not in "iu":
-                advice = " Give `tokenizers` for texts." if array.dtype.kind in "US" else ""
-                if array.dtype.kind == "O" or not array.ndim:
+                advice = ""
+                if array.dtype.kind in "US":
+                    advice = " Give `tokenizers` for texts."
+                elif array.dtype.kind == "O" or not array.ndim:
                     advice = " Either all examples are rows of ids, or all are pairs of them, as the first is."
                 raise ValueError(
                     f"{self.owner} takes rows of integer ids; example {number} is of shape {array.shape} and dtype "

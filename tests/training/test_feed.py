@@ -234,7 +234,7 @@ BY_HAND = {
     "nested": lambda model, inputs, labels: within_another(model, inputs),
     "predict": lambda model, inputs, labels: model.predict(inputs, verbose=0),
     "fit": lambda model, inputs, labels: model.fit(inputs, labels, verbose=0),
-    "generator": lambda model, inputs, labels: model.fit(iter([(inputs, labels)]), verbose=0),
+    "generator": lambda model, inputs, labels: model.fit((x for x in [(inputs, labels)]), verbose=0),
     "train_on_batch": lambda model, inputs, labels: model.train_on_batch(inputs, labels),
     "repeated": lambda model, inputs, labels: model.fit(
         PackedBatches(ROWS, length=17, batch_size=3).dataset().repeat(), steps_per_epoch=1, verbose=0

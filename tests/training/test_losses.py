@@ -252,7 +252,7 @@ OUTPUTS = {
     "each step": lambda: keras.layers.TimeDistributed(keras.layers.Dense(VOCABULARY, activation="softmax")),
     "activation": lambda: keras.Sequential([keras.layers.Dense(VOCABULARY), keras.layers.Activation("softmax")]),
     "in a function": lambda: keras.layers.Lambda(
-        lambda x: ops.softmax(x @ ops.ones((13, VOCABULARY))), output_shape=(LENGTH, VOCABULARY)
+        lambda x: ops.softmax(x @ ops.ones((13, VOCABULARY), x.dtype)), output_shape=(LENGTH, VOCABULARY)
     ),
     "logits": lambda: keras.layers.Dense(VOCABULARY),
 }
