@@ -73,7 +73,12 @@ class Loop:
 
     def _follow(self) -> None:
         """Prepare anew if more than weights has changed in the model."""
-        if self._read_structure() != self._structure:
+        if self._structure.is_current():
+            return
+        structure = self._read_structure()
+        if structure == self._structure:
+            self._structure = structure
+        else:
             logger.info("The model '%s' has changed: verifying and compiling anew.", self.model.name)
             self._prepare()
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import keras_transformer as kt
+from keras_transformer.decoding.structure import Structure
 
 pytestmark = pytest.mark.long  # on JAX: each test compiles a model of its own
 
@@ -92,6 +93,8 @@ def test_training_compiles_nothing(model, caplog):
     with caplog.at_level(logging.INFO, "keras_transformer"):
         after = generator(PROMPTS)
     assert caplog.text == ""
+    if keras.backend.backend() != "torch":  # where every call runs the layers
+        assert generator._structure.is_current()  # and nothing is read anew at the next call
     assert np.abs(after["scores"] - before["scores"]).max() > 1e-4
     assert_same(after, make(model)(PROMPTS))
 
@@ -116,3 +119,46 @@ def test_a_copy_has_a_model_of_its_own(speculative, copied, model, draft):
 def test_a_shallow_copy_shares_the_model(model):
     generator = make(model)
     assert copy.copy(generator).model is generator.model
+
+
+class Settings:
+    def __init__(self):
+        self.values = {"rate": 1}
+
+
+class Holding(keras.layers.Layer):
+    """A layer with settings of every form."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.factors, self.table, self.settings, self.names = [1.0, 2.0], {3: "a"}, Settings(), {"x"}
+        self.blocks = [keras.layers.Dense(5), kt.FeedForward(7)]
+
+    def call(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+IN_PLACE = {
+    "an attribute": lambda layer: setattr(layer, "factor", 2),
+    "a list": lambda layer: layer.factors.append(3.0),
+    "an entry": lambda layer: layer.factors.__setitem__(0, 5.0),
+    "a key": lambda layer: layer.table.update({4: layer.table.pop(3)}),
+    "an object": lambda layer: layer.settings.values.update(rate=2),
+    "a set": lambda layer: layer.names.add("y"),
+    "an order": lambda layer: layer.blocks.reverse(),
+    "a policy": lambda layer: setattr(layer.blocks[0], "dtype_policy", "mixed_bfloat16"),
+    "LoRA": lambda layer: layer.blocks[1].inner.enable_lora(2),
+}
+
+
+@pytest.mark.parametrize("change", IN_PLACE)
+def test_whatever_changes_in_place_is_noticed(change):
+    x, layer = keras.Input((3, 11)), Holding()
+    model = keras.Model(x, layer(x))
+    structure = Structure([model])
+    model.set_weights([2 * weight for weight in model.get_weights()])
+    assert structure.is_current() and structure == Structure([model])
+    IN_PLACE[change](layer)
+    assert not structure.is_current() and structure != Structure([model])
