@@ -86,6 +86,10 @@ class TokenEmbedding(Adaptable, keras.layers.Embedding):
     def build(self, inputs_shape=None):
         super().build(inputs_shape)
 
+    def add_weight(self, *args, **kwargs):
+        # This layer casts no inputs, so a model around it would decide to what its scales are rounded (Keras 3.15.1).
+        return super().add_weight(*args, **{"autocast": False, **kwargs})
+
     def __call__(self, inputs, *args, **kwargs):
         padding = 0 if self.padding_id is None else self.padding_id
         check_dense(self, [inputs], f"Pad it: `ids.to_tensor({padding})`.")
@@ -110,7 +114,7 @@ class TokenEmbedding(Adaptable, keras.layers.Embedding):
     def look_up(self, ids):
         """The rows of the table that ids (B, T) name."""
         if self.quantization_mode is not None:
-            return super().quantized_call(ids)
+            return ops.cast(super().quantized_call(ids), self.compute_dtype)
         found = ops.take(self._embeddings, ids, axis=0)
         if self.lora_enabled:
             found = found + self._lora_scale * ops.matmul(

@@ -58,6 +58,21 @@ def test_a_quantized_model_is_small_and_near_and_survives_a_file(mode, nearest, 
 
 
 @pytest.mark.parametrize("mode", ["int8", "int4"])
+def test_a_quantized_model_in_half_precision_survives_a_file(mode, tmp_path):
+    """Which has no policy of its own then: a functional model's configuration tells none."""
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = small_model()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model.quantize(mode)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(as_numpy(loaded(IDS)), as_numpy(model(IDS)))
+    assert keras.backend.standardize_dtype(model.get_layer("embedding")(IDS).dtype) == "bfloat16"
+
+
+@pytest.mark.parametrize("mode", ["int8", "int4"])
 def test_a_quantized_model_generates_as_without_a_cache(mode):
     model = small_model(position=kt.RotaryPosition)
     model.quantize(mode)
