@@ -186,10 +186,13 @@ def serialize_position(position: AttentionPosition | None):
     """The configuration of a position object, marked so that layers which share it still do after loading.
 
     Keras marks an object as shared from its second serialization on, when the configuration from the first has been
-    copied into its layer's already, unmarked; so it is serialized twice (Keras 3.15.1).
+    copied into its layer's already, unmarked; so it is serialized twice (Keras 3.15.1). The shape that it was built
+    with is left out: whatever is made from the configuration is built by the first layer that has it, as before, and so
+    its weights have the same path.
     """
     keras.saving.serialize_keras_object(position)
-    return keras.saving.serialize_keras_object(position)
+    config = keras.saving.serialize_keras_object(position)
+    return None if config is None else {key: value for key, value in config.items() if key != "build_config"}
 
 
 def deserialize_position(position) -> AttentionPosition | None:

@@ -1,5 +1,7 @@
 """What has been set on a layer, or on a part of one at any depth, is there again after every way to copy or save it."""
 
+import pickle
+
 import keras
 import numpy as np
 import pytest
@@ -125,6 +127,16 @@ def test_a_shared_position_is_frozen_with_its_layer_or_by_itself():
     layer = kt.EncoderLayer(1, INNER, position=position)
     layer(np.ones((1, 7, DIM)))
     assert [x.name for x in layer.non_trainable_weights] == ["embeddings"]
+
+
+@pytest.mark.parametrize("name", [name for name in CATALOGUE if "relative" in name or "all options" in name])
+def test_the_weights_of_a_copy_have_the_same_paths(name):
+    """By which layouts, optimizers and weight decay choose among them."""
+    layer, inputs = CATALOGUE[name]()
+    symbols = [keras.Input(x.shape[1:], dtype=str(x.dtype)) for x in inputs]
+    model = keras.Model(symbols, layer(*symbols))
+    for copied in (keras.models.clone_model(model), pickle.loads(pickle.dumps(model))):
+        assert [x.path for x in copied.weights] == [x.path for x in model.weights]
 
 
 def nested(inner):
