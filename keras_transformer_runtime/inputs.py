@@ -64,6 +64,8 @@ def read_input(x: Input, values) -> np.ndarray:
         if array.dtype.kind in "iu":
             check_range(array, what, None)
             array = array.astype(np.int32)
+    elif x.dtype == "bool":
+        array = _read_truth(values, what)
     elif "int" in x.dtype:
         array = _read_integers(x, values, what)
     else:
@@ -75,8 +77,8 @@ def read_input(x: Input, values) -> np.ndarray:
 def _check_shape(x: Input, shape: tuple, what: str) -> None:
     expected = (None, None) if x.shape is None else x.shape
     fits = len(shape) == len(expected) or (x.shape is None and len(shape) > 1)
-    if not fits or not shape[0] or any(w not in (None, g) for w, g in zip(expected[1:], shape[1:], strict=False)):
-        raise ValueError(f"{what} takes an array of shape {expected}, at least one row, got shape {shape}.")
+    if not fits or any(w not in (None, g) for w, g in zip(expected, shape, strict=False)):
+        raise ValueError(f"{what} takes an array of shape {expected}, got shape {shape}.")
 
 
 def pad_rows(x: Input, array: np.ndarray, room: tuple) -> np.ndarray:
@@ -97,7 +99,7 @@ def pad_rows(x: Input, array: np.ndarray, room: tuple) -> np.ndarray:
             "model does not ignore padding there. Export with that source_length, or to a SavedModel."
         )
     sides = [(0, 0), *((0, most - size) for size, most in zip(given, room, strict=True))]
-    return np.pad(array, sides, constant_values=x.padding_id or 0) if array.dtype.kind in "iuf" else array
+    return np.pad(array, sides, constant_values=x.padding_id or 0) if array.dtype.kind in "biuf" else array
 
 
 def _read_integers(x: Input, values, what: str) -> np.ndarray:
@@ -105,7 +107,7 @@ def _read_integers(x: Input, values, what: str) -> np.ndarray:
         array = as_integers(values, what)
         check_range(array, what, x.vocabulary_size, bits=np.iinfo(x.dtype).bits)
         return array.astype(x.dtype)
-    if isinstance(values, np.ndarray):
+    if isinstance(values, np.ndarray) and values.dtype != object:  # that may be one of lists
         _check_shape(x, values.shape, what)
     rows = read_rows(values, what, padding_id=x.padding_id, vocabulary_size=x.vocabulary_size, inner_padding=True)
     width = max((len(row) for row in values), default=0) if x.shape[1] is None else x.shape[1]
@@ -131,6 +133,16 @@ def _read_features(x: Input, values, what: str) -> np.ndarray:
             raise ValueError(f"{what} takes ids, got numbers that are not whole.")
         check_range(array, what, x.vocabulary_size)
     return array.astype(x.dtype)
+
+
+def _read_truth(values, what: str) -> np.ndarray:
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{what} takes truth values in a regular shape: {error}.") from error
+    if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
+        raise ValueError(f"{what} takes truth values, or 0 and 1, got {array.dtype} of shape {array.shape}.")
+    return array.astype(bool)
 
 
 def _read_strings(x: Input, values, what: str) -> np.ndarray:

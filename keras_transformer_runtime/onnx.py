@@ -32,7 +32,12 @@ def named(session, renamed: dict[str, str] | None = None):
     names = [renamed.get(x.name, x.name) for x in session.get_outputs()]
 
     def run(**inputs):
-        outputs = session.run(None, {name: np.asarray(inputs[name]) for name in wanted})
+        arrays = {name: np.asarray(inputs[name]) for name in wanted}
+        try:
+            outputs = session.run(None, arrays)
+        except Exception as error:  # it has an error class for each status, and no common one
+            shapes = {name: x.shape for name, x in arrays.items()}
+            raise ValueError(f"onnxruntime cannot run the model on inputs of shapes {shapes}: {error}") from error
         return dict(zip(names, outputs, strict=True))
 
     return run

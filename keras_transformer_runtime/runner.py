@@ -69,7 +69,7 @@ class Runner:
         """The inputs that take ids, features or strings, in order."""
         return [x.name for x in self.inputs]
 
-    def __call__(self, inputs, *, lengths=None, seed: int | None = None) -> dict:
+    def __call__(self, inputs, *, lengths=None, seed: int | None = None, max_length: int | None = None) -> dict:
         """Generate, or, with the export of a plain model, compute its outputs.
 
         Args:
@@ -79,6 +79,7 @@ class Runner:
                 of the lists, or of the rows without the padding that they end with.
             seed: Of the random numbers, if the strategy draws any. Default: the strategy's own. They depend on the
                 place of a row in its batch, and a .tflite file has batches of its own size.
+            max_length: As `Generator` takes it; but an export has the one that it was written with, and takes no other.
 
         Returns:
             Of a generator `tokens` (B, N, L), `lengths` (B, N), `scores` (B, N), and, with a target tokenizer,
@@ -88,11 +89,16 @@ class Runner:
             ValueError: If an input is missing, too long, or not of the kind that the export takes; or an id is
                 negative or out of its vocabulary.
         """
+        self._check_max_length(max_length)
         seed = self._seed(seed)
         if is_strings(inputs) and self._takes_texts:
+            if lengths is not None:
+                raise ValueError("lengths are those of ids; texts have their own.")
             return self._run_texts(list(inputs), seed)
         arrays = self._read(inputs, lengths)
         rows = len(next(iter(arrays.values())))
+        if not rows:
+            return self._nothing()
         parts = [self._run({**batch, **seed}) for batch in self._batches(arrays, rows)]
         outputs = parts[0] if len(parts) == 1 else {x: np.concatenate([y[x] for y in parts]) for x in parts[0]}
         outputs = self._crop({name: x[:rows] if x.ndim else x for name, x in outputs.items()}, arrays)
@@ -103,17 +109,37 @@ class Runner:
             ]
         return outputs
 
+    def _nothing(self) -> dict:
+        """The answer to no rows, as `Generator` gives it."""
+        shape = (0, self.metadata["num_return"])
+        outputs = {
+            "tokens": np.zeros((*shape, self.metadata["max_length"]), np.int32),
+            "lengths": np.zeros(shape, np.int32),
+            "scores": np.zeros(shape, np.float32),
+        }
+        return outputs if self.target_tokenizer is None else {**outputs, "texts": []}
+
+    def _check_max_length(self, max_length: int | None) -> None:
+        own = self.metadata["max_length"] if self.is_generator else None
+        if max_length is not None and (isinstance(max_length, bool) or max_length != own):
+            raise ValueError(
+                f"The export has max_length={own}, fixed when it was written, got max_length={max_length!r}: export a "
+                "Generator with that max_length."
+            )
+
     def _text(self, ids: list[int]) -> str:
         """The text of a sequence without what starts and ends it."""
         ids = ids[:-1] if ids and ids[-1] in self.metadata["end_tokens"] else ids
         ids = ids[1:] if ids and ids[0] == self.metadata["start_token"] else ids
         return self.target_tokenizer.detokenize(ids)
 
-    def stream(self, inputs, *, lengths=None, seed: int | None = None) -> Iterator[np.ndarray]:
+    def stream(
+        self, inputs, *, lengths=None, seed: int | None = None, max_length: int | None = None
+    ) -> Iterator[np.ndarray]:
         """Generate, and hand out tokens as they come.
 
         Args:
-            inputs, lengths, seed: As of a call. At most as many rows as the file takes at once.
+            inputs, lengths, seed, max_length: As of a call. At most as many rows as the file takes at once.
 
         Yields:
             (B,) int32, the next token of each row, or (B, N) of a strategy that returns N; padding for a row that has
@@ -142,15 +168,20 @@ class Runner:
             raise ValueError(f"The export takes the inputs {names}, got {sorted(map(str, inputs))}.")
         if self._has_prompts:
             (x,) = self.inputs
-            rows = read_prompts(x, inputs[x.name], lengths, self.metadata)
-            arrays = {x.name: rows.ids, "lengths": rows.lengths}
+            ids, lengths = read_prompts(x, inputs[x.name], lengths, self.metadata)
+            missing = max(0, 1 - ids.shape[1])  # where all are empty, there is room for what begins them
+            ids = np.pad(ids, ((0, 0), (0, missing)), constant_values=self.metadata["padding_id"] or 0)
+            arrays = {x.name: ids, "lengths": lengths}
         elif lengths is not None:
             raise ValueError("lengths are those of prompts, and this export takes none.")
         else:
             arrays = {x.name: read_input(x, inputs[x.name]) for x in self.inputs}
-        if len({len(x) for x in arrays.values()}) > 1 or not len(next(iter(arrays.values()))):
+        least = 0 if self.is_generator else 1
+        if len({len(x) for x in arrays.values()}) > 1 or len(next(iter(arrays.values()))) < least:
             shapes = {name: x.shape for name, x in arrays.items()}
-            raise ValueError(f"The inputs are arrays of the same number of rows, at least one, got shapes {shapes}.")
+            raise ValueError(
+                f"The inputs are arrays of the same number of rows, at least {least}, got shapes {shapes}."
+            )
         if self._has_prompts:
             self._check_prompts(arrays[x.name], arrays["lengths"])
         return arrays
@@ -163,7 +194,7 @@ class Runner:
         if self.metadata["start_token"] is None and not lengths.all():
             raise ValueError("A prompt is empty, and there is no start_token to begin with.")
         longest, padding_id = self.metadata["max_length"], self.metadata["padding_id"]
-        if lengths.max() > longest:
+        if lengths.max(initial=0) > longest:
             raise ValueError(f"A prompt has {lengths.max()} tokens; max_length, {longest}, counts them, too.")
         if padding_id is None or self._takes_lengths:
             return
@@ -254,7 +285,8 @@ class StaticRunner(Runner):
             for name, x in outputs.items()
         }
 
-    def stream(self, inputs, *, lengths=None, seed: int | None = None):
+    def stream(self, inputs, *, lengths=None, seed: int | None = None, max_length: int | None = None):
+        self._check_max_length(max_length)
         if self.metadata["layout"] != "step" or not self.metadata["streams"]:
             raise ValueError(
                 "The file cannot stream: export a Greedy or Sampling generator with "
@@ -263,6 +295,8 @@ class StaticRunner(Runner):
         seed = self._seed(seed)
         arrays = self._read(inputs, lengths)
         rows = len(next(iter(arrays.values())))
+        if not rows:
+            return iter(())
         if rows > self.metadata["batch_size"]:
             raise ValueError(f"The file streams {self.metadata['batch_size']} rows at a time, got {rows}.")
         (batch,) = self._batches(arrays, rows)

@@ -24,12 +24,11 @@ class SavedModelRunner(Runner):
         tf = needed("tensorflow", "A SavedModel")
         self._constant = tf.constant
         try:
-            self._loaded = tf.saved_model.load(str(path))
-        except RuntimeError as error:
-            if "TFText>" not in str(error):
-                raise
-            register_text_operations()
-            self._loaded = tf.saved_model.load(str(path))
+            self._loaded = _load(path)
+        except ImportError:
+            raise
+        except Exception as error:  # of protobuf, of TensorFlow, or whatever a damaged file makes them stumble over
+            raise ValueError(f"'{path}' is damaged, TensorFlow cannot load it: {error!r}") from error
         self.signatures = self._loaded.signatures
         # A plain model that has strings at serving_default has ids at encode.
         names = ("generate",) if metadata["kind"] == "generator" else ("encode", "serving_default")
@@ -70,7 +69,8 @@ class SavedModelRunner(Runner):
         outputs = function(**{name: self._constant(x) for name, x in inputs.items() if name in wanted})
         return {name: x.numpy() for name, x in outputs.items()}
 
-    def stream(self, inputs, *, lengths=None, seed: int | None = None):
+    def stream(self, inputs, *, lengths=None, seed: int | None = None, max_length: int | None = None):
+        self._check_max_length(max_length)
         if "advance" not in self.signatures:
             raise ValueError(
                 "The SavedModel cannot stream: export a Greedy or Sampling generator with "
@@ -78,9 +78,24 @@ class SavedModelRunner(Runner):
             )
         seed = self._seed(seed)
         arrays = {**self._read(inputs, lengths), **seed}
+        rows = len(next(iter(arrays.values())))
+        if not rows:
+            return iter(())
         carries = stream(self.signatures, {name: self._constant(x) for name, x in arrays.items()})
         carries = ({name: carry[name].numpy() for name in ("tokens", "lengths")} for carry in carries)
-        return self._new_tokens(carries, len(next(iter(arrays.values()))))
+        return self._new_tokens(carries, rows)
+
+
+def _load(path: Path):
+    import tensorflow as tf
+
+    try:
+        return tf.saved_model.load(str(path))
+    except RuntimeError as error:
+        if "TFText>" not in str(error):
+            raise
+        register_text_operations()
+        return tf.saved_model.load(str(path))
 
 
 def stream(signatures: dict, tensors: dict) -> Iterator[dict]:

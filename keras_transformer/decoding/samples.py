@@ -7,7 +7,8 @@ import numpy as np
 from keras import ops
 
 from keras_transformer._keras import learned_variables
-from keras_transformer.decoding.program import PASS_IDS, Program, table_size
+from keras_transformer.decoding.compiling import failures
+from keras_transformer.decoding.program import PASS_IDS, Program, run, table_size
 
 BATCH, SOURCE_LENGTH = 2, 7
 BLOCK = 65521  # a prime: a block of so many random numbers, repeated, has no pattern that a matrix shares
@@ -34,6 +35,8 @@ def sample_inputs(program: Program, lengths: int | dict[str, int], batch: int, s
 
 def _sample(program: Program, slot: int, shape: tuple, random) -> np.ndarray:
     dtype = program.input_dtypes[slot]
+    if dtype == "bool":
+        return random.integers(0, 2, shape).astype(dtype)
     readers = [x.operation for x in program.readers(slot, PASS_IDS)]
     vocabulary = next((words for words in map(_vocabulary, readers) if words is not None), None)
     if dtype == "string":
@@ -43,14 +46,73 @@ def _sample(program: Program, slot: int, shape: tuple, random) -> np.ndarray:
         return np.array([" ".join(row) for row in picked.reshape(-1, picked.shape[-1])], dtype=object).reshape(shape)
     if vocabulary is not None:
         return random.choice(np.asarray(vocabulary), shape).astype(dtype)
-    sizes = [size for size in (table_size(x, dtype) for x in readers) if size is not None]
-    if "int" not in dtype and not sizes:
-        return random.normal(size=shape).astype(dtype)
-    return sample_ids(random, min(sizes, default=2), shape, program.padding_id(slot)).astype(dtype)
+    sizes = [size for size in (table_size(x, dtype) or _classes(x, dtype) for x in readers) if size is not None]
+    if sizes:
+        return sample_ids(random, min(sizes), shape, program.padding_id(slot)).astype(dtype)
+    if "int" not in dtype:
+        usual = random.normal(size=shape)
+    elif len(shape) > 2:  # pixels
+        usual = random.integers(0, 256, shape)
+    else:
+        usual = sample_ids(random, 2, shape, program.padding_id(slot))
+    return _suiting_tables(program, slot, usual.astype(dtype), random)
+
+
+def _classes(operation, dtype: str) -> int | None:
+    """How many different integers an operation tells apart: one-hot and multi-hot vectors."""
+    names = {"OneHot": "num_classes", "MultiHot": "num_classes", "CategoryEncoding": "num_tokens"}
+    return getattr(operation, names.get(type(operation).__name__, ""), None) if "int" in dtype else None
+
+
+def _suiting_tables(program: Program, slot: int, usual: np.ndarray, random) -> np.ndarray:
+    """Values for an input, `usual` ones, unless tables of ids read what operations without weights make of it: a
+    function that casts, a difference. Then those that the tables take, whole numbers below their sizes, or smaller."""
+    _, sizes = _way_to_tables(program, slot)
+    if not sizes:
+        return usual
+    ids = sample_ids(random, min(sizes), usual.shape, program.padding_id(slot))
+    tries = (x.astype(usual.dtype) for x in (ids, ids % 2 + 1, usual, np.ones_like(ids), np.zeros_like(ids)))
+    return next((x for x in tries if suits_tables(program, slot, x)), usual)
+
+
+def suits_tables(program: Program, slot: int, values: np.ndarray) -> bool:
+    """Whether the tables that an input reaches through operations without weights take what these make of `values`."""
+    path, _ = _way_to_tables(program, slot)
+    found = {slot: ops.convert_to_tensor(values)} if path else {}
+    try:
+        run(path, found)
+    except failures():
+        return False
+    return all(map(_is_finite, found.values()))  # beyond a table some backends give NaN
+
+
+def _way_to_tables(program: Program, slot: int) -> tuple[list, list[int]]:
+    """The instructions from an input to the tables that read what is made of it alone without weights, and their
+    sizes; none if there are no such tables."""
+    slots, path, sizes = {slot}, [], []
+    for instruction in program.instructions:
+        operation = instruction.operation
+        if slots.isdisjoint(instruction.inputs):
+            continue
+        size = None if instruction.kwargs.get("reverse") else table_size(operation, "int32")
+        if size is not None:
+            sizes.append(size)
+        elif getattr(operation, "variables", None) or not slots.issuperset(instruction.inputs):
+            continue
+        else:
+            slots.update(instruction.outputs)
+        path.append(instruction)
+    return (path, sizes) if sizes else ([], [])
+
+
+def _is_finite(x) -> bool:
+    return not keras.backend.is_float_dtype(x.dtype) or bool(ops.all(ops.isfinite(x)))
 
 
 def _vocabulary(operation) -> Sequence | None:
     """The entries that a lookup layer of Keras knows; some strings or numbers for one that hashes them."""
+    if getattr(operation, "invert", False):  # from ids to entries
+        return range(operation.vocabulary_size())
     if isinstance(operation, keras.layers.TextVectorization | keras.layers.StringLookup | keras.layers.IntegerLookup):
         return list(operation.get_vocabulary(include_special_tokens=False)) or [1, 2, 3]
     return range(1, 100) if isinstance(operation, keras.layers.Hashing) else None

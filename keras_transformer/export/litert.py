@@ -26,6 +26,7 @@ from keras_transformer.export.report import ExportReport, size_of, specification
 from keras_transformer.export.samples import as_inputs, sample_inputs, sample_seed
 from keras_transformer.export.signatures import (
     Signature,
+    fixed_rows,
     generate_signature,
     input_paddings,
     model_signature,
@@ -34,7 +35,7 @@ from keras_transformer.export.signatures import (
 )
 from keras_transformer.export.steps import prefill_lengths, step_signatures
 from keras_transformer.export.strings import check_tokenizers, token_inputs, tokenizers_of, with_tokenizers
-from keras_transformer.models.packable import unpacked
+from keras_transformer.models.packable import FURTHER, unpacked
 from keras_transformer_runtime.description import checksum, read_archive
 from keras_transformer_runtime.litert import load_program
 from keras_transformer_runtime.packages import needed
@@ -48,7 +49,7 @@ def litert(
     path: str | os.PathLike,
     *,
     source_length: int | None = None,
-    batch_size: int = 1,
+    batch_size: int | None = None,
     layout: str = "generate",
     quantize: str | None = None,
     source_tokenizer=...,
@@ -78,7 +79,7 @@ def litert(
         generator_or_model: What to export.
         path: File to write.
         source_length: Length that every input of unknown length gets.
-        batch_size: Number of rows.
+        batch_size: Number of rows. Default: 1, or what the model's inputs are fixed to.
         layout: `"generate"` or `"step"`.
         quantize: Of the weights: None keeps float32; `"float16"`; `"int8"` and `"int4"`, per channel and in blocks,
             activations staying float32. Quantized answers may differ; the report tells how many of the samples do.
@@ -105,13 +106,14 @@ def litert(
     check_target(path, LITERT, overwrite=overwrite)
     source_tokenizer, target_tokenizer = tokenizers_of(generator_or_model, source_tokenizer, target_tokenizer)
     is_generator = isinstance(generator_or_model, Generator)
-    generator_or_model = generator_or_model if is_generator else unpacked(generator_or_model)
+    generator_or_model = generator_or_model if is_generator else unpacked(generator_or_model, FURTHER)
     if layout not in LAYOUTS or (layout == "step" and not is_generator):
         raise ValueError(f"litert takes layout='generate', or 'step' for a Generator, got {layout!r}.")
     model = generator_or_model.model if is_generator else generator_or_model
     check_convertible(model)
     ids = generate_signature(generator_or_model) if is_generator else model_signature(generator_or_model)
     check_tokenizers(generator_or_model, ids, source_tokenizer, target_tokenizer)
+    batch_size = fixed_rows(model, 1) if batch_size is None else batch_size
     whole = with_static_shapes(generator_or_model, ids, source_length, batch_size, "A LiteRT file")
     if layout == "step":
         lengths = prefill_lengths(generator_or_model, source_length)
@@ -206,7 +208,7 @@ def _operators(path: Path) -> Counter:
 
 def _batches(target, ids: Signature, whole: Signature, length: int, source_tokenizer, samples) -> list[list]:
     """Inputs to try: random ones, and the samples, cut into batches and padded to the shapes of the file."""
-    inputs, batch_size = [x for x in whole.inputs if x.name != "seed"], whole.inputs[0].shape[0]
+    inputs, batch_size = whole.inputs, whole.inputs[0].shape[0]
     batches, paddings = [sample_inputs(target, whole, length, batch_size)], input_paddings(target, ids)
     if samples is None:
         return batches
@@ -215,10 +217,10 @@ def _batches(target, ids: Signature, whole: Signature, length: int, source_token
 
         arrays = token_inputs(target, ids, source_tokenizer, tf.constant(list(samples)), paddings[0])
     else:
-        arrays = as_inputs(samples, ids, paddings)
+        arrays = as_inputs(target, samples, ids)
     for start in range(0, len(arrays[0]), batch_size):
         batch = []
-        for array, (name, shape, _), padding_id in zip(arrays, inputs, paddings, strict=False):
+        for array, (name, shape, _), padding_id in zip(arrays, inputs, paddings, strict=False):  # a seed is the last
             rows = array[start : start + batch_size]
             if any(given > room for given, room in zip(rows.shape[1:], shape[1:], strict=True)):
                 raise ValueError(f"The samples of '{name}' have shape {rows.shape[1:]}; the file takes {shape[1:]}.")

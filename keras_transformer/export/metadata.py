@@ -89,7 +89,8 @@ def _describe_inputs(target: Generator | keras.Model, ids: Signature, padding: P
         found.append(
             {
                 "name": name,
-                "shape": [None, *program.model.inputs[slot].shape[1:]],
+                # A file with static shapes is given one batch of rows after another.
+                "shape": [None if padding is not None else program.shapes[slot][0], *program.shapes[slot][1:]],
                 "dtype": dtype,
                 "vocabulary_size": size,
                 "padding_id": paddings[name] if is_ids else None,

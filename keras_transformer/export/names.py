@@ -1,5 +1,6 @@
 """What the inputs and outputs of an export are called: as in the model where that works, and no two alike."""
 
+import keyword
 import re
 from collections.abc import Sequence
 
@@ -9,10 +10,15 @@ import keras
 def input_names(model: keras.Model) -> list[str]:
     """The names of the model's inputs, each a letter with letters, digits and underscores behind it.
 
-    TensorFlow puts other characters out of the names of a signature's inputs, or fails on them.
+    TensorFlow puts other characters out of the names of a signature's inputs, or fails on them, as it does on words
+    that no parameter of a Python function may be called: such a name becomes `input_...`.
     """
+
+    def is_taken(name: str) -> bool:
+        return name[:1].isalpha() and name != "self" and not keyword.iskeyword(name)
+
     names = [re.sub(r"[^A-Za-z0-9_]", "_", x.name) for x in model.inputs]
-    return unique([name if name[:1].isalpha() else f"input_{name.strip('_')}".rstrip("_") for name in names])
+    return unique([name if is_taken(name) else f"input_{name.strip('_')}".rstrip("_") for name in names])
 
 
 def output_names(model: keras.Model) -> list[str]:

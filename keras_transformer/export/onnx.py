@@ -17,13 +17,14 @@ from keras_transformer.export.padding import try_padding
 from keras_transformer.export.samples import sample_inputs, sample_seed
 from keras_transformer.export.signatures import (
     Signature,
+    fixed_rows,
     generate_signature,
     model_signature,
     require_tensorflow,
     with_static_shapes,
 )
 from keras_transformer.export.steps import prefill_lengths, step_signatures
-from keras_transformer.models.packable import unpacked
+from keras_transformer.models.packable import FURTHER, unpacked
 from keras_transformer_runtime.description import NAME, read_folder
 from keras_transformer_runtime.onnx import named, open_session
 from keras_transformer_runtime.packages import needed
@@ -37,7 +38,7 @@ def onnx(
     path: str | os.PathLike,
     *,
     source_length: int | None = None,
-    batch_size: int = 1,
+    batch_size: int | None = None,
     overwrite: bool = False,
     verify: bool = True,
 ) -> None:
@@ -52,7 +53,7 @@ def onnx(
         generator_or_model: What to export.
         path: File (of a plain model) or folder (of a generator) to write.
         source_length: Length of the sources, or of the prompts of a decoder-only model.
-        batch_size: Number of rows, of a generator.
+        batch_size: Number of rows, of a generator. Default: 1, or what the model's inputs are fixed to.
         overwrite: Whether what is there may be replaced.
         verify: Whether to run what was written with the `onnxruntime` package and compare it with Python.
 
@@ -65,10 +66,11 @@ def onnx(
     _require_converter()
     if isinstance(generator_or_model, Generator):
         with replacing(path, STEPS, overwrite=overwrite) as new:
-            _write_steps(generator_or_model, new, source_length, batch_size, verify)
+            rows = fixed_rows(generator_or_model, 1) if batch_size is None else batch_size
+            _write_steps(generator_or_model, new, source_length, rows, verify)
     else:
         with replacing(path, FILE, overwrite=overwrite) as new:
-            _write_model(unpacked(generator_or_model), new, source_length or 5, verify)
+            _write_model(unpacked(generator_or_model, FURTHER), new, source_length or 5, verify)
 
 
 def _write_model(model: keras.Model, path: Path, length: int, verify: bool) -> None:
@@ -77,7 +79,7 @@ def _write_model(model: keras.Model, path: Path, length: int, verify: bool) -> N
     metadata = metadata_files(model, signature, renamed=renamed)[NAME]
     _describe(path, metadata)
     if verify:
-        values = sample_inputs(model, signature, length, 2)
+        values = sample_inputs(model, signature, length, fixed_rows(model, 2))
         exported = _runner(model, path, renamed)(**dict(zip((x.name for x in signature.inputs), values, strict=True)))
         check_outputs(model, signature.function(*values), exported, "ONNX file")
 
@@ -177,17 +179,25 @@ def _convert(model: keras.Model, signature: Signature, path: Path) -> dict[str, 
             _Callable(model, signature._replace(function=function)).export(
                 str(path), format="onnx", verbose=False, input_signature=[specification], opset_version=OPSET
             )
-            _check_operations(path)
+            _check_file_of(path, signature)
     except Exception as error:  # the converter raises whatever it comes across
         raise _no_way(model, error) from error
     return renamed
 
 
-def _check_operations(path: Path) -> None:
-    """Raise an error if there is an operation in the file that ONNX does not have: the converter leaves it there."""
+def _check_file_of(path: Path, signature: Signature) -> None:
+    """Raise an error if there is an operation in the file that ONNX does not have, which the converter leaves there, or
+    an input that the signature does not have, which it makes of what a layer keeps as a tensor."""
     import onnx
 
     onnx.checker.check_model(str(path))
+    known = {x.name for x in signature.inputs}
+    strange = sorted({x.name for x in onnx.load(path, load_external_data=False).graph.input} - known)
+    if strange:
+        raise ValueError(
+            f"it makes inputs of the tensors {strange}, which a layer keeps beside its variables (as keras.layers."
+            "Normalization does with its statistics). Let the layer keep NumPy arrays"
+        )
 
 
 def _require_converter() -> None:

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from keras_transformer.decoding import Generator
+from keras_transformer.decoding.compiling import failures
 from keras_transformer.export.agreement import differs
 from keras_transformer.export.samples import sample_inputs
 from keras_transformer.export.signatures import Signature, input_paddings
@@ -34,10 +35,15 @@ def try_padding(target: Generator | keras.Model, ids: Signature, whole: Signatur
         pad(x, wanted.shape, padding)
         for x, wanted, padding in zip(shorter, whole.inputs, input_paddings(target, ids), strict=True)
     ]
-    before, after = (
-        {name: np.asarray(keras.ops.convert_to_numpy(x)) for name, x in ids.function(*values).items()}
-        for values in (shorter, longer)
-    )
+
+    def run(values):
+        return {name: np.asarray(keras.ops.convert_to_numpy(x)) for name, x in ids.function(*values).items()}
+
+    before, is_taken = run(shorter), True
+    try:
+        after = run(longer)
+    except failures():  # what pads is none of the ids that the model takes
+        after, is_taken = run(sample_inputs(target, ids, length, whole.inputs[0].shape[0])), False
     outputs = {
         name: tuple(
             None if axis and (x.shape[axis], size) == (half, length) else size
@@ -45,7 +51,9 @@ def try_padding(target: Generator | keras.Model, ids: Signature, whole: Signatur
         )
         for name, x in before.items()
     }
-    same = all(not differs(x, after[name][tuple(slice(size) for size in x.shape)]).any() for name, x in before.items())
+    same = is_taken and all(
+        not differs(x, after[name][tuple(slice(size) for size in x.shape)]).any() for name, x in before.items()
+    )
     return Padding(frozenset(varying if same else ()), outputs)
 
 

@@ -18,6 +18,7 @@ from keras_transformer.export.samples import as_inputs, sample_inputs, sample_se
 from keras_transformer.export.signatures import (
     Signature,
     encode_signature,
+    fixed_rows,
     generate_signature,
     input_paddings,
     model_signature,
@@ -36,7 +37,7 @@ from keras_transformer.export.strings import (
     tokenizers_of,
     with_tokenizers,
 )
-from keras_transformer.models.packable import unpacked
+from keras_transformer.models.packable import FURTHER, unpacked
 from keras_transformer.ops.runtime import without_xla
 from keras_transformer_runtime.description import NAME, read_folder
 from keras_transformer_runtime.saved_model import EXTRA, stream
@@ -123,7 +124,7 @@ def saved_model(
     check_target(path, SAVED_MODEL, overwrite=overwrite)
     source_tokenizer, target_tokenizer = tokenizers_of(generator_or_model, source_tokenizer, target_tokenizer)
     is_generator = isinstance(generator_or_model, Generator)
-    generator_or_model = generator_or_model if is_generator else unpacked(generator_or_model)
+    generator_or_model = generator_or_model if is_generator else unpacked(generator_or_model, FURTHER)
     model = generator_or_model.model if is_generator else generator_or_model
     ids = generate_signature(generator_or_model) if is_generator else model_signature(generator_or_model)
     check_tokenizers(generator_or_model, ids, source_tokenizer, target_tokenizer)
@@ -233,7 +234,7 @@ def _verify(
 ) -> dict[str, float]:
     """Run what was written, on random samples and on the given ones, and compare with Python."""
     is_generator = isinstance(target, Generator)
-    values = sample_inputs(target, ids, length=min(5, longest), batch=2)
+    values = sample_inputs(target, ids, length=min(5, longest), batch=fixed_rows(target, 2))
     names = [x.name for x in ids.inputs]
     milliseconds, seed = {}, sample_seed(target)
 
@@ -256,11 +257,7 @@ def _verify(
     def named(values):
         return dict(zip(names, _tensors([*values, *seed]), strict=True))
 
-    batches = (
-        [values]
-        if samples is None or source_tokenizer is not None
-        else [values, as_inputs(samples, ids, input_paddings(target, ids))]
-    )
+    batches = [values] if samples is None or source_tokenizer is not None else [values, as_inputs(target, samples, ids)]
     for batch in batches:
         compare("generate" if is_generator else "encode", batch, named(batch))
     if "advance" in loaded.signatures:

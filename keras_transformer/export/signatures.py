@@ -59,6 +59,12 @@ def generate_signature(generator: Generator) -> Signature:
 def beginning(generator: Generator) -> tuple[list[Input], list[Input]]:
     """The sources, and all inputs that a generation begins with."""
     require_start_token(generator)
+    taken = sorted({"seed", "lengths", "prompts", "prompt_lengths"}.intersection(input_names(generator.model)))
+    if taken:
+        raise ValueError(
+            f"The model's inputs {taken} have names of what an export of a generator takes beside them; call them "
+            "something else: keras.Input(..., name=...)."
+        )
     sources = source_inputs(generator)
     if sources:
         return sources, sources
@@ -91,6 +97,18 @@ def _count(generator: Generator, tokens):
     places = ops.arange(1, ops.shape(tokens)[1] + 1, dtype="int32")
     real = ops.cast(ops.not_equal(tokens, generator.padding_id), "int32")
     return ops.max(ops.pad(real * places, [[0, 0], [0, 1]]), axis=1)
+
+
+def inputs_of_model(target: Generator | keras.Model, signature: Signature) -> list[Input]:
+    """The inputs of a signature that the model has, too: no seed, and no lengths of sequences."""
+    names = input_names(target.model if isinstance(target, Generator) else target)
+    return [x for x in signature.inputs if x.name in names]
+
+
+def fixed_rows(target: Generator | keras.Model, default: int) -> int:
+    """The number of rows that a model takes, where it takes no other."""
+    model = target.model if isinstance(target, Generator) else target
+    return next((x.shape[0] for x in model.inputs if x.shape[0] is not None), default)
 
 
 def input_paddings(target: Generator | keras.Model, signature: Signature) -> list[int | None]:
@@ -157,6 +175,9 @@ def with_static_shapes(
     target: Generator | keras.Model, signature: Signature, source_length: int | None, batch_size: int, what: str
 ) -> Signature:
     """The signature with `batch_size` rows and `source_length` in place of every unknown length."""
+    for name, count in (("source_length", source_length), ("batch_size", batch_size)):
+        if count is not None and (type(count) is not int or count < 1):
+            raise ValueError(f"{what} has static shapes: {name} is a positive integer, got {count!r}.")
     if source_length is None and any(dim is None for x in signature.inputs for dim in x.shape[1:]):
         raise ValueError(
             f"{what} has static shapes: give source_length, the length of the inputs "
@@ -166,6 +187,11 @@ def with_static_shapes(
         raise ValueError(
             f"source_length is the length of the prompts here, {source_length}; the generator's max_length, "
             f"{target.max_length}, counts them, too."
+        )
+    if fixed_rows(target, batch_size) != batch_size:
+        raise ValueError(
+            f"The model takes batches of {fixed_rows(target, batch_size)} rows, by the shapes of its inputs; "
+            f"batch_size={batch_size} is another."
         )
     return signature._replace(
         inputs=[

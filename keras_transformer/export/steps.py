@@ -49,6 +49,10 @@ def step_signatures(
         prompts = ops.full((batch_size, length), generator.start_token or 0, dtype="int32")
         return prompts, ops.ones((batch_size,), "int32")
 
+    def one_a_row(x):
+        """What `begin` takes of the memory, in which it repeats each row for a strategy that returns several."""
+        return x[:: x.shape[0] // batch_size] if x.shape and x.shape[0] > batch_size else x
+
     # One run tells what the carry and the memory are made of.
     samples = [ops.zeros(x.shape, x.dtype) for x in sources]
     carry, memory = begin(samples, None, *start(prefill_lengths[0]))
@@ -59,7 +63,7 @@ def step_signatures(
 
     def prefill(*values):
         prompts, lengths = values[-2:]
-        given = memory.unpack(values[:-2]) if sources else None
+        given = keras.tree.map_structure(one_a_row, memory.unpack(values[:-2])) if sources else None
         return carry.pack(begin((), given, prompts, lengths)[0], values)
 
     def decode(*values):

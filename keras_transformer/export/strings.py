@@ -6,7 +6,7 @@ import numpy as np
 from keras_transformer.decoding import Generator
 from keras_transformer.decoding.program import Program
 from keras_transformer.export.names import input_names
-from keras_transformer.export.signatures import Input, Signature
+from keras_transformer.export.signatures import Input, Signature, inputs_of_model
 from keras_transformer.text import Tokenizer
 from keras_transformer.text.keras_hub import as_tokenizer
 
@@ -190,7 +190,7 @@ def tokenizers_of(target: Generator | keras.Model, source_tokenizer, target_toke
 
 def check_tokenizers(target: Generator | keras.Model, ids: Signature, source_tokenizer, target_tokenizer) -> None:
     """Raise ValueError unless each tokenizer has something to do, and the vocabulary of its side of the model."""
-    sources = [x for x in ids.inputs if x.name not in ("seed", "lengths")]
+    sources = inputs_of_model(target, ids)
     is_generator = isinstance(target, Generator)
     if source_tokenizer is not None and len(sources) != 1:
         raise ValueError(

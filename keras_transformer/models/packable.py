@@ -72,11 +72,16 @@ class PackableModel(keras.Model):
         return [given.get(name) for name in names]
 
 
-def unpacked(model: keras.Model) -> keras.Model:
-    """The same layers without the inputs that may be left out, or the model itself if there are none."""
-    if not is_functional(model) or not any(map(is_optional, model.inputs)):
+def unpacked(model: keras.Model, names: tuple[str, ...] = ("",)) -> keras.Model:
+    """The same layers without the inputs that may be left out, or the model itself if there are none. Only those go
+    whose names end with one of `names`."""
+
+    def goes(x) -> bool:
+        return is_optional(x) and x.name.endswith(names)
+
+    if not is_functional(model) or not any(map(goes, model.inputs)):
         return model
-    inputs = [None if is_optional(x) else keras.Input(x.shape[1:], dtype=x.dtype, name=x.name) for x in model.inputs]
+    inputs = [None if goes(x) else keras.Input(x.shape[1:], dtype=x.dtype, name=x.name) for x in model.inputs]
     needed = [x for x in inputs if x is not None]
     outputs = model.call(keras.tree.pack_sequence_as(model.input, inputs))
     return keras.Model(needed[0] if len(needed) == 1 else needed, outputs, name=model.name)

@@ -6,6 +6,8 @@ import pytest
 
 import keras_transformer as kt
 
+# Python's answers are computed without XLA, which would compile each generator for each shape, for seconds.
+OPTIONS = {"start_token": 2, "end_token": 3, "jit_compile": False}
 SIZES = {"num_layers": 1, "dim": 20, "num_heads": 4, "intermediate_dim": 13, "dropout": 0.1}
 
 
@@ -13,7 +15,7 @@ SIZES = {"num_layers": 1, "dim": 20, "num_heads": 4, "intermediate_dim": 13, "dr
 def encoder_decoder():
     """A generator that reads a source."""
     model = roughen(kt.models.transformer(23, 29, **SIZES))
-    return kt.Generator(model, max_length=9, end_token=3, start_token=2)
+    return kt.Generator(model, max_length=9, **OPTIONS)
 
 
 @pytest.fixture(scope="package")
@@ -21,13 +23,22 @@ def decoder_only():
     """A generator that continues prompts, with rotary positions, grouped queries and a window."""
     options = {"position": kt.RotaryPosition, "num_kv_heads": 2, "head_dim": 6, "window": 3}
     model = roughen(kt.models.language_model(29, **SIZES, **options))
-    return kt.Generator(model, max_length=11, end_token=3, start_token=2)
+    return kt.Generator(model, max_length=11, **OPTIONS)
 
 
 @pytest.fixture(scope="package")
 def classifier():
     """A plain model."""
     return roughen(kt.models.encoder_classifier(29, 3, **SIZES))
+
+
+@pytest.fixture(scope="package")
+def exports(tmp_path_factory, decoder_only, classifier):
+    """A folder with exports that several files look into, and add theirs to."""
+    folder = tmp_path_factory.mktemp("exports")
+    kt.export.saved_model(decoder_only, folder / "decoder_only", streaming=True)
+    kt.export.saved_model(classifier, folder / "classifier")
+    return folder
 
 
 def roughen(model):

@@ -6,18 +6,20 @@ import pytest
 
 import keras_transformer as kt
 
+from .conftest import OPTIONS
+
 pytest.importorskip("ai_edge_litert")
 pytestmark = pytest.mark.tensorflow
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, encoder_decoder, decoder_only, classifier):
+def folder(exports, encoder_decoder, decoder_only, classifier):
     """One file of each subject; that of the classifier takes two rows at a time."""
-    folder = tmp_path_factory.mktemp("litert")
-    kt.export.litert(encoder_decoder, folder / "encoder_decoder.tflite", source_length=7)
-    kt.export.litert(decoder_only, folder / "decoder_only.tflite", source_length=7)
-    kt.export.litert(classifier, folder / "classifier.tflite", source_length=7, batch_size=2)
-    return folder
+    kt.export.litert(encoder_decoder, exports / "encoder_decoder.tflite", source_length=7)
+    kt.export.litert(decoder_only, exports / "decoder_only.tflite", source_length=7)
+    if not (exports / "classifier.tflite").exists():
+        kt.export.litert(classifier, exports / "classifier.tflite", source_length=7, batch_size=2)
+    return exports
 
 
 def test_answers_as_python_does_in_a_process_without_tensorflow(folder, answers, bare_process):
@@ -94,8 +96,7 @@ def test_what_the_steps_take_and_give_is_what_litert_js_can_handle(encoder_decod
     """No booleans; no output that is an input or a constant, and no tensor that is two outputs."""
     from ai_edge_litert import schema_py_generated as schema
 
-    options = {"start_token": 2, "end_token": 3, "max_length": 7, "strategy": kt.BeamSearch(3)}
-    generator = kt.Generator(encoder_decoder.model, **options)
+    generator = kt.Generator(encoder_decoder.model, max_length=7, strategy=kt.BeamSearch(3), **OPTIONS)
     kt.export.litert(generator, tmp_path / "beam.tflite", source_length=5, layout="step", verify=False)
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs((tmp_path / "beam.tflite").read_bytes()))
     assert {signature.signatureKey for signature in model.signatureDefs} == {

@@ -10,6 +10,8 @@ import keras_transformer as kt
 from keras_transformer.export.samples import sample_inputs
 from keras_transformer.export.signatures import generate_signature
 
+from .conftest import OPTIONS
+
 pytest.importorskip("tf2onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.tensorflow
@@ -26,7 +28,7 @@ def test_plain_model_of_any_length(classifier, tmp_path):
 
 def test_steps_of_sampling(decoder_only, tmp_path):
     """A verified export ran its steps in a loop and compared the tokens."""
-    generator = kt.Generator(decoder_only.model, max_length=7, end_token=3, strategy=kt.Sampling(seed=3))
+    generator = kt.Generator(decoder_only.model, max_length=7, strategy=kt.Sampling(seed=3), **OPTIONS)
     kt.export.onnx(generator, tmp_path / "steps", source_length=5, batch_size=2)
     assert {x.name for x in (tmp_path / "steps").iterdir()} == {
         "prefill_5.onnx",

@@ -68,11 +68,11 @@ MODELS = {
 }
 
 
-def exported(model, format, path):
+def exported(model, format, path, source_length=7, batch_size=2):
     if format == "saved_model":
         kt.export.saved_model(model, path)
     elif format == "litert":
-        kt.export.litert(model, path, source_length=7, batch_size=2)
+        kt.export.litert(model, path, source_length=source_length, batch_size=batch_size)
     else:
         path = path.with_suffix(".onnx")
         kt.export.onnx(model, path)

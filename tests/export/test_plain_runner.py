@@ -17,14 +17,12 @@ PROMPTS = np.array([[5, 9, 22, 4], [11, 6, 0, 0], [8, 0, 0, 0]], "int32")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, decoder_only, classifier):
-    folder = tmp_path_factory.mktemp("runner")
-    kt.export.saved_model(classifier, folder / "classifier")
-    kt.export.litert(classifier, folder / "classifier.tflite", source_length=7, batch_size=2)
-    kt.export.saved_model(decoder_only, folder / "decoder_only", streaming=True)
+def folder(exports, decoder_only, classifier):
+    if not (exports / "classifier.tflite").exists():
+        kt.export.litert(classifier, exports / "classifier.tflite", source_length=7, batch_size=2)
     for layout in ("generate", "step"):
-        kt.export.litert(decoder_only, folder / f"{layout}.tflite", source_length=4, batch_size=3, layout=layout)
-    return folder
+        kt.export.litert(decoder_only, exports / f"{layout}.tflite", source_length=4, batch_size=3, layout=layout)
+    return exports
 
 
 @pytest.mark.parametrize("name", ["classifier", "classifier.tflite"])
@@ -32,7 +30,8 @@ def test_plain_model(name, folder, classifier):
     runner = kt.export.load(folder / name)
     ids = np.array([[4, 5, 0, 0, 0], [7, 8, 9, 1, 2], [6, 0, 0, 0, 0]])
     expected = classifier(ids)
-    for given in (ids, [[4, 5], [7, 8, 9, 1, 2], [6]], {"tokens": ids}):
+    rows = [[4, 5], [7, 8, 9, 1, 2], [6]]
+    for given in (ids, rows, {"tokens": ids}, np.array(rows, object)):
         (outputs,) = [runner(given)]
         assert set(outputs) == {"classes"}
         np.testing.assert_allclose(outputs["classes"], expected, rtol=1e-4, atol=1e-5)
@@ -73,6 +72,26 @@ def test_ids_that_python_refuses_are_refused(name, folder):
         for run in [runner, *([runner.stream] if name in ("decoder_only", "step.tflite") else [])]:
             with pytest.raises(ValueError, match=message):
                 run(ids)
+
+
+@pytest.mark.parametrize("name", ["decoder_only", "generate.tflite", "step.tflite"])
+def test_prompts_of_nothing_and_no_prompts(name, folder, decoder_only):
+    runner = kt.export.load(folder / name)
+    for prompts in (np.zeros((2, 3), "int32"), [[], []], np.zeros((1, 0), "int32"), np.array([[5, 9], []], object), []):
+        expected, outputs = decoder_only(prompts), runner(prompts)
+        for key, value in expected.items():
+            np.testing.assert_allclose(outputs[key], value, rtol=1e-4, atol=1e-4)
+            assert outputs[key].dtype == value.dtype
+        if name != "generate.tflite":
+            np.testing.assert_array_equal(list(runner.stream(prompts)), list(decoder_only.stream(prompts)))
+
+
+def test_the_longest_sequence_is_part_of_an_export(folder):
+    runner = kt.export.load(folder / "step.tflite")
+    for run in (runner, runner.stream):
+        run(PROMPTS, max_length=11)
+        with pytest.raises(ValueError, match="max_length=11, fixed when it was written, got max_length=7"):
+            run(PROMPTS, max_length=7)
 
 
 def test_python_refuses_the_same(decoder_only):

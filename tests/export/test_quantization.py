@@ -5,6 +5,8 @@ import pytest
 
 import keras_transformer as kt
 
+from .conftest import OPTIONS, roughen
+
 pytest.importorskip("ai_edge_litert")
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
 
@@ -12,10 +14,8 @@ pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def model():
     """Large enough for weights to fill most of the file, with as confident a head as a trained one has."""
-    from .conftest import roughen
-
     model = roughen(kt.models.transformer(199, 197, num_layers=1, dim=96, num_heads=4, intermediate_dim=128))
-    return kt.Generator(model, max_length=7, end_token=3, start_token=2)
+    return kt.Generator(model, max_length=7, **OPTIONS)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,8 @@ import pytest
 
 import keras_transformer as kt
 
+from .conftest import OPTIONS
+
 pytestmark = pytest.mark.tensorflow
 
 SOURCES = np.array([[5, 9, 4, 7], [8, 3, 0, 0]])
@@ -31,14 +33,14 @@ def roughen(model):
 def encoder_decoder(kind):
     options, strategy = ENCODER_DECODERS[kind]
     model = roughen(kt.models.recurrent_seq2seq(23, 29, dim=14, **options))
-    return kt.Generator(model, max_length=7, end_token=3, start_token=2, strategy=strategy)
+    return kt.Generator(model, max_length=7, strategy=strategy, **OPTIONS)
 
 
 def decoder_only():
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     x = kt.RecurrentDecoderLayer(14, "lstm")(kt.TokenEmbedding(29, 14)(tokens))
     model = roughen(keras.Model(tokens, keras.layers.Dense(29)(x)))
-    return kt.Generator(model, max_length=7, end_token=3)
+    return kt.Generator(model, max_length=7, end_token=3, jit_compile=False)
 
 
 def assert_says_different_things(generator):
