@@ -112,14 +112,15 @@ class Hiding:
         instructions = [x for x in self.graph.decoder if id(x) in needed]
         size = self.graph.vocabulary_limits().get(self.graph.target, (None, self.graph.vocabulary_size))[1]
         layer = None if maker is None else maker.operation
-        runs = layer is not None and type(layer).compute_mask is keras.layers.Layer.compute_mask  # made within its call
 
         def of_ids(ids):
             values = {self.graph.target: ids}
-            run([*instructions, *([maker] if runs else [])], values)
-            if runs:
-                return get_mask(values[maker.outputs[0]])
-            return values[origin.slot] if maker is None else layer.compute_mask(values[origin.slot], None)
+            run(instructions, values)
+            mask = values[origin.slot] if layer is None else layer.compute_mask(values[origin.slot], None)
+            if mask is None:  # it is made within the layer's call
+                run([maker], values)
+                mask = get_mask(values[maker.outputs[0]])
+            return mask
 
         hidden = set()
         for start in range(0, size, PART):

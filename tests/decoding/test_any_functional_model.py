@@ -93,6 +93,13 @@ def model(language_model):
     return language_model(kt.DecoderLayer(4, 13, position=kt.RotaryPosition(), head_dim=6))
 
 
+def test_a_table_of_keras_that_makes_its_mask_as_it_is_called(roughen, assert_decodes_exactly):
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    table = keras.layers.ReversibleEmbedding(29, 20, mask_zero=True)
+    model = keras.Model(tokens, table(kt.DecoderLayer(4, 13)(table(tokens)), reverse=True))
+    assert_decodes_exactly(roughen(model), jit_compile=False)
+
+
 def test_the_model_is_left_as_it_was(model):
     def nodes():
         return [(layer.name, len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in model.layers]
