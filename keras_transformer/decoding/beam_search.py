@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from keras import ops
 
 from keras_transformer.decoding.decoder import gather_rows
+from keras_transformer.decoding.settings import is_number, read_counts
 from keras_transformer.decoding.strategies import Strategy, token_at
 from keras_transformer.ops.attention import FORBIDDEN
 
@@ -61,15 +62,14 @@ class BeamSearch(Strategy):
     returns_final_tokens = False
 
     def __post_init__(self):
-        for name in ("num_beams", "num_return"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"BeamSearch takes a positive integer as {name}, got {value!r}.")
+        read_counts(self, "num_beams", "num_return")
         if self.num_return > self.num_beams:
             raise ValueError(
                 f"BeamSearch finds num_beams={self.num_beams} sequences and cannot return num_return={self.num_return}."
             )
-        if self.coverage_penalty < 0:
+        if not is_number(self.length_penalty):
+            raise ValueError(f"BeamSearch takes a number as length_penalty, got {self.length_penalty!r}.")
+        if not (is_number(self.coverage_penalty) and self.coverage_penalty >= 0):
             raise ValueError(f"BeamSearch takes a coverage_penalty of 0 or more, got {self.coverage_penalty!r}.")
 
     def check(self, decoder):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from keras import ops
 
 from keras_transformer.decoding.decoder import gather_rows
+from keras_transformer.decoding.settings import is_number, read_counts
 from keras_transformer.decoding.strategies import Strategy, append, argmax, begin_sequences, token_at
 from keras_transformer.ops.attention import FORBIDDEN
 
@@ -41,9 +42,8 @@ class ContrastiveSearch(Strategy):
     penalty: float = 0.6
 
     def __post_init__(self):
-        if isinstance(self.top_k, bool) or not isinstance(self.top_k, int) or self.top_k < 1:
-            raise ValueError(f"ContrastiveSearch takes a positive integer as top_k, got {self.top_k!r}.")
-        if not 0 <= self.penalty <= 1:
+        read_counts(self, "top_k")
+        if not (is_number(self.penalty) and 0 <= self.penalty <= 1):
             raise ValueError(f"ContrastiveSearch takes a penalty in [0, 1], got {self.penalty!r}.")
 
     def check(self, decoder):

@@ -1,6 +1,6 @@
 """Generation from any functional model: prompt in, tokens out, one compiled loop over one step function."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ from keras_transformer.decoding.buckets import bucket, pad_request
 from keras_transformer.decoding.compiling import compiled
 from keras_transformer.decoding.inputs import Request
 from keras_transformer.decoding.loop import Loop
-from keras_transformer.decoding.settings import Setting
+from keras_transformer.decoding.settings import Setting, is_integer
 from keras_transformer.decoding.strategies import Greedy, Strategy
 from keras_transformer.decoding.streaming import new_texts
 from keras_transformer.models.packable import unpacked
@@ -74,7 +74,7 @@ class Generator(Loop):
 
     model = Setting("The model that generates.")
     max_length = Setting("Longest sequence.")
-    end_token = Setting("Id or ids after which a sequence ends, as given, or None.")
+    end_token = Setting("Id after which a sequence ends, a tuple of several, or None.")
     start_token = Setting("Id that a sequence begins with, or None.")
     padding_id = Setting("Id behind the end of a sequence, or None where every id is a token.")
     strategy = Setting("How sequences are found.")
@@ -106,14 +106,14 @@ class Generator(Loop):
         self._settings = {
             "model": unpacked(model),
             "max_length": max_length,
-            "end_token": tuple(end_token) if isinstance(end_token, list | set | np.ndarray) else end_token,
+            "end_token": end_token,
             "start_token": start_token,
             "padding_id": padding_id,
             "strategy": Greedy() if strategy is None else strategy,
             "target_input": target_input,
             "from_logits": from_logits,
             "cache": cache,
-            "processors": tuple(processors),
+            "processors": processors,
             "source_tokenizer": source_tokenizer,
             "target_tokenizer": target_tokenizer,
             "jit_compile": jit_compile,
@@ -122,6 +122,9 @@ class Generator(Loop):
         _check_length("max_length", max_length)
         if not isinstance(self.strategy, Strategy):
             raise ValueError(f"Generator takes a strategy such as Greedy(), got {self.strategy!r}.")
+        if not isinstance(processors, Iterable):
+            raise ValueError(f"Generator takes a list of functions as processors, got {processors!r}.")
+        self._settings["processors"] = tuple(processors)
         for processor in self.processors:
             if not callable(processor):
                 raise ValueError(f"Generator takes functions as processors, got {processor!r}.")
@@ -155,7 +158,8 @@ class Generator(Loop):
                 a ragged tensor), which may differ in length; with a tokenizer they may be a list of strings.
             prompts: Ids or strings that the target sequences begin with (forced prefixes). Default: `start_token`.
             lengths: (B,) integers. How many ids of each row of the prompts count. Default: as many as the row's list
-                has, or, in an array, all but the padding at its end.
+                has, or, in an array, all but the padding at its end. (Neither does the padding id count at the end of a
+                list, where it is no token: where it neither starts nor ends sequences.)
             seed: Of the random numbers, any integer. Default: that of the strategy.
             max_length: Longest sequence, if not the generator's own, which is the most it can be.
 
@@ -280,6 +284,7 @@ class Generator(Loop):
         """Seed and length limit of a call, as tensors: arguments of what is compiled once for all of them."""
         if seed is None:
             seed = self.strategy.seed if self.strategy.is_random else 0
+        seed = ops.convert_to_numpy(seed) if ops.is_tensor(seed) else seed
         limit = self.max_length if max_length is None else max_length
         return ops.convert_to_tensor(as_seed(seed), "int32"), ops.convert_to_tensor(int(limit), "int32")
 
@@ -308,8 +313,7 @@ def _make(kind: type, settings: dict) -> Generator:
 
 
 def _check_length(name: str, value, most: int | None = None) -> None:
-    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not is_integer or value < 1:
+    if not is_integer(value) or value < 1:
         raise ValueError(f"Generator takes a positive integer as {name}, got {value!r}.")
     if most is not None and value > most:
         raise ValueError(f"A call takes at most the generator's own {name}, {most}, got {value!r}.")

@@ -56,7 +56,8 @@ class InputReader:
         sources = self._read_sources(named)
         batch = len(next(iter(sources.values()))) if sources else None
         request = Request(sources, *self._read_prompts(prompts, lengths, batch, max_length))
-        return request, any(is_text(x) for x in (*named.values(), prompts))
+        of_strings = any(_dtype(self.graph.model.inputs[slot]) == "string" for slot in sources)
+        return request, of_strings or any(is_text(x) for x in (*named.values(), prompts))
 
     def read_sequences(self, inputs, tokens, prompt_lengths, lengths) -> tuple[Sequences, tuple]:
         """Sources and whole sequences, and the shape of the answer, (B,) or (B, N)."""
@@ -87,12 +88,12 @@ class InputReader:
         beams = shape if len(shape) == 2 else (*shape, 1)
         if prompt_lengths.ndim == 1:
             prompt_lengths = prompt_lengths[:, None]
-        return Sequences(
-            sources,
-            rows.ids.reshape(*beams, rows.ids.shape[1]),
-            rows.lengths.reshape(beams),
-            np.broadcast_to(prompt_lengths, beams).astype("int32"),
-        ), shape
+        ids, lengths = rows.ids.reshape(*beams, rows.ids.shape[1]), rows.lengths.reshape(beams)
+        prompt_lengths = np.broadcast_to(prompt_lengths, beams).astype("int32")
+        places = np.arange(ids.shape[-1])
+        judged = (places >= prompt_lengths[..., None]) & (places < lengths[..., None])
+        check_range(ids[judged], "The sequence", self.graph.vocabulary_size, "what the model generates")
+        return Sequences(sources, ids, lengths, prompt_lengths), shape
 
     def _name(self, inputs, prompts) -> tuple[dict, object]:
         """The sources by name, and the prompts."""
@@ -123,14 +124,17 @@ class InputReader:
 
     def _read_source(self, slot: int, source) -> np.ndarray:
         tensor = self.graph.model.inputs[slot]
-        what, dtype = f"The source '{tensor.name}'", keras.backend.standardize_dtype(tensor.dtype)
-        if is_text(source) and dtype != "string":
-            source = self.texts.encode_source(source)
-        _check_shape(what, source, tensor.shape)
+        what, dtype = f"The source '{tensor.name}'", _dtype(tensor)
+        if dtype == "string":
+            return _read_strings(source, what, tensor.shape)
+        if is_text(source):
+            source = self.texts.encode_source(source, self.may_pad(slot))
+        if not (isinstance(source, np.ndarray) and source.dtype == object):  # that is a list of rows
+            _check_shape(what, source, tensor.shape)
         if slot in self._limits or "int" in dtype:
             source = self._read_ids(slot, source, what, len(tensor.shape))
         else:
-            source = np.asarray(source, object if dtype == "string" else None)
+            source = _read_features(source, what)
         _check_shape(what, source, tensor.shape)
         return source
 
@@ -196,9 +200,38 @@ class InputReader:
         )
 
 
+def _dtype(tensor) -> str:
+    return keras.backend.standardize_dtype(tensor.dtype)
+
+
+def _read_strings(values, what: str, expected: tuple) -> np.ndarray:
+    """Texts for a model that turns them to ids itself, in its shape: (B,) or (B, 1)."""
+    is_text(values)  # a single one is refused
+    array = np.asarray(values, object)
+    if not all(isinstance(x, str | bytes) for x in array.ravel()):
+        kinds = sorted({type(x).__name__ for x in array.ravel()} - {"str", "bytes"})
+        raise ValueError(f"{what} takes strings, got {kinds} of shape {array.shape}.")
+    if sorted((array.ndim, len(expected))) == [1, 2] and 1 in (*array.shape[1:], *expected[1:]):
+        array = array.reshape(-1, *expected[1:])
+    _check_shape(what, array, expected)
+    return array
+
+
+def _read_features(values, what: str) -> np.ndarray:
+    """Numbers that are no ids."""
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"{what} takes numbers in a regular shape: {error}") from error
+    if array.dtype.kind not in "fiubV":  # V: bfloat16
+        given = type(values).__name__ if array.ndim == 0 else f"{array.dtype} of shape {array.shape}"
+        raise ValueError(f"{what} takes real numbers in a regular shape, an array, got {given}.")
+    return array
+
+
 def _check_shape(what: str, values, expected: tuple) -> None:
     """Raise ValueError unless an array or tensor has the expected shape, as far as that is known."""
-    if not (isinstance(values, np.ndarray) and values.dtype != object or keras.ops.is_tensor(values)):
+    if not (isinstance(values, np.ndarray) or keras.ops.is_tensor(values)):
         return
     shape = tuple(values.shape)
     if len(shape) != len(expected) or any(
@@ -213,6 +246,8 @@ def _without_beams(tokens) -> tuple[object, tuple]:
         tokens = tokens.to_list()
     is_list = isinstance(tokens, list | tuple)
     tokens = tokens if is_list else as_integers(tokens, "The sequence")
+    if is_list and not tokens:
+        return tokens, (0,)
     if _depth(tokens) not in (2, 3):
         raise ValueError(
             "score takes sequences of shape (batch, length) or (batch, beams, length), integers padded on the right, "

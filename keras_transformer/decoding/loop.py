@@ -10,6 +10,7 @@ from keras_transformer.decoding.graph import Graph
 from keras_transformer.decoding.inputs import InputReader
 from keras_transformer.decoding.probabilities import check_scores
 from keras_transformer.decoding.scoring import score_sequences
+from keras_transformer.decoding.settings import is_integer
 from keras_transformer.decoding.special import read_special_tokens
 from keras_transformer.decoding.strategies import Strategy, generate
 from keras_transformer.decoding.structure import Structure
@@ -37,7 +38,11 @@ class Loop:
             self.__dict__.pop(name, None)
         self.graph = Graph(self.model, self.target_input)
         special = read_special_tokens(self.graph, self.start_token, self.end_token, self._padding_id)
-        self._settings["padding_id"] = special.padding
+        self._settings.update(
+            padding_id=special.padding,
+            start_token=special.start,
+            end_token=special.ends[0] if is_integer(self.end_token) else special.ends or None,
+        )
         self.decoder = Decoder(
             self.graph,
             self.max_length,

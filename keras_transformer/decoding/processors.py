@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from keras import ops
 
+from keras_transformer.decoding.settings import is_integer, is_number, read_counts, read_ids
 from keras_transformer.decoding.strategies import forbid, token_at
 from keras_transformer.ops.attention import FORBIDDEN
 
@@ -35,7 +36,7 @@ class RepetitionPenalty:
     penalty: float = 1.2
 
     def __post_init__(self):
-        if not self.penalty > 0:
+        if not (is_number(self.penalty) and 0 < self.penalty < float("inf")):
             raise ValueError(f"RepetitionPenalty takes a positive penalty, got {self.penalty!r}.")
 
     def __call__(self, log_probabilities, tokens, lengths):
@@ -60,8 +61,7 @@ class NoRepeatNGram:
     size: int = 3
 
     def __post_init__(self):
-        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
-            raise ValueError(f"NoRepeatNGram takes a positive integer as size, got {self.size!r}.")
+        read_counts(self, "size")
 
     def __call__(self, log_probabilities, tokens, lengths):
         width = tokens.shape[-1]
@@ -95,10 +95,11 @@ class MinimumLength:
     end_token: int | Sequence[int]
 
     def __post_init__(self):
-        if isinstance(self.length, bool) or not isinstance(self.length, int) or self.length < 1:
-            raise ValueError(f"MinimumLength takes a positive integer as length, got {self.length!r}.")
-        if not isinstance(self.end_token, int | np.integer):
-            object.__setattr__(self, "end_token", tuple(self.end_token))
+        read_counts(self, "length")
+        if is_integer(self.end_token):
+            object.__setattr__(self, "end_token", int(self.end_token))
+        else:
+            object.__setattr__(self, "end_token", read_ids(self, "end_token", self.end_token))
 
     def check(self, decoder) -> None:
         if self.length > decoder.max_length:
@@ -120,11 +121,14 @@ class ForbiddenTokens:
         tokens: Their ids.
 
     Raises:
-        ValueError: If an id is not in the model's vocabulary, or none is left.
+        ValueError: If an id is no integer, or not in the model's vocabulary, or none is left.
     """
 
     def __init__(self, tokens: Sequence[int]):
-        self.tokens = tuple(int(token) for token in tokens)
+        self.tokens = read_ids(self, "tokens", tokens)
+
+    def __repr__(self):
+        return f"ForbiddenTokens({list(self.tokens)})"
 
     def check(self, decoder) -> None:
         _check_tokens(self, self.tokens, decoder)
@@ -143,11 +147,18 @@ class ForcedTokens:
         tokens: Ids by position, counted from 0, the prompt included.
 
     Raises:
-        ValueError: If an id is not in the model's vocabulary, or a position is not below `max_length`.
+        ValueError: If an id or a position is no integer, an id is not in the model's vocabulary, or a position is not
+            below `max_length`.
     """
 
     def __init__(self, tokens: Mapping[int, int]):
-        self.tokens = {int(position): int(token) for position, token in tokens.items()}
+        if not isinstance(tokens, Mapping):
+            raise ValueError(f"ForcedTokens takes a dict of ids by position, got {tokens!r}.")
+        positions, ids = read_ids(self, "positions", tokens.keys()), read_ids(self, "tokens", tokens.values())
+        self.tokens = dict(zip(positions, ids, strict=True))
+
+    def __repr__(self):
+        return f"ForcedTokens({self.tokens})"
 
     def check(self, decoder) -> None:
         _check_tokens(self, self.tokens.values(), decoder)
@@ -184,7 +195,8 @@ def _never(decoder) -> set[int]:
 def _mark(tokens, wanted, size: int):
     """Which ids occur in each row of `tokens` (R, L) at places that are `wanted` (R, L), (R, V)."""
     rows = ops.expand_dims(ops.arange(ops.shape(tokens)[0], dtype="int32"), 1) + ops.zeros_like(tokens)
-    columns = ops.where(wanted, tokens, size)  # one more takes the others
+    # One more takes the others, and ids that are read but never generated.
+    columns = ops.where(ops.logical_and(wanted, tokens < size), tokens, size)
     indices = ops.reshape(ops.stack([rows, columns], axis=-1), (-1, 2))
     marks = ops.zeros((ops.shape(tokens)[0], size + 1), "int32")
     return ops.scatter_update(marks, indices, ops.ones_like(indices[:, 0]))[:, :size] > 0

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from keras import ops
 
+from keras_transformer.decoding.settings import is_integer, is_number, read_counts
 from keras_transformer.decoding.strategies import TokenByToken, forbid
 from keras_transformer.ops.random import as_seed, uniforms
 
@@ -57,21 +58,18 @@ class Sampling(TokenByToken):
     num_return: int = 1
 
     def __post_init__(self):
-        if not 0 < self.temperature < float("inf"):
+        if not (is_number(self.temperature) and 0 < self.temperature < float("inf")):
             raise ValueError(
                 f"Sampling takes a positive, finite temperature, got {self.temperature!r}. For the most probable "
                 "token, use Greedy()."
             )
-        is_integer = isinstance(self.top_k, int) and not isinstance(self.top_k, bool)
-        if self.top_k is not None and not (is_integer and self.top_k > 0):
+        if self.top_k is not None and not (is_integer(self.top_k) and self.top_k > 0):
             raise ValueError(f"Sampling takes a positive integer as top_k, or None, got {self.top_k!r}.")
         for name in ("top_p", "min_p"):
             value = getattr(self, name)
-            if value is not None and not 0 < value <= 1:
+            if value is not None and not (is_number(value) and 0 < value <= 1):
                 raise ValueError(f"Sampling takes a {name} in (0, 1], or None, got {value!r}.")
-        count = self.num_return
-        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
-            raise ValueError(f"Sampling takes a positive integer as num_return, got {count!r}.")
+        read_counts(self, "num_return")
         if self.seed is not None and not ops.is_tensor(self.seed):
             as_seed(self.seed)
 
@@ -97,7 +95,7 @@ class Sampling(TokenByToken):
         scores = log_probabilities / self.temperature
         size = scores.shape[-1]
         if self.top_k is not None and self.top_k < size:
-            scores = forbid(scores, scores < ops.top_k(scores, self.top_k)[0][..., -1:])
+            scores = forbid(scores, scores < ops.top_k(scores, int(self.top_k))[0][..., -1:])
         weights = ops.softmax(scores)
         if self.top_p is not None and self.top_p < 1:
             weights = ops.where(weights >= nucleus_threshold(weights, self.top_p), weights, 0.0)

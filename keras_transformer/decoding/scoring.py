@@ -29,7 +29,8 @@ def score_sequences(strategy: Strategy, decoder: Decoder, sources: dict, tokens,
     with active(Recording()) as recording:
         values = decoder.graph.decode(flat, memory)
     log_probabilities = decoder.log_probabilities(values[decoder.graph.output])  # (B N, T, V)
-    following = ops.expand_dims(flat[:, 1:], -1)
+    # Among what is not judged may be ids that are read but never generated.
+    following = ops.expand_dims(ops.minimum(flat[:, 1:], decoder.vocabulary_size - 1), -1)
     gained = ops.take_along_axis(log_probabilities[:, :-1], following, axis=-1)[..., 0]  # (B N, T - 1)
     places = ops.expand_dims(ops.arange(1, length, dtype="int32"), 0)
     judged = places >= ops.reshape(prompt_lengths, (-1, 1))

@@ -1,5 +1,6 @@
 """The tokens that mean something to a Generator: where sequences start and end, and what stands behind their end."""
 
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import keras
@@ -8,6 +9,7 @@ import numpy as np
 from keras_transformer._keras import layers_within
 from keras_transformer.decoding.graph import Graph
 from keras_transformer.decoding.program import KEEP_IDS
+from keras_transformer.decoding.settings import is_integer
 from keras_transformer.layers.checks import describe
 from keras_transformer.layers.embedding import TokenEmbedding
 
@@ -50,19 +52,22 @@ def read_special_tokens(graph: Graph, start_token, end_token, padding_id) -> Spe
         ValueError: If one is no id of the vocabulary; if the model hides the token that sequences start with, or
             hides another id as padding than the one that is given.
     """
+    generated = graph.vocabulary_size
+    read = graph.vocabulary_limits().get(graph.target, (None, generated))[1]  # more than are generated, perhaps
+    end_token = _plain(end_token)
     if end_token is None:
         ends = ()
-    elif isinstance(end_token, list | tuple | set | frozenset | range | np.ndarray):
-        ends = tuple(dict.fromkeys(_read_id(graph, "end_token", token) for token in np.ravel(list(end_token)).tolist()))
+    elif isinstance(end_token, Iterable) and not isinstance(end_token, str | bytes | Mapping):
+        ends = tuple(dict.fromkeys(_read_id("end_token", token, generated) for token in end_token))
         if not ends:
             raise ValueError("Generator was given no id in end_token. For sequences without an end: end_token=None.")
     else:
-        ends = (_read_id(graph, "end_token", end_token),)
-    start = None if start_token is None else _read_id(graph, "start_token", start_token)
+        ends = (_read_id("end_token", end_token, generated),)
+    start = None if start_token is None else _read_id("start_token", start_token, read)
     hidden = hidden_ids(graph, graph.target)
     padding = graph.padding_id(graph.target) if padding_id is ... else padding_id
     if padding is not None:
-        padding = _read_id(graph, "padding_id", padding)
+        padding = _read_id("padding_id", padding, read)
     for id, layer in hidden.items():
         if id != padding:
             raise ValueError(
@@ -78,15 +83,20 @@ def read_special_tokens(graph: Graph, start_token, end_token, padding_id) -> Spe
     return SpecialTokens(start, ends, padding, padding in hidden)
 
 
-def _read_id(graph: Graph, name: str, token) -> int:
-    is_integer = isinstance(token, int | np.integer) and not isinstance(token, bool)
-    if not is_integer or not 0 <= token < graph.vocabulary_size:
+def _read_id(name: str, token, size: int) -> int:
+    token = _plain(token)
+    if not is_integer(token) or not 0 <= token < size:
         what = {"end_token": "or a list of them, or None", "start_token": "or None", "padding_id": "or None"}[name]
         raise ValueError(
-            f"Generator takes an id from 0 to {graph.vocabulary_size - 1} as {name} (the model's vocabulary), {what}, "
-            f"got {token!r}."
+            f"Generator takes an id from 0 to {size - 1} as {name} (the model's vocabulary), {what}, got {token!r}."
         )
     return int(token)
+
+
+def _plain(value):
+    """Arrays and tensors as numbers and lists; anything else as it is."""
+    value = keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else value
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def hidden_ids(graph: Graph, slot: int) -> dict[int, keras.layers.Layer]:

@@ -9,6 +9,7 @@ from keras_transformer.decoding.decoder import Decoder
 from keras_transformer.decoding.graph import Graph
 from keras_transformer.decoding.probabilities import check_scores
 from keras_transformer.decoding.sampling import Sampling, draw
+from keras_transformer.decoding.settings import read_counts
 from keras_transformer.decoding.strategies import (
     Greedy,
     Strategy,
@@ -57,12 +58,11 @@ class Speculative(Strategy):
 
     def __init__(self, draft: keras.Model, num_draft_tokens: int = 4, *, strategy: Greedy | Sampling | None = None):
         strategy = Greedy() if strategy is None else strategy
-        if isinstance(num_draft_tokens, bool) or not isinstance(num_draft_tokens, int) or num_draft_tokens < 1:
-            raise ValueError(f"Speculative takes a positive integer as num_draft_tokens, got {num_draft_tokens!r}.")
         if not isinstance(strategy, Greedy | Sampling):
             raise ValueError(f"Speculative takes Greedy() or Sampling(...) as strategy, got {strategy!r}.")
         self.draft = draft
         self.num_draft_tokens = num_draft_tokens
+        read_counts(self, "num_draft_tokens")
         self.strategy = strategy
 
     def __repr__(self):

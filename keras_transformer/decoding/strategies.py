@@ -67,13 +67,25 @@ class Strategy:
 def generate(strategy: Strategy, decoder: Decoder, sources: dict, prompts, lengths) -> dict:
     """The whole loop: what a Generator compiles and `kt.export` writes."""
     carry, memory = strategy.begin(decoder, strategy.encode(decoder, sources), prompts, lengths)
+
+    def advance(carry):
+        new = strategy.advance(decoder, carry, memory)
+        return (keras.tree.map_structure(_in_shape, new, carry),)
+
     (carry,) = ops.while_loop(
         lambda carry: ops.logical_not(ops.all(carry["finished"])),
-        lambda carry: (strategy.advance(decoder, carry, memory),),
+        advance,
         (carry,),
         maximum_iterations=decoder.max_length,
     )
     return strategy.finish(decoder, carry)
+
+
+def _in_shape(x, other):
+    """`x` in the shape of `other`, which it has but may not tell: of texts that the model itself turns to ids,
+    TensorFlow does not know how many there are, and of one row and unknown ones not even that they are one."""
+    is_lost = any(size is None and known is not None for size, known in zip(x.shape, other.shape, strict=True))
+    return ops.reshape(x, ops.shape(other)) if is_lost else x
 
 
 class TokenByToken(Strategy):

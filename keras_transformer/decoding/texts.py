@@ -5,29 +5,30 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from keras_transformer.decoding.compiling import failures
 from keras_transformer.decoding.graph import Graph
 from keras_transformer.decoding.special import SpecialTokens
 from keras_transformer.text.tokenizer import Tokenizer
 
 
 def is_text(values) -> bool:
-    """Whether a user handed over strings; ValueError for a single one, and for other forms of them than a list."""
-    if isinstance(values, str | bytes):
+    """Whether a user handed over strings, of whatever shape; ValueError for a single one, and for a list of
+    some."""
+    is_array = isinstance(values, np.ndarray)
+    if is_array and values.dtype.kind == "O":
+        is_strings = values.size > 0 and all(isinstance(x, str | bytes) for x in values.ravel())
+    elif is_array:
+        is_strings = values.dtype.kind in "UST"
+    elif isinstance(values, list | tuple):
+        others = {type(x).__name__ for x in values if not isinstance(x, str | bytes)}
+        is_strings = bool(values) and not others
+        if others and any(isinstance(x, str | bytes) for x in values):
+            raise ValueError(f"Generator takes a list of strings, got one with {sorted(others)} among them.")
+    else:
+        is_strings = isinstance(values, str | bytes) or getattr(getattr(values, "dtype", None), "name", "") == "string"
+    if is_strings and (isinstance(values, str | bytes) or values is not None and np.shape(values) == ()):
         raise ValueError(f"Generator takes a list of strings; put a single one in a list: [{values!r}].")
-    if isinstance(values, list | tuple):
-        others = [type(x).__name__ for x in values if not isinstance(x, str | bytes)]
-        if 0 < len(others) < len(values):
-            raise ValueError(f"Generator takes a list of strings, got one with {sorted(set(others))} among them.")
-        return bool(values) and not others
-    dtype = getattr(values, "dtype", None)
-    if isinstance(values, np.ndarray) and values.dtype.kind in "OUS":
-        return values.ndim == 1 and values.size > 0 and all(isinstance(x, str | bytes) for x in values)
-    if getattr(dtype, "name", "") != "string":
-        return False
-    rank = getattr(getattr(values, "shape", None), "rank", 1)  # of TensorFlow's tensors, ragged ones among them
-    if rank != 1:
-        raise ValueError(f"Generator takes strings of shape (B,), got a tensor of them of rank {rank}.")
-    return True
+    return is_strings
 
 
 class Texts:
@@ -78,11 +79,11 @@ class Texts:
                     f"The target tokenizer has {size} ids, the model generates {graph.vocabulary_size} different ones."
                 )
 
-    def encode_source(self, strings) -> list[list[int]]:
-        """The ids of source texts."""
+    def encode_source(self, strings, may_pad: bool) -> list[list[int]] | np.ndarray:
+        """The ids of source texts; an array, padded as the tokenizer pads, where padding is not without effect."""
         if self.source_tokenizer is None:
             raise ValueError("The sources are texts, and Generator was made without a source_tokenizer: give ids.")
-        return encode(self.source_tokenizer, strings)
+        return encode(self.source_tokenizer, strings, as_padded=not may_pad)
 
     def encode_prompts(self, strings) -> list[list[int]]:
         """The ids of texts that target sequences begin with: without an end, and, where there are sources, with the
@@ -108,24 +109,42 @@ class Texts:
         return decode(self.target_tokenizer, rows)
 
 
-def encode(tokenizer, strings) -> list[list[int]]:
+def encode(tokenizer, strings, as_padded: bool = False) -> list[list[int]] | np.ndarray:
     """The ids of texts by a tokenizer of this package or of KerasHub, or a function of a list of strings that gives
-    lists, a ragged tensor, or an array padded on the right."""
-    strings = [x.decode() if isinstance(x, bytes) else str(x) for x in np.asarray(strings, object).ravel().tolist()]
-    try:  # ours tell how long a row is, also where what pads it is a token, too
-        ids = tokenizer.tokenize_ragged(strings) if isinstance(tokenizer, Tokenizer) else tokenizer(strings)
-    except (TypeError, ValueError, AttributeError) as error:
+    lists, a ragged tensor, or an array padded on the right, which, `as_padded`, is returned as it is."""
+    strings = as_strings(strings)
+    if not strings:
+        return []
+    # Where every id is one of text, or an end is also padding, only rows of their own lengths tell where a text ends.
+    is_own = isinstance(tokenizer, Tokenizer) and not (as_padded and tokenizer.padding_id is not None)
+    try:
+        ids = tokenizer.tokenize_ragged(strings) if is_own else tokenizer(strings)
+    except (*failures(), AttributeError) as error:
         raise ValueError(f"{_name(tokenizer)} makes no ids of {strings[:3]!r}: {error}") from error
     if type(ids).__name__ == "RaggedTensor":
         ids = ids.to_list()
     if isinstance(ids, list | tuple):
         rows = [np.asarray(row).tolist() for row in ids]
+    elif as_padded and np.ndim(ids) == 2:
+        return np.asarray(ids)
     else:
         padding = getattr(tokenizer, "pad_id", getattr(tokenizer, "pad_token_id", None)) or 0
         rows = [_stripped(row, padding) for row in np.asarray(ids).tolist()]
     if not all(isinstance(row, list) and all(isinstance(x, int) for x in row) for row in rows):
         raise ValueError(f"{_name(tokenizer)} makes no ids of {strings[:3]!r}, but {rows[:3]!r}.")
     return [[x for x in row if x >= 0] for row in rows]  # KerasHub gives -1 to a byte that it does not know
+
+
+def as_strings(values) -> list[str]:
+    """Texts as a list; ValueError unless they are strings, one a row, of UTF-8."""
+    values = values.to_list() if type(values).__name__ == "RaggedTensor" else values
+    array = np.asarray(values, object)
+    if array.ndim != 1 or not all(isinstance(x, str | bytes) for x in array):
+        raise ValueError(f"Generator takes texts as strings of shape (batch,), got shape {array.shape}: {values!r}.")
+    try:
+        return [x.decode() if isinstance(x, bytes) else str(x) for x in array]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"Generator takes texts of UTF-8, got {error.object!r}: {error}.") from error
 
 
 def decode(tokenizer, rows: Sequence[Sequence[int]]) -> list[str]:
@@ -142,7 +161,8 @@ def decode(tokenizer, rows: Sequence[Sequence[int]]) -> list[str]:
         for place, row in enumerate(rows):
             table[place, : len(row)] = row
         texts = tokenizer.detokenize(table)
-    texts = [np.asarray(text).item() if not isinstance(text, str | bytes) else text for text in list(np.asarray(texts))]
+    texts = texts if isinstance(texts, list) else np.asarray(texts, object).tolist()
+    texts = [text if isinstance(text, str | bytes) else np.asarray(text).item() for text in texts]
     return [text.decode(errors="replace") if isinstance(text, bytes) else str(text) for text in texts]
 
 

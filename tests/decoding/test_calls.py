@@ -60,6 +60,15 @@ def test_no_seed_is_a_fresh_one_each_time(model):
     assert same[0] == same[1]
 
 
+def test_a_tensor_is_a_seed(model):
+    generator = make(model, hot(), cache=False)
+    expected = generator(PROMPTS, seed=5)["tokens"].tolist()
+    assert generator(PROMPTS, seed=keras.ops.convert_to_tensor(5))["tokens"].tolist() == expected
+    for seed in (5.5, [5, 6]):
+        with pytest.raises(ValueError, match="A seed is an integer"):
+            generator(PROMPTS, seed=keras.ops.convert_to_tensor(seed))
+
+
 @pytest.mark.parametrize("seed", [1.5, "1", True, [1]])
 def test_what_is_no_seed(seed, model):
     with pytest.raises(ValueError, match="A seed is an integer"):

@@ -331,3 +331,55 @@ def test_where_all_is_forbidden_and_nothing_ends(models):
         models[5], max_length=MAX_LENGTH, end_token=None, processors=[lambda logs, tokens, lengths: logs - 2e30]
     )
     assert rows_of(nothing(ROWS)) == [[greedy(models[5], row, (), 5)[0]] for row in ROWS]
+
+
+# How ids are given, and ids that are read but never generated
+
+
+@pytest.mark.parametrize(
+    "given",
+    [np.array([3, 8]), {3, 8}, frozenset([3, 8]), {3: 0, 8: 0}.keys(), [np.int32(3), np.uint8(8)], (3, 8, 3)],
+    ids=lambda given: type(given).__name__,
+)
+def test_ends_in_whatever_form_are_a_tuple_of_integers(given, models):
+    generator = kt.Generator(models[None], max_length=MAX_LENGTH, end_token=given, start_token=np.array(2), cache=False)
+    assert generator.special.ends == (3, 8) and repr(generator.end_token) == "(3, 8)"
+    assert repr(generator.start_token) == "2"
+    generator = kt.Generator(models[None], max_length=MAX_LENGTH, end_token=np.array(3), cache=False)
+    assert generator.special.ends == (3,)
+
+
+@pytest.fixture(scope="module")
+def wider(roughen):
+    """A model that reads two ids more than it generates, the last of them its padding."""
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    x = block()(kt.TokenEmbedding(VOCABULARY + 2, 20, padding_id=VOCABULARY + 1)(tokens))
+    return roughen(keras.Model(tokens, keras.layers.Dense(VOCABULARY)(x)))
+
+
+def test_ids_that_are_never_generated_start_and_pad(wider):
+    start, padding = VOCABULARY, VOCABULARY + 1
+    generator = kt.Generator(wider, max_length=MAX_LENGTH, end_token=(3, 8, 11), start_token=start, jit_compile=False)
+    assert generator.padding_id == padding
+    result = generator([[], [2, start], [7]])
+    expected = [greedy(wider, row, (3, 8, 11), None) for row in ([start], [2, start], [7])]
+    assert rows_of(result) == [[row] for row, _ in expected]
+    behind = np.arange(MAX_LENGTH) >= result["lengths"][..., None]
+    assert behind.any() and (result["tokens"][behind] == padding).all()
+    scores = generator.score(result["tokens"], prompt_lengths=[1, 2, 1])
+    np.testing.assert_allclose(scores[:, 0], [score for _, score in expected], rtol=1e-4)
+    with pytest.raises(ValueError, match="what the model generates takes ids from 0 to 12"):
+        generator.score([[2, start]])
+    with pytest.raises(ValueError, match="0 to 12 as end_token.*got 13"):
+        kt.Generator(wider, max_length=MAX_LENGTH, end_token=start)
+
+
+@pytest.mark.parametrize("processor", [kt.RepetitionPenalty(1e6), kt.NoRepeatNGram(1)], ids=repr)
+def test_processors_know_ids_that_are_never_generated(processor, wider):
+    options = {"max_length": MAX_LENGTH, "end_token": None, "processors": [processor], "jit_compile": False}
+    row = rows_of(kt.Generator(wider, **options)([[VOCABULARY, 4]]))[0][0]
+    assert row[:2] == [VOCABULARY, 4] and len(set(row)) == MAX_LENGTH  # nothing twice
+
+
+def test_no_sequences_have_no_scores(models):
+    assert kt.Generator(models[0], max_length=MAX_LENGTH, end_token=3, cache=False).score([]).shape == (0,)

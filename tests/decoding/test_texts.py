@@ -96,9 +96,9 @@ def test_a_single_string_belongs_in_a_list(inputs, tokenizer, translator):
     [
         (["a", None], r"got one with \['NoneType'\] among them"),
         (["a", [4]], r"got one with \['list'\] among them"),
-        (lambda: tf.constant("a"), "got a tensor of them of rank 0"),
-        (lambda: tf.constant([["a"], ["b"]]), "got a tensor of them of rank 2"),
-        (lambda: tf.ragged.constant([["a"], ["b", "c"]]), "got a tensor of them of rank 2"),
+        (lambda: tf.constant("a"), "put a single one in a list"),
+        (lambda: tf.constant([["a"], ["b"]]), r"strings of shape \(batch,\), got shape"),
+        (lambda: tf.ragged.constant([["a"], ["b", "c"]]), r"strings of shape \(batch,\), got shape"),
     ],
 )
 def test_other_forms_of_texts(inputs, message, tokenizer, translator):
@@ -182,3 +182,79 @@ def test_no_id_of_a_prompt_is_taken_for_padding(kind, add_start, add_end, roughe
     ids, lengths = tokenized(generator, tokenizer, tf.constant(["abab"]), tokenizer.padding_id, (1, 3))  # cut off
     assert ids.numpy().tolist() == [([tokenizer.start_id] * add_start + [of_letter(x) for x in "abab"])[:3]]
     assert lengths.numpy().tolist() == [3]
+
+
+@pytest.fixture(scope="module")
+def bytes_generator(roughen):
+    model = roughen(kt.models.language_model(260, num_layers=1, dim=20, num_heads=2, intermediate_dim=13))
+    tokenizer = kt.text.ByteTokenizer()
+    return kt.Generator(model, max_length=9, end_token=3, target_tokenizer=tokenizer, cache=False, jit_compile=False)
+
+
+def test_strings_in_whatever_form(bytes_generator):
+    expected = bytes_generator(["the", "a"])["texts"]
+    forms = [("the", "a"), [b"the", b"a"], np.array(["the", "a"]), np.array([b"the", b"a"]), tf.constant(["the", "a"])]
+    for form in [*forms, np.array(["the", "a"], object), np.array(["the", "a"], np.dtypes.StringDType())]:
+        assert bytes_generator(form)["texts"] == expected
+    for form in ([], np.array([], str), tf.constant([], tf.string)):
+        assert bytes_generator(form)["texts"] == [] and list(bytes_generator.stream(form)) == []
+
+
+def test_strings_that_are_not_one_a_row(bytes_generator):
+    for form in (np.array("the"), tf.constant("the")):
+        with pytest.raises(ValueError, match="put a single one in a list"):
+            bytes_generator(form)
+    for form in (np.array([["the"]]), tf.constant([["the"]]), tf.ragged.constant([["the"], ["a", "b"]])):
+        with pytest.raises(ValueError, match=r"strings of shape \(batch,\), got shape"):
+            bytes_generator(form)
+    with pytest.raises(ValueError, match=r"texts of UTF-8, got b'\\xff'"):
+        bytes_generator([b"\xff"])
+
+
+def test_a_source_whose_padding_counts_is_padded_as_its_tokenizer_pads(roughen):
+    """A model that does not mask padding was trained on rows of that width."""
+    vectors = keras.layers.TextVectorization(max_tokens=17, output_sequence_length=7)
+    vectors.adapt(TEXTS)
+    source, target = (keras.Input((None,), dtype="int32", name=name) for name in ("source", "target"))
+    memory = keras.layers.Conv1D(20, 3, padding="same")(keras.layers.Embedding(17, 20)(source))
+    y = kt.DecoderLayer(4, 13)(kt.TokenEmbedding(17, 20)(target), memory)
+    model = roughen(keras.Model([source, target], keras.layers.Dense(17)(y)))
+    options = {"max_length": 9, "start_token": 2, "end_token": 3, "cache": False, "jit_compile": False}
+    generator = kt.Generator(model, **options, source_tokenizer=vectors)
+    for texts in (["the cat sat", "dogs"], ["dogs"]):
+        result, expected = generator(texts), generator(np.asarray(vectors(texts)))
+        np.testing.assert_array_equal(result["scores"], expected["scores"])
+    assert (
+        np.abs(generator(["dogs"])["scores"] - generator(np.asarray(vectors(["dogs"]))[:, :1])["scores"]).max() > 1e-3
+    )
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_texts_that_the_model_turns_to_ids_itself(shape, roughen):
+    """However many rows there are, one too, and whatever they stand in."""
+    vectors = keras.layers.TextVectorization(vocabulary=["the", "cat", "dogs"])
+    text, target = keras.Input(shape, dtype="string", name="text"), keras.Input((None,), dtype="int32", name="target")
+    memory = kt.EncoderLayer(4, 13)(kt.TokenEmbedding(5, 20)(vectors(text)))
+    y = kt.DecoderLayer(4, 13)(kt.TokenEmbedding(17, 20)(target), memory)
+    model = roughen(keras.Model([text, target], keras.layers.Dense(17)(y)))
+    generator = kt.Generator(model, max_length=7, start_token=2, end_token=None, jit_compile=False)
+    expected = generator(["the cat", "dogs"])["tokens"].tolist()
+    assert expected[0] != expected[1]
+    for texts in (np.array(["the cat", "dogs"]), [["the cat"], ["dogs"]], np.array([["the cat"], ["dogs"]])):
+        assert generator(texts)["tokens"].tolist() == expected
+    assert generator(["dogs"])["tokens"].tolist() == expected[1:]
+    assert [int(x[0]) for x in generator.stream([b"dogs"])] == expected[1][0][1:]
+    with pytest.raises(ValueError, match=r"'text' takes strings, got \['int'\]"):
+        generator([1, 2])
+
+
+@pytest.mark.parametrize(
+    "features", [[[[1, 2]], [[1, 2], [3, 4]]], np.ones((2, 3, 2), "complex64"), [[["a", "b"]]]], ids=["lists", "c", "s"]
+)
+def test_features_that_are_none(features, roughen):
+    source, target = keras.Input((None, 2), name="source"), keras.Input((None,), dtype="int32", name="target")
+    y = kt.DecoderLayer(4, 13)(kt.TokenEmbedding(17, 20)(target), keras.layers.Dense(20)(source))
+    model = keras.Model([source, target], keras.layers.Dense(17)(y))
+    generator = kt.Generator(model, max_length=7, start_token=2, end_token=3, cache=False)
+    with pytest.raises(ValueError, match="'source' takes .*numbers in a regular shape"):
+        generator(features)
