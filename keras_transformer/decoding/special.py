@@ -1,6 +1,6 @@
 """The tokens that mean something to a Generator: where sequences start and end, and what stands behind their end."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import NamedTuple
 
 import keras
@@ -59,6 +59,7 @@ def read_special_tokens(graph: Graph, start_token, end_token, padding_id) -> Spe
         ends = ()
     elif isinstance(end_token, Iterable) and not isinstance(end_token, str | bytes | Mapping):
         ends = tuple(dict.fromkeys(_read_id("end_token", token, generated) for token in end_token))
+        ends = tuple(sorted(ends)) if isinstance(end_token, Set) else ends  # one of them is the first
         if not ends:
             raise ValueError("Generator was given no id in end_token. For sequences without an end: end_token=None.")
     else:
