@@ -23,6 +23,7 @@ from keras.src.backend import get_keras_mask, set_keras_mask
 from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from keras.src.models.functional import Functional
+from keras.src.ops.function import Function
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter as DataAdapter
 from keras.src.trainers.epoch_iterator import EpochIterator
 
@@ -58,9 +59,40 @@ def producing_call(tensor) -> Call | None:
     if history is None or history.operation is None:
         return None
     node = history.operation._inbound_nodes[history.node_index]
-    if not node.input_tensors:
-        return None
+    return _call(node) if node.input_tensors else None
+
+
+def _call(node) -> Call:
     return Call(node.operation, node.arguments.args, node.arguments.kwargs, node.input_tensors, node.outputs)
+
+
+class Run(NamedTuple):
+    """A functional model that is running now."""
+
+    model: Any
+    inputs: list  # what it was given
+    call: Call  # the call in it that is being carried out
+
+
+def running() -> list[Run]:
+    """The functional models that are running now, one within the other: the innermost is the first.
+
+    Read from the stack, because Keras tells a layer neither its place in a model nor the model that it is part of.
+    """
+    frame, runs = sys._getframe(1), []
+    while frame is not None:
+        if frame.f_code is Function._run_through_graph.__code__ and frame.f_locals.get("node") is not None:
+            model, call = frame.f_locals["self"], _call(frame.f_locals["node"])
+            if runs and getattr(call.operation, "_functional", call.operation) is not runs[-1].model:
+                break  # it runs within something else, of which nothing is known
+            runs.append(Run(model, keras.tree.flatten(frame.f_locals["inputs"]), call))
+        frame = frame.f_back
+    return runs
+
+
+def is_entry(model, call) -> bool:
+    """Whether a functional model is what was called from outside, or all that a Sequential model consists of is."""
+    return call is None or getattr(call.entry_layer, "_functional", call.entry_layer) is model
 
 
 def is_functional(operation) -> bool:
@@ -116,6 +148,11 @@ def takes_training(operation) -> bool:
 def is_optional(tensor) -> bool:
     """Whether a symbolic tensor is an input of a model that may be left out."""
     return getattr(tensor._keras_history.operation, "optional", False)
+
+
+def make_optional(tensor) -> None:
+    """Let a symbolic tensor, the input of a model, be left out."""
+    tensor._keras_history.operation.optional = True
 
 
 def layers_within(layer: keras.layers.Layer) -> list:

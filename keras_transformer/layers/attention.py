@@ -20,7 +20,6 @@ from keras_transformer.layers.checks import (
     check_sequence,
     check_tokens,
     describe,
-    token_mask,
 )
 from keras_transformer.layers.normalization import RMSNormalization
 from keras_transformer.layers.packed import check_segments
@@ -251,7 +250,7 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
         check_tokens(self, inputs.shape, segment_ids=segment_ids)
         mask = inputs_mask if mask is None else mask
         inputs = checked(inputs, mask, attention_mask)
-        padding = token_mask(self, inputs, "mask", mask)
+        padding = self.token_mask(inputs, "mask", mask)
         attention_mask = boolean(describe(self), attention_mask, "attention_mask")
         query, key, value = self._heads(
             self.query_key_value(inputs), self.num_heads, self.num_kv_heads, self.num_kv_heads
@@ -364,7 +363,7 @@ class MultiHeadCrossAttention(_MultiHeadAttention):
             check_mask(self, attention_mask, self.num_heads, inputs.shape, memory.shape)
         check_tokens(self, inputs.shape, segment_ids=segment_ids)
         inputs = checked(inputs, memory_mask, attention_mask)
-        memory_mask = token_mask(self, memory, "memory_mask", memory_mask)
+        memory_mask = self.token_mask(memory, "memory_mask", memory_mask)
         attention_mask = boolean(describe(self), attention_mask, "attention_mask")
         check_tokens(self, memory.shape, memory_segment_ids=memory_segment_ids)
         if (segment_ids is None) != (memory_segment_ids is None):

@@ -105,6 +105,8 @@ class TokenEmbedding(Adaptable, keras.layers.Embedding):
             check_sequence(self, "inputs to reverse", inputs.shape, self.dim)
             return self._project(ops.cast(inputs, self.compute_dtype))
         self._check_ids(inputs)
+        if self.padding_id is not None:
+            note_mask(self, inputs)
         embedded = rows(self.look_up, inputs, self.vocabulary_size)
         return embedded * ops.cast(self.dim**0.5, embedded.dtype) if self.scale else embedded
 
@@ -155,11 +157,7 @@ class TokenEmbedding(Adaptable, keras.layers.Embedding):
     def compute_mask(self, inputs, previous_mask=None):
         if len(inputs.shape) == 3:  # in reverse, a position keeps the mask it has
             return previous_mask
-        if self.padding_id is None:
-            return None
-        mask = ops.not_equal(inputs, self.padding_id)
-        note_mask(self, mask)
-        return mask
+        return None if self.padding_id is None else ops.not_equal(inputs, self.padding_id)
 
     def compute_output_spec(self, inputs, reverse=False):
         if reverse:

@@ -14,6 +14,7 @@ from keras import ops
 
 from keras_transformer._keras import (
     Call,
+    Run,
     get_mask,
     is_functional,
     is_keras_op,
@@ -21,6 +22,7 @@ from keras_transformer._keras import (
     model_inputs,
     producing_call,
 )
+from keras_transformer.layers.carried import is_along_time, is_backwards, makes_masks, wrongly_masked
 from keras_transformer.ops.elementwise import CONSTANT, ELEMENTWISE, REDUCTIONS
 
 _MERGES = (
@@ -51,11 +53,28 @@ def padding_of(tensor) -> Padding | None:
     return _follow([tensor], {})[0]
 
 
-def makes_masks(layer) -> bool:
-    """Whether a layer gives what it puts out a padding mask that was not there before."""
-    if hasattr(layer, "padding_id"):  # of a TokenEmbedding
-        return layer.padding_id is not None
-    return isinstance(layer, keras.layers.Masking) or (isinstance(layer, keras.layers.Embedding) and layer.mask_zero)
+def padding_within(runs: list[Run], tensor, *, all_padded: bool = False) -> Padding | None:
+    """The padding of a symbolic tensor of the innermost of the models that are running: also of what they were given.
+
+    Args:
+        all_padded: Whether to take for granted that there is padding in whatever sequences the outermost was given.
+    """
+    outermost = runs[-1]
+    known = {
+        id(own): Padding(keras.KerasTensor(own.shape[:2], "bool")) if _is_padded(own, given, all_padded) else None
+        for own, given in zip(outermost.model.inputs, outermost.inputs, strict=True)
+    }
+    for run in reversed(runs[1:]):
+        given = model_inputs(run.call)
+        if given is None:
+            return None
+        paddings = _follow(given, known)
+        known = {id(own): x for own, x in zip(run.call.operation.inputs, paddings, strict=True)}
+    return _follow([tensor], known)[0]
+
+
+def _is_padded(own, given, all_padded: bool) -> bool:
+    return len(own.shape) > 2 and (all_padded or get_mask(given) is not None)
 
 
 def _follow(tensors, known: dict) -> list[Padding | None]:
@@ -66,16 +85,18 @@ def _follow(tensors, known: dict) -> list[Padding | None]:
         if id(tensor) in known:
             pending.pop()
             continue
-        call = producing_call(tensor)
-        if get_mask(tensor) is not None:
-            known[id(tensor)] = Padding(get_mask(tensor))
-        elif len(tensor.shape) < 2 or call is None:
+        call, mask = producing_call(tensor), get_mask(tensor)
+        origin = tensor if mask is None else wrongly_masked(tensor)
+        if origin is None:
+            known[id(tensor)] = Padding(mask)
+        elif call is None:
             known[id(tensor)] = None
         else:
-            missing = [x for x in _sources(call) if id(x) not in known]
+            before = _sources(call) if origin is tensor else [origin]
+            missing = [x for x in before if id(x) not in known]
             pending += missing
             if not missing:
-                known[id(tensor)] = _after(call, tensor, known)
+                known[id(tensor)] = _after(call, tensor, known) if origin is tensor else known[id(origin)]
     return [known[id(x)] for x in tensors]
 
 
@@ -102,6 +123,8 @@ def _after(call: Call, tensor, known: dict) -> Padding | None:
     before = {id(x): known[id(x)] for x in _sources(call) if known[id(x)] is not None}
     if not before:
         makes = isinstance(operation, keras.layers.Layer) and any(map(makes_masks, layers_within(operation)))
+        if isinstance(operation, keras.layers.TimeDistributed) and makes:
+            return Padding(None, operation)  # it asks no layer for a mask
         return Padding(None) if makes else None  # of a subclassed model: what is there when it runs
     if isinstance(operation, keras.layers.Layer):
         return _after_layer(call, tensor, before)
@@ -123,11 +146,16 @@ def _within(call: Call, tensor, known: dict) -> Padding | None:
 
 def _after_layer(call: Call, tensor, before: dict) -> Padding | None:
     layer = call.operation
+    masked = all(id(x) in before for x in _sources(call))
+    carried = all(x.dropped_by is None for x in before.values())
     if isinstance(layer, _MERGES):
-        carried = len(before) == len(_sources(call)) and all(x.dropped_by is None for x in before.values())
-        return next(iter(before.values())) if carried else _elementwise(call, tensor, before)
+        return next(iter(before.values())) if carried and masked else _elementwise(call, tensor, before)
     if isinstance(layer, keras.layers.Concatenate):
-        return _concatenate(call, tensor, before)
+        found = _concatenate(call, tensor, before)
+        return found._replace(dropped_by=None) if carried and (masked or is_along_time(call)) else found
+    if is_backwards(layer) and len(tensor.shape) > 2:
+        (padding,) = before.values()
+        return padding if padding.mask is None else Padding(ops.flip(padding.mask, axis=1), _dropped_by(call, before))
     if layer.supports_masking:
         return _as_the_layer_says(call, tensor, before)
     (slot, padding), *others = before.items()
@@ -151,12 +179,26 @@ def _as_the_layer_says(call: Call, tensor, before: dict) -> Padding | None:
         return _unknown(call, tensor, before)
     if isinstance(mask, list | tuple):
         mask = mask[next(i for i, x in enumerate(call.outputs) if x is tensor)] if len(mask) else None
-    return None if mask is None else Padding(mask, first.dropped_by)
+    if mask is not None:
+        return Padding(mask, first.dropped_by)
+    if isinstance(call.operation, keras.layers.Dot):
+        return _unknown(call, tensor, before)
+    seen = first.dropped_by is not None and call.kwargs.get("mask") is None  # padding, among what it made one vector of
+    return Padding(None, first.dropped_by) if seen else None
 
 
 def _unknown(call: Call, tensor, before: dict) -> Padding | None:
-    """Something was there; whether it fits any more cannot be told. A vector for each row has no time."""
-    return Padding(None, _dropped_by(call, before)) if before and len(tensor.shape) > 2 else None
+    """Something was there; whether it fits any more cannot be told."""
+    return Padding(None, _dropped_by(call, before)) if before else None
+
+
+def _without_time(call: Call, tensor, before: dict) -> Padding | None:
+    """One vector is left of a sequence, unless its time had got lost before."""
+    return (
+        _unknown(call, tensor, before)
+        if any(x.dropped_by is not None and x.mask is None for x in before.values())
+        else None
+    )
 
 
 def _dropped_by(call: Call, before: dict):
@@ -210,7 +252,7 @@ def _along_axis(call: Call, tensor, before: dict) -> Padding | None:
 def _reduction(call: Call, tensor, before: dict) -> Padding | None:
     axes = _axes(call)
     if 1 in axes:
-        return None  # time is gone
+        return _without_time(call, tensor, before)
     return _unknown(call, tensor, before) if 0 in axes else _combined(call, before)
 
 
@@ -259,7 +301,7 @@ def _item(call: Call, tensor, before: dict) -> Padding | None:
     if not isinstance(rows, slice):
         return _unknown(call, tensor, before)
     if isinstance(rest[0], int):
-        return None  # one position: time is gone
+        return _without_time(call, tensor, before)
     if not isinstance(rest[0], slice) or padding.mask is None:
         return _unknown(call, tensor, before)
     whole = rows == slice(None) and rest[0] == slice(None)
@@ -270,6 +312,8 @@ def _item(call: Call, tensor, before: dict) -> Padding | None:
 def _expand(call: Call, tensor, before: dict) -> Padding | None:
     rank, axis = len(tensor.shape), call.operation.axis
     axes = [x % rank for x in (axis if isinstance(axis, list | tuple) else [axis])]
+    if axes == [1] and rank == 3 and all(x.mask is None for x in before.values()):
+        return None  # one vector
     return _combined(call, before) if min(axes) > 1 else _unknown(call, tensor, before)
 
 

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_transformer.layers.checks import check_choice, check_sequence, token_mask
+from keras_transformer.layers.checks import check_choice, check_sequence
 from keras_transformer.layers.quantized import Small
 from keras_transformer.layers.sequence import SequenceLayer
 from keras_transformer.ops.masks import checked
@@ -50,7 +50,7 @@ class MaskedPooling(SequenceLayer, Small):
 
     def call(self, inputs, mask=None):
         check_sequence(self, "inputs", inputs.shape)
-        inputs, mask = checked(inputs, mask), token_mask(self, inputs, "mask", mask)
+        inputs, mask = checked(inputs, mask), self.token_mask(inputs, "mask", mask)
         if mask is None:
             return ops.mean(inputs, axis=1) if self.mode == "mean" else ops.max(inputs, axis=1)
         real = ops.expand_dims(mask, -1)  # (B, T, 1)

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_transformer.context import decoding, record
-from keras_transformer.layers.checks import check_choice, check_positive, check_sequence, describe, token_mask
+from keras_transformer.layers.checks import check_choice, check_positive, check_sequence, describe
 from keras_transformer.layers.projection import Projecting, WeightOptions
 from keras_transformer.layers.sequence import SequenceLayer
 from keras_transformer.ops.attention import additive_attention, attend
@@ -122,7 +122,7 @@ class RecurrentDecoderLayer(SequenceLayer, Projecting):
     def call(self, inputs, memory=None, initial_state=None, mask=None, inputs_mask=None, memory_mask=None):
         self._check(inputs, memory, initial_state)
         given = inputs_mask if mask is None else mask
-        mask = token_mask(self, inputs, "mask", given)
+        mask = self.token_mask(inputs, "mask", given)
         if initial_state is None:
             initial_state = self.rnn.get_initial_state(ops.shape(inputs)[0])
         states = [ops.cast(state, self.compute_dtype) for state in _as_list(initial_state)]
@@ -137,7 +137,7 @@ class RecurrentDecoderLayer(SequenceLayer, Projecting):
 
     def _attend(self, inputs, memory, states, mask, memory_mask):
         """The states and the context vectors of a recurrence that attends at every step."""
-        memory_mask = token_mask(self, memory, "memory_mask", memory_mask)
+        memory_mask = self.token_mask(memory, "memory_mask", memory_mask)
         context = decoding()
         key, value = (self.key(memory), memory) if context is None else context.keep(
             self, lambda: (self.key(memory), memory)
@@ -270,7 +270,7 @@ class DotAttention(SequenceLayer, Projecting):
         check_sequence(self, "inputs", inputs.shape, self._width)
         check_sequence(self, "memory", memory.shape, self._width)
         inputs = checked(inputs, memory_mask)
-        memory_mask = token_mask(self, memory, "memory_mask", memory_mask)
+        memory_mask = self.token_mask(memory, "memory_mask", memory_mask)
         allowed = None if memory_mask is None else ops.expand_dims(ops.expand_dims(memory_mask, 1), 1)
         query, memory = ops.expand_dims(inputs, 1), ops.expand_dims(memory, 1)  # one head
         vectors, weights = attend(query, memory, memory, mask=allowed, scale=1.0)

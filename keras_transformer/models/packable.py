@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_transformer._keras import is_functional, is_optional
+from keras_transformer._keras import is_functional, is_optional, make_optional
 
 FURTHER = ("segment_ids", "positions")  # how the names of inputs end that packed sequences need
 
@@ -29,6 +29,12 @@ class PackableModel(keras.Model):
     >>> tuple(model(tokens).shape)
     (1, 4, 11)
     """
+
+    def __init__(self, inputs, outputs, name=None, **kwargs):
+        super().__init__(inputs, outputs, name=name, **kwargs)
+        for x in self.inputs:
+            if x.name.endswith(FURTHER):  # keras.models.clone_model forgets it (Keras 3.15.1)
+                make_optional(x)
 
     def __call__(self, inputs, *args, **kwargs):
         return super().__call__(self._arrange(inputs), *args, **kwargs)

@@ -134,3 +134,15 @@ def test_is_a_draft_as_the_model_without_them():
     expected = kt.Generator(model, **options)(np.array([[2, 11]]))["tokens"]
     found = kt.Generator(model, strategy=kt.Speculative(draft), **options)(np.array([[2, 11]]))["tokens"]
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("make", [language_model, transformer])
+def test_a_clone_may_be_called_without_segments(make):
+    model = make(packed=True)
+    clone = keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    tokens = np.array([[5, 9, 4]])
+    inputs = tokens if make is language_model else [tokens, tokens]
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(clone(inputs)), ops.convert_to_numpy(model(inputs)), rtol=1e-5, atol=1e-6
+    )
