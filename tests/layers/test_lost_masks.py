@@ -305,13 +305,16 @@ def unmasked_memory(x):
     return kt.DecoderLayer(2, 13)(x, memory)
 
 
+def patches_beside(x):
+    patches = ops.expand_dims(KERAS.Embedding(VOCABULARY, DIM)(x._keras_history.operation.input), 1)
+    return kt.DecoderLayer(2, 13)(x, KERAS.TimeDistributed(encoder())(patches)[:, 0])
+
+
 NESTED_FINE = {
     "two deep": lambda x: inner_model(lambda h: inner_model(encoder())(h))(x),
     "Sequential": lambda x: keras.Sequential([encoder(), kt.MaskedPooling()])(x),
     "no mask": lambda x: unmasked_memory(x),
-    "patches": lambda x: kt.DecoderLayer(2, 13)(
-        x, KERAS.TimeDistributed(encoder())(KERAS.Reshape((1, 3, 2 * LENGTH))(ops.ones((2, 1, LENGTH * DIM))))[:, 0]
-    ),
+    "patches": lambda x: patches_beside(x),
 }
 
 
