@@ -24,6 +24,7 @@ export MODEL
 # Training first: it has the longest test.
 BACKEND_TESTS := $(wildcard $(addprefix tests/,training decoding models layers ops test_insight.py))
 JAX_TESTS = $(BACKEND_TESTS)
+JAX_MARKS = not distributed
 TORCH_TESTS = $(BACKEND_TESTS)
 # What `make test` runs of them. Which models a generator takes is judged by the same Python on every backend, and the
 # tests of that compile for long on JAX.
@@ -73,12 +74,12 @@ browser-demo: $(BROWSER)/node_modules $(BROWSER)/models/attention.tflite ## Serv
 test: $(INSTALLED) lint ## Run the checks: lint, tests and docstring examples on TensorFlow, then parts of test-jax and test-torch
 	@echo "Tests on TensorFlow"
 	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python $(PYTEST) -m "not slow and not distributed"
-	@$(MAKE) --no-print-directory test-jax JAX_TESTS="$(JAX_PART)"
+	@$(MAKE) --no-print-directory test-jax JAX_TESTS="$(JAX_PART)" JAX_MARKS="not slow and not distributed"
 	@$(MAKE) --no-print-directory test-torch TORCH_TESTS="$(TORCH_PART)"
 
 test-jax: $(INSTALLED) ## Run the tests that must pass on the JAX backend, too (ALL=1: those that compile for long, too)
 	@echo "Tests on JAX"
-	@KERAS_BACKEND=jax $(JAX_ENV) $(TEST_ENV) $(BIN)/python $(PYTEST) -m "not distributed" $(JAX_TESTS)
+	@KERAS_BACKEND=jax $(JAX_ENV) $(TEST_ENV) $(BIN)/python $(PYTEST) -m "$(JAX_MARKS)" $(JAX_TESTS)
 
 test-torch: $(INSTALLED) ## The same on the PyTorch backend, where nothing is compiled (ALL=1: by torch.compile, too)
 	@echo "Tests on PyTorch"

@@ -5,7 +5,7 @@ models: the one of README's first example, and a decoder of 12 layers of width 5
 from a process of its own, which makes one generator that does not count, so that all is loaded, then some that do; the
 versions take turns. The memory is the highest of the process less that before the first generator.
 
-    git archive f2cf9ba keras_transformer | tar -x -C /tmp/before
+    git archive f2cf9ba keras_transformer keras_transformer_runtime | tar -x -C /tmp/before
     python benchmarks/making.py --before /tmp/before
 """
 

@@ -31,6 +31,7 @@ def test_the_first_example_answers_right_and_runs_again(readme, fresh_process, t
     assert printed.count("equal to Python: 100.0%") == 2 * len(re.findall(r"kt\.export\.\w+\(", writing[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("page", ["training.md", "tokenizers.md"])
 def test_pages_run(page, fresh_process, tmp_path):

@@ -57,7 +57,9 @@ def quantized(model):
 CHANGES = {"LoRA": with_lora, "activation": with_another_activation, "int8": quantized}
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    "change", [pytest.param(change, marks=[pytest.mark.slow] if change == "int8" else []) for change in CHANGES]
+)
 def test_a_changed_model_is_compiled_anew(change, model, caplog):
     generator = make(model)
     before = generator(PROMPTS)

@@ -41,6 +41,12 @@ def exports(tmp_path_factory, decoder_only, classifier):
     return folder
 
 
+def once(export, subject, path, **options):
+    """Export unless it is there: a worker that comes back to a file sets its fixtures up again."""
+    if not path.exists():
+        export(subject, path, **options)
+
+
 def roughen(model):
     """Random weights that make a model say many things."""
     random = np.random.default_rng(0)

@@ -6,7 +6,7 @@ import pytest
 
 import keras_transformer as kt
 
-from .conftest import OPTIONS
+from .conftest import OPTIONS, once
 
 pytest.importorskip("ai_edge_litert")
 pytestmark = pytest.mark.tensorflow
@@ -15,10 +15,9 @@ pytestmark = pytest.mark.tensorflow
 @pytest.fixture(scope="module")
 def folder(exports, encoder_decoder, decoder_only, classifier):
     """One file of each subject; that of the classifier takes two rows at a time."""
-    kt.export.litert(encoder_decoder, exports / "encoder_decoder.tflite", source_length=7)
-    kt.export.litert(decoder_only, exports / "decoder_only.tflite", source_length=7)
-    if not (exports / "classifier.tflite").exists():
-        kt.export.litert(classifier, exports / "classifier.tflite", source_length=7, batch_size=2)
+    once(kt.export.litert, encoder_decoder, exports / "encoder_decoder.tflite", source_length=7)
+    once(kt.export.litert, decoder_only, exports / "decoder_only.tflite", source_length=7)
+    once(kt.export.litert, classifier, exports / "classifier.tflite", source_length=7, batch_size=2)
     return exports
 
 

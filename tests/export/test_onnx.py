@@ -90,6 +90,7 @@ def test_only_onnx_is_overwritten(tmp_path):
     assert {x.name for x in tmp_path.iterdir()} == {"text", "folder", "model.onnx"}
 
 
+@pytest.mark.slow
 def test_the_runner_runs_steps(decoder_only, tmp_path):
     generator = kt.Generator(decoder_only.model, max_length=7, end_token=3, start_token=2, jit_compile=False)
     kt.export.onnx(generator, tmp_path / "steps", source_length=4, batch_size=2, verify=False)

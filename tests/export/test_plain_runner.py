@@ -11,6 +11,8 @@ import pytest
 import keras_transformer as kt
 from keras_transformer_runtime.description import NAME, parse
 
+from .conftest import once
+
 pytest.importorskip("ai_edge_litert")
 pytestmark = pytest.mark.tensorflow
 PROMPTS = np.array([[5, 9, 22, 4], [11, 6, 0, 0], [8, 0, 0, 0]], "int32")
@@ -18,10 +20,10 @@ PROMPTS = np.array([[5, 9, 22, 4], [11, 6, 0, 0], [8, 0, 0, 0]], "int32")
 
 @pytest.fixture(scope="module")
 def folder(exports, decoder_only, classifier):
-    if not (exports / "classifier.tflite").exists():
-        kt.export.litert(classifier, exports / "classifier.tflite", source_length=7, batch_size=2)
+    once(kt.export.litert, classifier, exports / "classifier.tflite", source_length=7, batch_size=2)
     for layout in ("generate", "step"):
-        kt.export.litert(decoder_only, exports / f"{layout}.tflite", source_length=4, batch_size=3, layout=layout)
+        path = exports / f"{layout}.tflite"
+        once(kt.export.litert, decoder_only, path, source_length=4, batch_size=3, layout=layout)
     return exports
 
 

@@ -47,10 +47,8 @@ def assert_says_different_things(generator):
     assert len(np.unique(generator(SOURCES)["tokens"])) >= 4
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [pytest.param(kind, marks=[] if kind == "gru, additive" else pytest.mark.slow) for kind in ENCODER_DECODERS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ENCODER_DECODERS)
 def test_encoder_decoders(kind, tmp_path):
     pytest.importorskip("ai_edge_litert")
     generator = encoder_decoder(kind)

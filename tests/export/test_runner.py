@@ -89,6 +89,7 @@ def test_beam_search_step_by_step(folder, decoder_only):
         runner.stream(PROMPTS)
 
 
+@pytest.mark.slow
 def test_several_samples_of_a_source_step_by_step(encoder_decoder, tmp_path):
     """The memory has a row for each of them by then."""
     options = {"max_length": 5, "strategy": kt.Sampling(seed=4, num_return=2), **OPTIONS}
@@ -190,6 +191,7 @@ def test_strings_without_a_tokenizer(folder):
         kt.export.load(folder / "sampling.tflite")(["the cat"])
 
 
+@pytest.mark.slow
 def test_saved_model_streams(translator, decoder_only, tokenizer, tmp_path):
     tokenizers = {"source_tokenizer": tokenizer, "target_tokenizer": tokenizer}
     kt.export.saved_model(translator, tmp_path / "translator", streaming=True, **tokenizers)
@@ -230,6 +232,7 @@ def test_what_is_no_export_of_ours(folder, tmp_path):
             kt.export.load(tmp_path / name)
 
 
+@pytest.mark.slow
 def test_strings_in_a_litert_file(translator, tokenizer, tmp_path):
     """With the operations of TensorFlow Text registered; the other signature does without."""
     from ai_edge_litert.interpreter import InterpreterWithCustomOps

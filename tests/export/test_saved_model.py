@@ -8,7 +8,7 @@ import pytest
 
 import keras_transformer as kt
 
-from .conftest import OPTIONS
+from .conftest import OPTIONS, once
 
 tf = pytest.importorskip("tensorflow")
 pytestmark = pytest.mark.tensorflow
@@ -42,7 +42,7 @@ TEXTS = ["hello", "a", "marmalade", "bcd"]
 def folder(exports, encoder_decoder):
     """One export of each subject, one of them with tokenizers."""
     tokenizers = {"source_tokenizer": letters(23), "target_tokenizer": letters(29)}
-    kt.export.saved_model(encoder_decoder, exports / "encoder_decoder", **tokenizers)
+    once(kt.export.saved_model, encoder_decoder, exports / "encoder_decoder", **tokenizers)
     return exports
 
 
@@ -165,6 +165,7 @@ def test_each_weight_is_saved_once(folder, encoder_decoder):
     assert matrices == sorted(tuple(weight.shape) for weight in weights)
 
 
+@pytest.mark.slow
 def test_a_seed_for_each_call_and_a_signature_for_xla(encoder_decoder, tmp_path, capsys):
     def sampling(seed):
         return kt.Generator(encoder_decoder.model, max_length=9, strategy=kt.Sampling(seed=seed), **OPTIONS)

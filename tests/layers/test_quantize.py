@@ -170,6 +170,7 @@ def test_the_gradient_goes_through_a_quantized_table():
     np.testing.assert_allclose(found, cotangent @ table, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["int8_from_float32", "int8_from_mixed_bfloat16", "int4/-1_from_float32"])
 def test_a_layer_made_with_a_quantized_policy_takes_quantized_weights(policy):
     mode, source = policy.split("/")[0].split("_")[0], policy.split("_from_")[1]
@@ -247,6 +248,7 @@ class Mine(Projection):
         return ops.sin(super().call(inputs))
 
 
+@pytest.mark.slow
 def test_lora_that_was_saved_is_not_lost_in_a_quantized_matrix(tmp_path):
     model, other = small_model(), small_model()
     for x in (model, other):
@@ -259,6 +261,7 @@ def test_lora_that_was_saved_is_not_lost_in_a_quantized_matrix(tmp_path):
         other.load_weights(tmp_path / "model.weights.h5")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["int8", "int4"])
 def test_a_quantized_model_is_trained_by_lora_and_survives_a_file(mode, tmp_path):
     model = small_model()
