@@ -26,11 +26,13 @@ BACKEND_TESTS := $(wildcard $(addprefix tests/,training decoding models layers o
 JAX_TESTS = $(BACKEND_TESTS)
 JAX_MARKS = not distributed
 TORCH_TESTS = $(BACKEND_TESTS)
-# What `make test` runs of them. Which models a generator takes is judged by the same Python on every backend, and the
-# tests of that compile for long on JAX.
+# What `make test` runs of them. Which models a generator takes, and where masks and settings of parts are lost, is judged
+# by the same Python on every backend, and the tests of that compile for long on JAX.
 JUDGING := $(addprefix tests/decoding/test_,trust.py positionwise.py structure.py comparison.py random_graphs.py \
-	nested_calls.py wrapped.py target.py texts.py verification.py)
-JAX_PART := $(filter-out $(JUDGING),$(wildcard $(addprefix tests/,training models layers ops test_insight.py decoding/test_*.py)))
+	nested_calls.py wrapped.py target.py texts.py verification.py any_functional_model.py) \
+	$(addprefix tests/layers/test_,lost_masks.py parts.py)
+JAX_PART := $(filter-out $(JUDGING), \
+	$(wildcard $(addprefix tests/,training models layers/test_*.py ops test_insight.py decoding/test_*.py)))
 TORCH_PART := $(addprefix tests/,models layers ops test_insight.py decoding/test_generator.py \
 	decoding/test_encoder_decoder.py decoding/test_decoder_only.py training/test_losses.py training/test_rematerialization.py)
 
