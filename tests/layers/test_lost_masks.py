@@ -99,6 +99,7 @@ LOST = {
 
 
 WITHOUT_A_NAME = {"one by one", "one row of rows, and back", "an axis more, and less"}
+OF_A_LENGTH = {"one by one", "flat, and back", "one row of rows, and back"}  # Keras cannot build these without one
 
 
 def _made_within(x):
@@ -109,11 +110,11 @@ def _made_within(x):
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("length", [None, LENGTH])
-@pytest.mark.parametrize("name", LOST)
+@pytest.mark.parametrize(
+    ("name", "length"),
+    [(name, length) for name in LOST for length in (None, LENGTH) if length or name not in OF_A_LENGTH],
+)
 def test_what_cannot_be_followed_is_said(name, length):
-    if length is None and name in ("one by one", "flat, and back", "one row of rows, and back"):
-        pytest.skip("needs a length")
     _, messages = seen_keys(LOST[name], length=length)
     (message,) = messages
     assert (
