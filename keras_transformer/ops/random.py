@@ -66,16 +66,17 @@ def random_bits(seed, rows, columns: int):
     >>> np.array(random_bits(7, 2, 3)).tolist() == np.array(random_bits(7, 5, 4))[:2, :3].tolist()
     True
     """
-    seed = _pair(seed)
-    first, second = ops.cast(seed[0], "int32"), ops.cast(seed[1], "int32")
-    row = _mix(ops.arange(rows, dtype="int32") + _mix(first))
-    column = _mix(ops.arange(columns, dtype="int32") + _mix(second + _COLUMN_OFFSET))
-    bits = ops.bitwise_xor(ops.expand_dims(row, 1), column) * _MIX[2]
-    return ops.bitwise_xor(bits, ops.right_shift(bits, 13)) * _MIX[3]
+    first, second = seed_pair(seed)
+    return combine(ops.expand_dims(row_codes(first, rows), 1), column_codes(second, columns))
+
+
+def seed_pair(seed):
+    """The two int32 of a seed; a `keras.random.SeedGenerator` counts on."""
+    first, second = _pair(seed)
+    return ops.cast(first, "int32"), ops.cast(second, "int32")
 
 
 def _pair(seed):
-    """The two integers of a seed."""
     if isinstance(seed, keras.random.SeedGenerator):
         return seed.next()
     shape = np.shape(seed) if isinstance(seed, list | tuple) else getattr(seed, "shape", ())
@@ -86,6 +87,27 @@ def _pair(seed):
             f"Dropout takes as seed an integer, two integers or a keras.random.SeedGenerator, got {seed!r}."
         )
     return as_seed(seed), 0
+
+
+def row_codes(first, rows):
+    """What `combine` takes of the rows 0 to `rows` - 1, (rows,), int32."""
+    return _mix(ops.arange(rows, dtype="int32") + _mix(first))
+
+
+def column_codes(second, columns):
+    """What `combine` takes of the columns 0 to `columns` - 1, (columns,), int32."""
+    return _mix(ops.arange(columns, dtype="int32") + _mix(second + _COLUMN_OFFSET))
+
+
+def combine(rows, columns):
+    """`random_bits` of rows and columns whose codes broadcast against each other, such as a block of them."""
+    bits = ops.bitwise_xor(rows, columns) * _MIX[2]
+    return ops.bitwise_xor(bits, ops.right_shift(bits, 13)) * _MIX[3]
+
+
+def kept(bits, rate: float):
+    """Which of the elements with these random bits are not dropped, bool."""
+    return bits >= np.int32(-(2**31) + int(rate * 2**32))
 
 
 def uniforms(seed, rows, step):
@@ -136,6 +158,5 @@ def dropout(x, rate: float, seed):
     rows = 1
     for size in shape[:-1]:
         rows = rows * size
-    threshold = np.int32(-(2**31) + int(rate * 2**32))
-    kept = ops.reshape(random_bits(seed, rows, shape[-1]) >= threshold, shape)
-    return x * (ops.cast(kept, x.dtype) * ops.cast(1 / (1 - rate), x.dtype))
+    keep = ops.reshape(kept(random_bits(seed, rows, shape[-1]), rate), shape)
+    return x * (ops.cast(keep, x.dtype) * ops.cast(1 / (1 - rate), x.dtype))
