@@ -266,6 +266,11 @@ class Recording:
             self.to_memory.append(name)
 
 
+def is_recording() -> bool:
+    """Whether somebody wants attention weights."""
+    return _RECORDING.get() is not None
+
+
 def record(layer, scores, *, to_memory: bool = False) -> None:
     """Hand attention weights to the active recording, if there is one."""
     recording = _RECORDING.get()

@@ -7,7 +7,7 @@ from keras import ops
 from keras_transformer.decoding.decoder import gather_rows
 from keras_transformer.decoding.settings import is_number, read_counts
 from keras_transformer.decoding.strategies import Strategy, token_at
-from keras_transformer.ops.attention import FORBIDDEN
+from keras_transformer.ops.exact import FORBIDDEN
 
 NOTHING = FORBIDDEN  # the score of a beam that is not there
 DEAD = FORBIDDEN / 2  # below it, a score is that of a beam that is not there, or of a forbidden token

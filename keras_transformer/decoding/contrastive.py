@@ -7,7 +7,7 @@ from keras import ops
 from keras_transformer.decoding.decoder import gather_rows
 from keras_transformer.decoding.settings import is_number, read_counts
 from keras_transformer.decoding.strategies import Strategy, append, argmax, begin_sequences, token_at
-from keras_transformer.ops.attention import FORBIDDEN
+from keras_transformer.ops.exact import FORBIDDEN
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from keras_transformer.context import Decoding, Recording, active
 from keras_transformer.decoding.graph import Graph
 from keras_transformer.decoding.samples import BATCH
 from keras_transformer.decoding.verification import SOURCE_LENGTHS, sample_sources, takes_sources
-from keras_transformer.ops.attention import FORBIDDEN
+from keras_transformer.ops.exact import FORBIDDEN
 
 BLOCK = 512  # tokens of a prompt that are read in one pass
 

@@ -17,7 +17,7 @@ from keras import ops
 
 from keras_transformer.decoding.settings import is_integer, is_number, read_counts, read_ids
 from keras_transformer.decoding.strategies import forbid, token_at
-from keras_transformer.ops.attention import FORBIDDEN
+from keras_transformer.ops.exact import FORBIDDEN
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_transformer.decoding.decoder import Decoder
-from keras_transformer.ops.attention import FORBIDDEN
+from keras_transformer.ops.exact import FORBIDDEN
 from keras_transformer.ops.runtime import is_without_xla
 
 

@@ -7,12 +7,13 @@ keys         k k k k            k   k               k
              num_kv_heads = H   = 2                 = 1
 """
 
+from functools import partial
 from typing import TypedDict, Unpack
 
 import keras
 from keras import ops
 
-from keras_transformer.context import decoding, record
+from keras_transformer.context import decoding, is_recording, record
 from keras_transformer.layers.checks import (
     check_mask,
     check_positive,
@@ -31,9 +32,9 @@ from keras_transformer.layers.position import (
 )
 from keras_transformer.layers.projection import Projecting, Projection, WeightOptions
 from keras_transformer.layers.sequence import SequenceLayer
-from keras_transformer.ops.attention import attend
-from keras_transformer.ops.masks import attention_mask as combine_masks
+from keras_transformer.ops.kernels import PositionBias, attend
 from keras_transformer.ops.masks import boolean, checked
+from keras_transformer.ops.visibility import Visibility
 
 
 class AttentionOptions(TypedDict, total=False):
@@ -116,17 +117,18 @@ class _MultiHeadAttention(SequenceLayer, Projecting):
         starts = [sum(counts[:i]) for i in range(1, len(counts))]
         return ops.split(heads, starts, axis=1)
 
-    def _attend(self, query, key, value, mask, bias, training):
+    def _attend(self, query, key, value, seen: Visibility, bias, training, return_scores: bool):
         """Attention over heads, and the projection of their concatenation to the model width."""
         output, weights = attend(
             query,
             key,
             value,
-            mask=mask,
+            seen,
             bias=bias,
             soft_cap=self.soft_cap,
             dropout=self.dropout if training else 0.0,
             seed=self.seed_generator,
+            return_scores=return_scores or is_recording(),
         )
         record(self, weights, to_memory=self._attends_to_memory)
         output = ops.swapaxes(output, 1, 2)
@@ -255,30 +257,33 @@ class MultiHeadSelfAttention(_MultiHeadAttention):
         query, key, value = self._heads(
             self.query_key_value(inputs), self.num_heads, self.num_kv_heads, self.num_kv_heads
         )
-        positions = key_positions = current_positions(self, inputs)
+        positions = current_positions(self, inputs)
         if self.qk_norm:
             query, key = self.query_norm(query), self.key_norm(key)
         if self.position is not None:
             query, key = self.position.rotate(query, positions), self.position.rotate(key, positions)
 
-        context = decoding()
+        context, query_positions, key_positions = decoding(), None, None
         if context is not None:
             self._check_decodable(segment_ids, attention_mask)
             key, value, key_positions, attention_mask = context.extend(self, key, value, self.window)
+            query_positions = positions
             padding = None  # what a row has not reached yet lies after all its positions
 
-        allowed = combine_masks(
-            positions,
-            key_positions,
+        seen = Visibility(
             causal=self.causal,
             window=self.window,
             key_mask=padding,
             query_segments=segment_ids,
             key_segments=segment_ids,
             mask=attention_mask,
+            query_positions=query_positions,
+            key_positions=key_positions,
         )
-        bias = None if self.position is None else self.position.bias(positions, key_positions, self.causal)
-        output, scores = self._attend(query, key, value, allowed, bias, training)
+        bias = None
+        if self.position is not None and type(self.position).bias is not AttentionPosition.bias:
+            bias = PositionBias(partial(self.position.bias, causal=self.causal), self.position.of_distance)
+        output, scores = self._attend(query, key, value, seen, bias, training, return_attention_scores)
         return (output, scores) if return_attention_scores else output
 
     def _check_decodable(self, segment_ids, attention_mask) -> None:
@@ -378,15 +383,13 @@ class MultiHeadCrossAttention(_MultiHeadAttention):
         key, value = self._project_memory(memory) if context is None else context.keep(
             self, lambda: self._project_memory(memory)
         )  # fmt: skip
-        allowed = combine_masks(
-            None,
-            None,
+        seen = Visibility(
             key_mask=memory_mask,
             query_segments=segment_ids,
             key_segments=memory_segment_ids,
             mask=attention_mask,
         )
-        output, scores = self._attend(query, key, value, allowed, None, training)
+        output, scores = self._attend(query, key, value, seen, None, training, return_attention_scores)
         return (output, scores) if return_attention_scores else output
 
     def _project_memory(self, memory):

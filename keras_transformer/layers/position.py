@@ -171,7 +171,13 @@ class AttentionPosition(Small):
 
     A position is built with the shape (B, T, H, K) of the queries. One object may be given to several layers, which
     then share its weights, if it has any.
+
+    Attributes:
+        of_distance: Whether `bias` depends on the distance of two positions only, so that long sequences need not hold
+            it for all pairs.
     """
+
+    of_distance = False
 
     def rotate(self, states, positions):
         """Queries or keys (B, H, T, K), marked with their `positions` (1 or B, T)."""
@@ -260,6 +266,8 @@ class AlibiPosition(AttentionPosition):
     (1, 3, 8)
     """
 
+    of_distance = True
+
     def build(self, heads_shape):
         self.num_heads = heads_shape[-2]
 
@@ -294,6 +302,8 @@ class RelativePosition(AttentionPosition):
     >>> tuple(layer(np.ones((1, 3, 8))).shape)
     (1, 3, 8)
     """
+
+    of_distance = True
 
     def __init__(
         self,

@@ -9,7 +9,8 @@ from keras_transformer.context import decoding, record
 from keras_transformer.layers.checks import check_choice, check_positive, check_sequence, describe
 from keras_transformer.layers.projection import Projecting, WeightOptions
 from keras_transformer.layers.sequence import SequenceLayer
-from keras_transformer.ops.attention import additive_attention, attend
+from keras_transformer.ops.attention import additive_attention
+from keras_transformer.ops.exact import exact_attention
 from keras_transformer.ops.masks import checked
 
 CELLS = {"rnn": keras.layers.SimpleRNN, "lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
@@ -273,7 +274,7 @@ class DotAttention(SequenceLayer, Projecting):
         memory_mask = self.token_mask(memory, "memory_mask", memory_mask)
         allowed = None if memory_mask is None else ops.expand_dims(ops.expand_dims(memory_mask, 1), 1)
         query, memory = ops.expand_dims(inputs, 1), ops.expand_dims(memory, 1)  # one head
-        vectors, weights = attend(query, memory, memory, mask=allowed, scale=1.0)
+        vectors, weights = exact_attention(query, memory, memory, mask=allowed, scale=1.0)
         record(self, weights, to_memory=True)
         return self.output_projection(ops.concatenate([vectors[:, 0], inputs], axis=-1))
 

@@ -1,15 +1,11 @@
 """Attention as pure functions: scaled dot-product, for any mask, bias and head grouping, and additive."""
 
-import keras
 from keras import ops
 
+from keras_transformer.ops.exact import masked_softmax
+from keras_transformer.ops.kernels import attend
 from keras_transformer.ops.masks import boolean, checked
-from keras_transformer.ops.random import dropout as drop
-
-# Added to a forbidden score. Finite, so that a fully masked row stays finite; large, so that exp() of it is zero
-# however large the other scores are.
-FORBIDDEN = -1e30
-LARGEST_FLOAT16 = 65504.0
+from keras_transformer.ops.visibility import Visibility
 
 
 def dot_product_attention(
@@ -19,6 +15,12 @@ def dot_product_attention(
     mask=None,
     bias=None,
     *,
+    causal: bool = False,
+    window: int | None = None,
+    key_mask=None,
+    query_segments=None,
+    key_segments=None,
+    sinks=None,
     scale: float | None = None,
     soft_cap: float | None = None,
     dropout: float = 0.0,
@@ -36,6 +38,12 @@ def dot_product_attention(
             attention, https://arxiv.org/abs/2305.13245; G = 1 is multi-query).
         mask: Bool, or 0 and 1 of any type, broadcastable to (B, H, T, S). True = may attend.
         bias: Float, broadcastable to (B, H, T, S), added to the scaled scores.
+        causal: Whether query t may attend to the keys 0 to t only.
+        window: How many positions a query sees, its own included, to each side that `causal` leaves open.
+        key_mask: (B, S), bool, or 0 and 1. False for padding.
+        query_segments, key_segments: (B, T) and (B, S), int. Packed sequences attend within their segment only.
+        sinks: (H,), float. A score of each head that takes part in the softmax and has no value (gpt-oss; "Efficient
+            Streaming Language Models with Attention Sinks", https://arxiv.org/abs/2309.17453).
         scale: Factor on the scores. Default: 1 / sqrt(K).
         soft_cap: Bound c on the scores, as c tanh(score / c) ("Gemma 2", section 2).
         dropout: Rate at which attention weights are dropped.
@@ -46,8 +54,12 @@ def dot_product_attention(
         (B, T, H, K) of the dtype of `value`; with `return_scores` also the weights, (B, H, T, S).
 
     Raises:
-        ValueError: If an input is not of rank 4, H is not a multiple of G, or the mask holds other values than 0 and 1,
-            as additive masks do. Within compiled functions, where it is not known, such a mask gives NaN.
+        ValueError: If an input is not of rank 4, H is not a multiple of G, the window is not positive, or a mask holds
+            other values than 0 and 1, as additive masks do. Within compiled functions, where it is not known, such a
+            mask gives NaN.
+
+    What is handed over as `causal`, `window`, `key_mask` or segments, rather than as a `mask`, costs no matrix of its
+    own, and no work where it leaves nothing to see. Which way is taken for it says `kt.ops.attention_kernel`.
 
     Example:
 
@@ -62,57 +74,31 @@ def dot_product_attention(
             raise ValueError(
                 f"dot_product_attention takes {name} of shape (batch, length, heads, width), got {x.shape}."
             )
+    if window is not None and window < 1:
+        raise ValueError(f"dot_product_attention takes a positive window, or None, got {window}.")
     query, key, value = (ops.swapaxes(ops.convert_to_tensor(x), 1, 2) for x in (query, key, value))
+    query = checked(query, mask, key_mask)
+    mask, key_mask = (boolean("dot_product_attention", x, n) for x, n in ((mask, "mask"), (key_mask, "key_mask")))
+    if mask is not None:
+        mask = ops.reshape(mask, (1,) * (4 - len(mask.shape)) + tuple(ops.shape(mask)))
+    if bias is not None:
+        bias = ops.convert_to_tensor(bias)
+        bias = ops.reshape(bias, (1,) * (4 - len(bias.shape)) + tuple(ops.shape(bias)))
     output, weights = attend(
-        checked(query, mask),
+        query,
         key,
         value,
-        mask=boolean("dot_product_attention", mask),
+        Visibility(causal, window, key_mask, query_segments, key_segments, mask),
         bias=bias,
+        sinks=sinks,
         scale=scale,
         soft_cap=soft_cap,
         dropout=dropout,
         seed=seed,
+        return_scores=return_scores,
     )
     output = ops.swapaxes(output, 1, 2)
     return (output, weights) if return_scores else output
-
-
-def attend(query, key, value, *, mask=None, bias=None, scale=None, soft_cap=None, dropout=0.0, seed=None):
-    """`dot_product_attention` on heads-first tensors, the layout that the matrix products take without a copy.
-
-    Takes query (B, H, T, K), key and value (B, G, S, K); returns (B, H, T, K) and the weights (B, H, T, S).
-    """
-    heads, head_dim = query.shape[1], query.shape[3]
-    groups = key.shape[1]
-    if heads % groups:
-        raise ValueError(f"Attention takes a multiple of the {groups} key/value heads as query heads, got {heads}.")
-    length = ops.shape(query)[2]
-    query = query * ops.cast(head_dim**-0.5 if scale is None else scale, query.dtype)
-    if groups != heads:  # the query heads of a group become further queries to the same keys
-        query = ops.reshape(query, (-1, groups, heads // groups * length, head_dim))
-    scores = ops.matmul(query, ops.swapaxes(key, 2, 3))
-    if groups != heads:
-        scores = ops.reshape(scores, (-1, heads, length, ops.shape(key)[2]))  # (B, H, T, S)
-
-    if keras.backend.standardize_dtype(scores.dtype) == "float16":  # a product too large for the type is inf
-        scores = ops.clip(scores, -LARGEST_FLOAT16, LARGEST_FLOAT16)
-    scores = ops.cast(scores, "float32")
-    if soft_cap is not None:
-        scores = soft_cap * ops.tanh(scores / soft_cap)
-    if bias is not None:
-        scores = scores + ops.cast(bias, "float32")
-    weights = ops.cast(_softmax(scores, mask), value.dtype)
-
-    dropped = weights
-    if dropout:
-        dropped = drop(weights, dropout, seed)
-    if groups != heads:
-        dropped = ops.reshape(dropped, (-1, groups, heads // groups * length, ops.shape(key)[2]))
-    output = ops.matmul(dropped, value)
-    if groups != heads:
-        output = ops.reshape(output, (-1, heads, length, value.shape[3]))  # (B, H, T, K)
-    return output, weights
 
 
 def additive_attention(query, key, value, vector, mask=None):
@@ -147,18 +133,5 @@ def additive_attention(query, key, value, vector, mask=None):
     query, mask = checked(query, mask), boolean("additive_attention", mask)
     compared = ops.tanh(ops.expand_dims(query, 2) + ops.expand_dims(key, 1))  # (B, T, S, A)
     scores = ops.cast(ops.squeeze(ops.matmul(compared, vector), -1), "float32")
-    weights = ops.cast(_softmax(scores, None if mask is None else ops.expand_dims(mask, 1)), value.dtype)
+    weights = ops.cast(masked_softmax(scores, None if mask is None else ops.expand_dims(mask, 1)), value.dtype)
     return ops.matmul(weights, value), weights
-
-
-def _softmax(scores, mask):
-    """The softmax of float32 scores (..., S) where `mask` allows, and zeros for a row without a single allowed key."""
-    if mask is None:
-        return softmax(scores)
-    weights = softmax(scores + (1.0 - ops.cast(mask, "float32")) * FORBIDDEN)
-    return weights * ops.cast(ops.any(mask, axis=-1, keepdims=True), "float32")
-
-
-def softmax(scores):
-    """The softmax over the last axis, also of one score, of which Keras warns: its weight is 1, or NaN as the score."""
-    return ops.exp(scores - scores) if scores.shape[-1] == 1 else ops.softmax(scores)

@@ -1,7 +1,7 @@
-"""Long tensors as rows of blocks that a loop reads and writes one at a time, and functions with a gradient of their own.
+"""Long tensors as rows of blocks that a loop reads and writes one by one; functions with a gradient of their own.
 
-TensorFlow's loops keep blocks in a TensorArray, which needs no XLA operation and copies nothing that is not written; JAX
-and XLA write in place what a loop carries.
+TensorFlow's loops keep blocks in a TensorArray, which needs no XLA operation and copies nothing that is not written;
+JAX and XLA write in place what a loop carries.
 """
 
 from collections.abc import Callable
@@ -47,8 +47,8 @@ def with_gradient(forward: Callable, backward: Callable) -> Callable:
 
     Args:
         forward: Takes tensors, returns the output and what `backward` wants to know.
-        backward: Takes that and the gradient of the output, returns one gradient for each tensor, None for what has none,
-            such as integers.
+        backward: Takes that and the gradient of the output, returns one gradient for each tensor, None for what has
+            none, such as integers.
 
     Returns:
         A function of the same tensors that returns the output.

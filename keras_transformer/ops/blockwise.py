@@ -1,24 +1,23 @@
 """Attention block by block: the scores of all pairs are never held.
 
-Forward, for each block of queries, over the blocks of keys that it may see ("Online normalizer calculation for softmax",
-https://arxiv.org/abs/1805.02867; "FlashAttention", https://arxiv.org/abs/2205.14135), with s the scores of a block:
+("FlashAttention", https://arxiv.org/abs/2205.14135; "Online normalizer calculation for softmax",
+https://arxiv.org/abs/1805.02867.) Forward, for each block of queries, over the blocks of keys that it may see, with s
+the scores of a block:
 
     m' = max(m, max s), p = exp(s - m'), l' = l exp(m - m') + sum p, o' = o exp(m - m') + p V
 
-and at the end O = o / l. Kept for the gradient are O and the normalizer z = m + log l, a number a query. Backward, for each
-block of keys, over the blocks of queries that may see it, with P = exp(s - z), D = sum(dO O):
+and at the end O = o / l. Kept for the gradient are O and the normalizer z = m + log l, a number a query. Backward, for
+each block of keys, over the blocks of queries that may see it, with P = exp(s - z), D = sum(dO O):
 
     dV += P^T dO, dS = P (dO V^T - D), dQ += dS K, dK += dS^T Q
 """
 
-import keras
 from keras import ops
 
 from keras_transformer.ops.blocks import empty_blocks, read_block, stack_blocks, with_gradient, write_block
+from keras_transformer.ops.exact import FORBIDDEN
 from keras_transformer.ops.random import column_codes, combine, kept, row_codes, seed_pair
 from keras_transformer.ops.visibility import Visibility
-
-FORBIDDEN = -1e30  # as in exact attention: finite, so that a query that sees nothing stays finite
 
 
 def blockwise_attention(
@@ -44,8 +43,7 @@ def blockwise_attention(
         seen: What may be attended to. Blocks that causality, the window or padding leave empty are not computed.
         bias: (B or 1, H or 1, T or 1, S or 1), float, added to the scaled scores.
         distance_bias: (H, T + S - 1), float. The bias of each distance s - t, from 1 - T to S - 1.
-        sinks: (H,), float. A score that takes part in the softmax and has no value ("Efficient Streaming Language Models
-            with Attention Sinks", https://arxiv.org/abs/2309.17453; gpt-oss).
+        sinks: (H,), float. A score of each head that takes part in the softmax and has no value.
         scale, soft_cap, dropout, seed: As of `kt.ops.dot_product_attention`; the same seed drops the same weights.
         block: How many queries and keys are looked at together.
 
@@ -295,8 +293,8 @@ class _Attention:
     def _toeplitz(self, i, j):
         """The bias by distance of a block, (H, b, b).
 
-        Element (a, c) is w[b - 1 - a + c] of the 2 b - 1 distances w that the block has. Written after each other again and
-        again and cut into lines that are shorter by one, w moves by one from line to line.
+        Element (a, c) is w[b - 1 - a + c] of the 2 b - 1 distances w that the block has. Written after each other again
+        and again and cut into lines that are shorter by one, w moves by one from line to line.
         """
         b, first = self.block, j - i - 1 + self.rows
         w = ops.concatenate([self.distances[first], self.distances[first + 1][:, : b - 1]], axis=1)  # (H, 2 b - 1)

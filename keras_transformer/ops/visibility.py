@@ -39,16 +39,18 @@ class Visibility:
         """Whether positions simply count up from 0."""
         return self.query_positions is None and self.key_positions is None
 
+    def positions(self, length, keys):
+        """The positions of `length` queries and of `keys` keys."""
+        positions = self.query_positions, self.key_positions
+        return tuple(
+            ops.expand_dims(ops.arange(count, dtype="int32"), 0) if given is None else given
+            for given, count in zip(positions, (length, keys), strict=True)
+        )
+
     def dense(self, length, keys):
         """The mask, (B or 1, 1 or H, T or 1, S), or None when nothing is restricted."""
-        positions, key_positions = self.query_positions, self.key_positions
-        if positions is None:
-            positions = ops.expand_dims(ops.arange(length, dtype="int32"), 0)
-        if key_positions is None:
-            key_positions = ops.expand_dims(ops.arange(keys, dtype="int32"), 0)
         return attention_mask(
-            positions,
-            key_positions,
+            *self.positions(length, keys),
             causal=self.causal,
             window=self.window,
             key_mask=self.key_mask,
