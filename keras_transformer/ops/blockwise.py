@@ -19,6 +19,8 @@ from keras_transformer.ops.exact import FORBIDDEN
 from keras_transformer.ops.random import column_codes, combine, kept, row_codes, seed_pair
 from keras_transformer.ops.visibility import Visibility
 
+BLOCK = 256  # scores of one that stay in the processor's cache (benchmarks/attention.py)
+
 
 def blockwise_attention(
     query,
@@ -33,7 +35,7 @@ def blockwise_attention(
     soft_cap: float | None = None,
     dropout: float = 0.0,
     seed=None,
-    block: int = 256,
+    block: int | None = None,
 ):
     """softmax(Q K^T scale + bias) V on heads-first tensors, in memory that grows with the lengths, not their product.
 
@@ -45,11 +47,12 @@ def blockwise_attention(
         distance_bias: (H, T + S - 1), float. The bias of each distance s - t, from 1 - T to S - 1.
         sinks: (H,), float. A score of each head that takes part in the softmax and has no value.
         scale, soft_cap, dropout, seed: As of `kt.ops.dot_product_attention`; the same seed drops the same weights.
-        block: How many queries and keys are looked at together.
+        block: How many queries and keys are looked at together. Default: `BLOCK`.
 
     Returns:
         (B, H, T, K), of the dtype of `value`.
     """
+    block = BLOCK if block is None else block
     dtype = value.dtype
     scale = query.shape[3] ** -0.5 if scale is None else scale
     floats = {"query": query, "key": key, "value": value, "bias": bias, "distance_bias": distance_bias, "sinks": sinks}

@@ -128,7 +128,9 @@ def attend(
 
 def _choose(length, keys, seen: Visibility, return_scores: bool) -> str:
     wanted = _KERNEL.get()
-    obstacle = _obstacle(seen, return_scores)
+    if not seen.counts_up:  # decoding: what a cache holds does not simply count up
+        return "exact"
+    obstacle = _obstacle(return_scores)
     if wanted == "fused":
         raise ValueError("attention_kernel('fused'): there is no fused kernel for this device.")
     if wanted == "blockwise" and obstacle:
@@ -141,12 +143,10 @@ def _choose(length, keys, seen: Visibility, return_scores: bool) -> str:
     return "blockwise"
 
 
-def _obstacle(seen: Visibility, return_scores: bool) -> str | None:
+def _obstacle(return_scores: bool) -> str | None:
     """Why attention is not computed block by block, if so, as what it cannot do."""
     if return_scores:
         return "return the scores of all pairs (return_attention_scores, a recording)"
-    if not seen.counts_up:
-        return "decode: the positions of a cache do not simply count up"
     if is_trial():
         return "run on tensors without values"
     return None
