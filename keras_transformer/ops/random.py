@@ -72,8 +72,8 @@ def random_bits(seed, rows, columns: int):
 
 def seed_pair(seed):
     """The two int32 of a seed; a `keras.random.SeedGenerator` counts on."""
-    first, second = _pair(seed)
-    return ops.cast(first, "int32"), ops.cast(second, "int32")
+    pair = _pair(seed)
+    return ops.cast(pair[0], "int32"), ops.cast(pair[1], "int32")
 
 
 def _pair(seed):
