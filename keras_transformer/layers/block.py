@@ -87,10 +87,11 @@ class TransformerBlock(SequenceLayer, Projecting):
     def _residual(self, name: str, x, sublayer, training):
         """x + Dropout(sublayer(x)), normalized after (as in the paper) or, with `normalize_first`, before.
 
-        `sublayer` returns its output and, second, anything else, which is returned second.
+        `sublayer` returns its output, or a pair of it and anything else, which is returned second, else None.
         """
         norm, dropout = getattr(self, f"{name}_norm"), getattr(self, f"{name}_dropout")
-        update, extra = sublayer(norm(x) if self.normalize_first else x)
+        outputs = sublayer(norm(x) if self.normalize_first else x)
+        update, extra = outputs if isinstance(outputs, tuple) else (outputs, None)
         x = x + dropout(update, training=training)
         return (x if self.normalize_first else norm(x)), extra
 

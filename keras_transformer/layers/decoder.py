@@ -82,7 +82,7 @@ class DecoderLayer(TransformerBlock):
                 mask=inputs_mask if mask is None else mask,
                 segment_ids=segment_ids,
                 attention_mask=attention_mask,
-                return_attention_scores=True,
+                return_attention_scores=return_attention_scores,
                 training=training,
             )
 
@@ -94,12 +94,12 @@ class DecoderLayer(TransformerBlock):
                 segment_ids=segment_ids,
                 memory_segment_ids=memory_segment_ids,
                 attention_mask=memory_attention_mask,
-                return_attention_scores=True,
+                return_attention_scores=return_attention_scores,
                 training=training,
             )
 
         def transform(x):
-            return self.feed_forward(x, training=training), None
+            return self.feed_forward(x, training=training)
 
         x, self_scores = self._residual("self_attention", inputs, attend, training)
         scores = (self_scores,)

@@ -60,12 +60,12 @@ class EncoderLayer(TransformerBlock):
                 mask=inputs_mask if mask is None else mask,
                 segment_ids=segment_ids,
                 attention_mask=attention_mask,
-                return_attention_scores=True,
+                return_attention_scores=return_attention_scores,
                 training=training,
             )
 
         def transform(x):
-            return self.feed_forward(x, training=training), None
+            return self.feed_forward(x, training=training)
 
         x, scores = self._residual("self_attention", inputs, attend, training)
         x, _ = self._residual("feed_forward", x, transform, training)

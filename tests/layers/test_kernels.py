@@ -86,7 +86,7 @@ def test_forced_where_it_cannot():
     layer = kt.MultiHeadSelfAttention(1, 10)
     with kt.ops.attention_kernel("blockwise"), pytest.raises(ValueError, match="blockwise.*return_attention_scores"):
         layer(X, return_attention_scores=True)
-    model = kt.models.language_model(vocabulary_size=11, num_layers=1, model_dim=8, num_heads=2)
+    model = kt.models.language_model(vocabulary_size=11, num_layers=1, dim=8, num_heads=2)
     generator = kt.Generator(model, end_token=2, max_length=5, jit_compile=False)
     with kt.ops.attention_kernel("blockwise"):
         output = generator(np.array([[3, 4]]))  # decoding keeps to its own
