@@ -2,21 +2,28 @@
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
+import keras
 from keras import ops
 
 from keras_transformer._keras import is_trial
 from keras_transformer.ops.blockwise import blockwise_attention
 from keras_transformer.ops.exact import exact_attention
+from keras_transformer.ops.fused import fused_attention, fused_device, why_not_fused
 from keras_transformer.ops.visibility import Visibility
 
 KERNELS = ("auto", "exact", "blockwise", "fused")
-# From how many pairs of a query and a key on blocks are faster than all scores at once (benchmarks/attention.py).
+# From how many pairs of a query and a key on blocks are faster than all scores at once, and from how many scores, of
+# all heads and rows, the device's kernel is (benchmarks/attention.py, benchmarks/gpu.py).
 PAIRS = 2048 * 2048
+FUSED_SCORES = {"cudnn": 2**25, "splash": 2**25, "torch": 0}
 
+logger = logging.getLogger("keras_transformer")
+_SAID = set()
 _KERNEL: ContextVar[str] = ContextVar("attention_kernel", default="auto")
 
 
@@ -101,52 +108,68 @@ def attend(
         raise ValueError(
             f"Attention takes a multiple of the {key.shape[1]} key/value heads as query heads, got {query.shape[1]}."
         )
-    options = {"sinks": sinks, "scale": scale, "soft_cap": soft_cap, "dropout": dropout, "seed": seed}
     length, keys = ops.shape(query)[2], ops.shape(key)[2]
+    device = fused_device()
+    why_not = {"exact": None, "blockwise": None, "fused": None}
+    if return_scores:
+        why_not["fused"] = why_not["blockwise"] = "the scores of all pairs are wanted"
+    elif is_trial():
+        why_not["fused"] = why_not["blockwise"] = "there are no values"
+    else:
+        why_not["fused"] = why_not_fused(device, query, key, value, seen, bias, sinks, soft_cap, dropout)
+    kernel = "exact"
+    if seen.counts_up:  # what a cache holds does not
+        kernel = _chosen(why_not, query.shape, keys, device)
 
-    def exact():
-        dense = bias
-        if isinstance(bias, PositionBias):
-            dense = bias.function(*seen.positions(length, keys))
-        return exact_attention(query, key, value, mask=seen.dense(length, keys), bias=dense, **options)
+    def dense_bias():
+        return bias.function(*seen.positions(length, keys)) if isinstance(bias, PositionBias) else bias
 
-    def blockwise():
-        biases = {"bias": bias}
-        if isinstance(bias, PositionBias):
-            if bias.of_distance:
-                biases = {"distance_bias": bias.by_distance(length, keys)}
-            else:
-                biases = {"bias": bias.function(*seen.positions(length, keys))}
-        return blockwise_attention(query, key, value, seen, **biases, **options)
-
-    kernel = _choose(length, keys, seen, return_scores)
+    if kernel == "fused":
+        return fused_attention(device, query, key, value, seen, bias=dense_bias(), scale=scale, soft_cap=soft_cap), None
+    options = {"sinks": sinks, "scale": scale, "soft_cap": soft_cap, "dropout": dropout, "seed": seed}
     if kernel == "blockwise":
-        return blockwise(), None
-    output, weights = exact()
+        if isinstance(bias, PositionBias) and bias.of_distance:
+            biases = {"distance_bias": bias.by_distance(length, keys)}
+        else:
+            biases = {"bias": dense_bias()}
+        return blockwise_attention(query, key, value, seen, **biases, **options), None
+    output, weights = exact_attention(query, key, value, mask=seen.dense(length, keys), bias=dense_bias(), **options)
     return output, weights if return_scores else None
 
 
-def _choose(length, keys, seen: Visibility, return_scores: bool) -> str:
+def _chosen(why_not: dict, shape, keys, device: str | None) -> str:
+    """The kernel, by what is asked for and what hinders it.
+
+    Args:
+        why_not: What hinders each kernel, or None.
+        shape: (B, H, T, K) of the queries; sizes may be unknown.
+        keys: S.
+        device: As of `fused_device`.
+    """
     wanted = _KERNEL.get()
-    if not seen.counts_up:  # decoding: what a cache holds does not simply count up
-        return "exact"
-    obstacle = _obstacle(return_scores)
-    if wanted == "fused":
-        raise ValueError("attention_kernel('fused'): there is no fused kernel for this device.")
-    if wanted == "blockwise" and obstacle:
-        raise ValueError(f"attention_kernel('blockwise') cannot {obstacle}. Take 'auto' or 'exact'.")
     if wanted != "auto":
+        if why_not[wanted]:
+            others = " or ".join(repr(name) for name in KERNELS if not why_not.get(name))
+            raise ValueError(f"attention_kernel({wanted!r}) cannot be used: {why_not[wanted]}. Take {others}.")
         return wanted
-    known = isinstance(length, int) and isinstance(keys, int)
-    if obstacle or not known or length * keys < PAIRS:
+    length = shape[2]
+    if not isinstance(length, int) or not isinstance(keys, int):
         return "exact"
-    return "blockwise"
+    if not keras.config.is_flash_attention_enabled():
+        why_not = {**why_not, "fused": "keras.config.disable_flash_attention() was called"}
+    batch = shape[0] if isinstance(shape[0], int) else 1
+    if device is not None and batch * shape[1] * length * keys >= FUSED_SCORES[device]:
+        if not why_not["fused"]:
+            return _told("fused", length, keys)
+        _told("not fused", length, keys, why_not["fused"])
+    if length * keys >= PAIRS and not why_not["blockwise"]:
+        return _told("blockwise", length, keys)
+    return "exact"
 
 
-def _obstacle(return_scores: bool) -> str | None:
-    """Why attention is not computed block by block, if so, as what it cannot do."""
-    if return_scores:
-        return "return the scores of all pairs (return_attention_scores, a recording)"
-    if is_trial():
-        return "run on tensors without values"
-    return None
+def _told(kernel: str, length: int, keys: int, why: str = "") -> str:
+    """Says once, at level INFO, which kernel was chosen, or missed and why."""
+    if (said := (kernel, length, keys, why)) not in _SAID:
+        _SAID.add(said)
+        logger.info("Attention of %s queries to %s keys: %s%s", length, keys, kernel, why and f", since {why}")
+    return kernel

@@ -39,6 +39,11 @@ class Visibility:
         """Whether positions simply count up from 0."""
         return self.query_positions is None and self.key_positions is None
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether anything but positions restricts what may be seen."""
+        return any(x is not None for x in (self.key_mask, self.query_segments, self.mask))
+
     def positions(self, length, keys):
         """The positions of `length` queries and of `keys` keys."""
         positions = self.query_positions, self.key_positions
