@@ -90,4 +90,4 @@ def test_forced_where_it_cannot():
     generator = kt.Generator(model, end_token=2, max_length=5, jit_compile=False)
     with kt.ops.attention_kernel("blockwise"):
         output = generator(np.array([[3, 4]]))  # decoding keeps to its own
-    assert output["tokens"].shape == (1, 5)
+    assert output["tokens"].shape == (1, 1, 5)
