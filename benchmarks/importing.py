@@ -87,9 +87,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "importing.json")
     options = parser.parse_args()
     figures = {}
-    print(
-        f"{'':12}{'keras, s':>10}{'added, s':>10}{'of which collector':>20}{'difference, s':>15}{'added MiB':>11}{'modules':>9}  others"
-    )
+    heads = f"{'':12}{'keras, s':>10}{'added, s':>10}{'of which collector':>20}{'difference, s':>15}"
+    print(f"{heads}{'added MiB':>11}{'modules':>9}  others")
     for backend in options.backends or [name for name in BACKENDS if importlib.util.find_spec(name)]:
         row = figures[backend] = measure(backend, options.rounds)
         print(
