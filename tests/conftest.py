@@ -1,5 +1,6 @@
 """What all tests share: fixed seeds, backend markers, fresh interpreters and a comparison."""
 
+import gc
 import json
 import os
 import pathlib
@@ -52,6 +53,14 @@ def xla(request, monkeypatch):
     """XLA for the tests marked `xla`."""
     if request.node.get_closest_marker("xla"):
         monkeypatch.setattr(generator, "compiled", compiled)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def frozen_heap():
+    """What the files before have left alive, no collection looks through again: Keras' `quantize` and the converter to
+    LiteRT ask for full ones, which take seconds each in a process that has run a thousand tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
