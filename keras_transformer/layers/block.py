@@ -2,6 +2,7 @@
 
 from typing import Unpack
 
+from keras_transformer.allocator import advise
 from keras_transformer.layers.attention import AttentionOptions, MultiHeadSelfAttention
 from keras_transformer.layers.checks import check_choice, check_positive, check_rate, check_sequence
 from keras_transformer.layers.dropout import Dropout
@@ -89,6 +90,8 @@ class TransformerBlock(SequenceLayer, Projecting):
 
         `sublayer` returns its output, or a pair of it and anything else, which is returned second, else None.
         """
+        if training:
+            advise()
         norm, dropout = getattr(self, f"{name}_norm"), getattr(self, f"{name}_dropout")
         outputs = sublayer(norm(x) if self.normalize_first else x)
         update, extra = outputs if isinstance(outputs, tuple) else (outputs, None)

@@ -1,6 +1,6 @@
 """What training a sequence model needs beside `model.fit`: batches, loss, schedule, metrics, checkpoints, callbacks."""
 
-from keras_transformer.training.allocator import keep_freed_memory
+from keras_transformer.allocator import keep_freed_memory
 from keras_transformer.training.averaging import average_checkpoints
 from keras_transformer.training.batches import TokenBatches
 from keras_transformer.training.bleu import Bleu

@@ -1,9 +1,15 @@
 """What the C library does with memory that is freed, of which a training on CPUs frees a lot at every step."""
 
 import ctypes
+import logging
+import os
 import platform
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES", "LD_PRELOAD")  # whoever sets one knows
+
+logger = logging.getLogger("keras_transformer")
+_DONE = set()  # "kept", "advised"
 
 
 def keep_freed_memory() -> bool:
@@ -24,5 +30,27 @@ def keep_freed_memory() -> bool:
     """
     if platform.libc_ver()[0] != "glibc":
         return False
+    _DONE.add("kept")
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, -1))
+
+
+def advise() -> None:
+    """Say once, at level INFO, that a training on a CPU may gain from `keep_freed_memory`, unless memory is cared for.
+
+    It is not done unasked: it holds for the whole process, which stays as large as it was at its peak.
+    """
+    if _DONE:
+        return
+    _DONE.add("advised")
+    import keras  # here, as this file can be run without it
+
+    if keras.backend.backend() != "tensorflow" or platform.libc_ver()[0] != "glibc":
+        return
+    import tensorflow as tf
+
+    if not tf.config.list_physical_devices("GPU") and not any(map(os.environ.get, SETTINGS)):
+        logger.info(
+            "On CPUs a step of TensorFlow gives the memory of its tensors back to the system and gets it anew. "
+            "kt.training.keep_freed_memory(), called before the training, lets the process keep it: often faster."
+        )
