@@ -13,7 +13,6 @@ A round is some steps of `model.fit` on the pipeline as it is, all ways take tur
     python benchmarks/batching.py --data DIR      the folder of the data set; without --data it is downloaded
 """
 
-import argparse
 import os
 import statistics
 import sys
@@ -27,7 +26,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import tensorflow as tf
-from report import save_results
+from report import QUICK, make_parser, save_results
 
 import keras_transformer as kt
 
@@ -35,7 +34,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from multi30k import read_multi30k
 
 START, END, SEED = 2, 3, 0
-BATCH, BUDGET, ROWS, ROW = 64, 1024, 16, 64
+BATCH, BUDGET, ROWS, ROW = (4, 64, 2, 32) if QUICK else (64, 1024, 16, 64)
+
+
+def make_up_texts() -> list[list[str]]:
+    """Sentences of 3 to 20 words in two languages of ten words each, for --quick."""
+    random = np.random.default_rng(SEED)
+    lengths = random.integers(3, 21, (2, 200))
+    return [[" ".join(map(str, random.integers(0, 10, length))) for length in side] for side in lengths]
 
 
 def encode(sentences: list[str]) -> tuple[list[list[int]], int]:
@@ -103,17 +109,16 @@ def count(batch) -> tuple[int, int]:
 
 def main() -> None:
     """Measure, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__, "batching")
     parser.add_argument("--data", type=Path, help="folder of the Multi30k data set")
-    parser.add_argument("--num-layers", type=int, default=3, help="of the encoder and of the decoder")
-    parser.add_argument("--dim", type=int, default=256)
-    parser.add_argument("--num-heads", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=30, help="of a round")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "batching.json")
+    parser.add_argument("--num-layers", type=int, default=1 if QUICK else 3, help="of the encoder and of the decoder")
+    parser.add_argument("--dim", type=int, default=16 if QUICK else 256)
+    parser.add_argument("--num-heads", type=int, default=2 if QUICK else 8)
+    parser.add_argument("--steps", type=int, default=2 if QUICK else 30, help="of a round")
+    parser.add_argument("--rounds", type=int, default=1 if QUICK else 5)
     options = parser.parse_args()
 
-    texts = read_multi30k(options.data, ("de", "en"))["train"]
+    texts = make_up_texts() if QUICK else read_multi30k(options.data, ("de", "en"))["train"]
     (sources, source_size), (targets, target_size) = map(encode, texts)
     pairs = [(source, [START, *target]) for source, target in zip(sources, targets, strict=True)]
     bucketing = kt.training.TokenBatches(pairs, tokens_per_batch=BUDGET, seed=SEED)

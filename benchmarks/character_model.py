@@ -7,7 +7,6 @@ causal mask, pre-norm, GELU, without biases, and the embedding tied to the outpu
     python benchmarks/character_model.py --data input.txt
 """
 
-import argparse
 import math
 import os
 import sys
@@ -34,11 +33,11 @@ from language_model import (  # noqa: E402
     read_text,
     validation_loss,
 )
-from report import save_results  # noqa: E402
+from report import QUICK, REPOSITORY, make_parser, save_results  # noqa: E402
 
 import keras_transformer as kt  # noqa: E402
 
-TURN = 100
+TURN = 2 if QUICK else 100
 
 
 class Gpt(torch.nn.Module):
@@ -70,15 +69,14 @@ def torch_loss(model: Gpt, inputs: np.ndarray, labels: np.ndarray) -> torch.Tens
 
 def main() -> None:
     """Train both, in turns, and report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__, "character_model")
     parser.add_argument("--data", type=Path, help="the text; default: download tiny Shakespeare")
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "character_model.json")
+    parser.add_argument("--steps", type=int, default=4 if QUICK else 2000)
     options = parser.parse_args()
     keras.utils.set_random_seed(SEED)
     torch.set_num_threads(os.cpu_count())
 
-    text = read_text(options.data)
+    text = (REPOSITORY / "README.md").read_text() if QUICK else read_text(options.data)
     split = int(0.9 * len(text))
     tokenizer = kt.text.CharacterTokenizer.train([text[:split]])
     training, validation = (tokenizer([part]).numpy()[0] for part in (text[:split], text[split:]))

@@ -21,12 +21,14 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
+
+from report import QUICK, make_parser, save_results
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-VOCABULARIES, BATCH, SHORTEST, LONGEST = (7887, 5921), 128, 8, 24
+VOCABULARIES, BATCH, SHORTEST, LONGEST = ((70, 50), 4, 3, 5) if QUICK else ((7887, 5921), 128, 8, 24)
+LSTM_DIM, DIM, INNER = (16, 16, 32) if QUICK else (510, 256, 512)
 MODELS = ("lstm", "transformer")
 WAYS = {"default": {}, "kept": {}, "onednn": {"TF_ENABLE_ONEDNN_OPTS": "1"}}  # environment variables of each
 
@@ -42,9 +44,9 @@ def train(name: str, way: str, steps: int) -> dict:
         raise SystemExit("The C library of this system is not glibc; there is nothing to compare.")
     keras.utils.set_random_seed(0)
     if name == "lstm":
-        model = kt.models.recurrent_seq2seq(*VOCABULARIES, cell="lstm", dim=510, num_layers=2, dropout=0.2)
+        model = kt.models.recurrent_seq2seq(*VOCABULARIES, cell="lstm", dim=LSTM_DIM, num_layers=2, dropout=0.2)
     else:
-        model = kt.models.transformer(*VOCABULARIES, num_layers=3, dim=256, intermediate_dim=512, dropout=0.2)
+        model = kt.models.transformer(*VOCABULARIES, num_layers=3, dim=DIM, intermediate_dim=INNER, dropout=0.2)
     model.compile("adam", kt.training.SequenceCrossentropy())
 
     def batches():
@@ -70,10 +72,9 @@ def train(name: str, way: str, steps: int) -> dict:
 
 def main() -> None:
     """Measure in turns, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=15)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "cpu_training.json")
+    parser = make_parser(__doc__, "cpu_training")
+    parser.add_argument("--steps", type=int, default=2 if QUICK else 15)
+    parser.add_argument("--rounds", type=int, default=1 if QUICK else 3)
     parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
@@ -110,6 +111,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from report import save_results
-
     main()

@@ -33,9 +33,9 @@ and 64 new ones; it is compared with "prefill", the same prompt and one new toke
     python benchmarks/decode.py
     python benchmarks/decode.py --cases decoder-1 --engines keras_transformer ctranslate2 --rounds 1
     python benchmarks/decode.py --cases long
+    git worktree add /tmp/before HEAD~20 && python benchmarks/decode.py --before /tmp/before
 """
 
-import argparse
 import ctypes
 import gc
 import multiprocessing
@@ -48,6 +48,7 @@ import time
 from pathlib import Path
 
 from decode_engines import (
+    BEFORE,
     CACHES,
     CASES,
     DECODER_ONLY,
@@ -64,7 +65,7 @@ from decode_engines import (
     weight_bytes,
     write_ctranslate2,
 )
-from report import save_results
+from report import QUICK, make_parser, save_results
 
 OURS = "keras_transformer"
 
@@ -315,20 +316,25 @@ def long_table(report: dict) -> str:
 
 def main() -> None:
     """Measure, print the tables, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=list(ENGINES))
-    parser.add_argument("--cases", nargs="+", choices=[*CASES, "long"], default=[*CASES, "long"])
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each engine (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="timed calls in a turn (default: %(default)s)")
+    parser = make_parser(__doc__, "decode")
+    engines, cases = [name for name in ENGINES if name != BEFORE], [*CASES, "long"]
+    quick = {"engines": [OURS, "ctranslate2"], "cases": ["decoder-1", "long"]}
+    parser.add_argument("--engines", nargs="+", choices=engines, default=quick["engines"] if QUICK else engines)
+    parser.add_argument("--cases", nargs="+", choices=cases, default=quick["cases"] if QUICK else cases)
+    parser.add_argument("--before", type=Path, help="folder with another version of the package, to compare with")
+    parser.add_argument("--rounds", type=int, default=1 if QUICK else 3, help="turns of each (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=1 if QUICK else 3, help="calls in a turn (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all cores")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--output", type=Path, default=Path(__file__).parent / "results" / "decode.json", help="JSON file"
-    )
     options = parser.parse_args()
     if min(options.rounds, options.repeats, options.threads) < 1:
         parser.error("takes positive --rounds, --repeats and --threads.")
 
+    if options.before:
+        if not (options.before / "keras_transformer").is_dir():
+            parser.error(f"--before takes a folder with a folder keras_transformer, got {options.before}.")
+        options.before = options.before.resolve()
+        options.engines = [*options.engines, BEFORE]
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # the processes inherit both
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])

@@ -8,19 +8,22 @@ import dataclasses
 import functools
 import importlib.metadata
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from report import QUICK
 
-LAYERS, WIDTH, INNER, HEADS, VOCABULARY = 6, 512, 2048, 8, 32_000
-SOURCE, PROMPT, NEW = 24, 8, 64  # tokens
-LONG = 2000  # tokens of the long prompt
-CACHES = (256, 512, 1024, 2048)
-READ_BYTES = 2**29  # what a measurement of the memory's bandwidth reads
+LAYERS, WIDTH, INNER, HEADS, VOCABULARY = (1, 32, 64, 2, 1000) if QUICK else (6, 512, 2048, 8, 32_000)
+SOURCE, PROMPT, NEW = (5, 3, 4) if QUICK else (24, 8, 64)  # tokens
+LONG = 20 if QUICK else 2000  # tokens of the long prompt
+CACHES = (16, 32) if QUICK else (256, 512, 1024, 2048)
+READ_BYTES = 2**20 if QUICK else 2**29  # what a measurement of the memory's bandwidth reads
 POSITIONS = 2112  # rows of the decoder-only model's table of positions
 PADDING, UNKNOWN, START, END = range(4)  # ids; the others are words
 EPSILON = 1e-5
+BEFORE = "before"
 DECODER_ONLY, ENCODER_DECODER = "decoder-only", "encoder-decoder"
 
 
@@ -195,6 +198,12 @@ def build_ours(case: Case, options) -> dict:
         "generate": lambda: generator(ids)["tokens"][:, 0, first:],
         "first": lambda: next(generator.stream(ids))[:, None],
     }
+
+
+def build_before(case: Case, options) -> dict:
+    """The same of another checkout."""
+    sys.path.insert(0, str(options.before))
+    return build_ours(case, options)
 
 
 def build_long(options) -> dict:
@@ -529,6 +538,7 @@ class Engine:
 ENGINES = {
     "keras_transformer": Engine("keras_transformer, TensorFlow", "tensorflow", build_ours),
     "keras_transformer_jax": Engine("keras_transformer, JAX", "jax", build_ours, backend="jax"),
+    BEFORE: Engine("keras_transformer, before", "tensorflow", build_before),
     "ctranslate2": Engine("CTranslate2", "ctranslate2", build_ctranslate2),
     "transformers": Engine("transformers, PyTorch", "transformers", build_transformers),
     "keras_hub": Engine("keras_hub, TensorFlow", "keras-hub", build_keras_hub, same_weights=False),

@@ -13,12 +13,10 @@ of 32 decoding steps of six attention layers (8 heads of 64), compiled with XLA 
     python benchmarks/decoding_choices.py
 """
 
-import argparse
 import functools
 import os
 import statistics
 import time
-from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -26,14 +24,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import tensorflow as tf
 from keras import ops
-from report import save_results
+from report import QUICK, make_parser, save_results
 
 from keras_transformer.decoding.sampling import draw, nucleus_threshold
 from keras_transformer.decoding.strategies import argmax
 
-LAYERS, HEADS, WIDTH, STEPS = 6, 8, 64, 32
-SIZES = ((1, 128), (32, 128), (8, 1024))  # batch, cache length
-VOCABULARY = 32_000
+LAYERS, HEADS, WIDTH, STEPS = (1, 2, 4, 2) if QUICK else (6, 8, 64, 32)
+SIZES = ((1, 8),) if QUICK else ((1, 128), (32, 128), (8, 1024))  # batch, cache length
+VOCABULARY = 300 if QUICK else 32_000
 
 
 def attend(query, key, value, bias, heads_first: bool):
@@ -135,9 +133,8 @@ def milliseconds(function, argument, jit_compile: bool, repeats: int, steps: int
 
 def main() -> None:
     """Measure, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "decoding_choices.json")
+    parser = make_parser(__doc__, "decoding_choices")
+    parser.add_argument("--repeats", type=int, default=1 if QUICK else 7)
     options = parser.parse_args()
     random = np.random.default_rng(0)
     rows = []

@@ -12,7 +12,6 @@ memory of the process, libraries included.
     python benchmarks/deploy.py --cases decoder-1 --engines litert_int8 ctranslate2_int8
 """
 
-import argparse
 import multiprocessing
 import os
 import statistics
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from decode import progress, start
 from decode_engines import CASES, DECODER_ONLY, NEW, engine_of, write_ctranslate2, write_exports
-from report import save_results
+from report import QUICK, make_parser, save_results
 
 ENGINES = {
     "decoder-1": [
@@ -107,16 +106,13 @@ def table(report: dict) -> str:
 
 def main() -> None:
     """Export, measure, print the tables, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", nargs="+", choices=list(ENGINES), default=list(ENGINES))
+    parser = make_parser(__doc__, "deploy")
+    parser.add_argument("--cases", nargs="+", choices=list(ENGINES), default=["decoder-1"] if QUICK else list(ENGINES))
     parser.add_argument("--engines", nargs="+", choices=ENGINES["decoder-1"], default=None, help="default: all")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each engine (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="timed calls in a turn (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=1 if QUICK else 3, help="turns of each (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=1 if QUICK else 3, help="calls in a turn (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all cores")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--output", type=Path, default=Path(__file__).parent / "results" / "deploy.json", help="JSON file"
-    )
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     if hasattr(os, "sched_setaffinity"):

@@ -12,7 +12,6 @@ of the quickstart contains.
     make quickstart && python benchmarks/exports_agree.py --model .
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -20,14 +19,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY / "examples"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 from dates import make_dates  # noqa: E402
-from report import save_results  # noqa: E402
+from report import QUICK, REPOSITORY, make_parser, save_results  # noqa: E402
 
 import keras_transformer as kt  # noqa: E402
 
@@ -81,16 +79,28 @@ def ask_from_c(path: Path, texts: list[str], build: Path) -> list[str]:
     return process.stdout.decode().splitlines()
 
 
+def trained(folder: Path) -> tuple[keras.Model, bytes]:
+    """The translator and its SentencePiece model, as the quickstart wrote them."""
+    return keras.models.load_model(folder / "translator.keras"), (folder / "tokenizer.model").read_bytes()
+
+
+def untrained() -> tuple[keras.Model, bytes]:
+    """A small one that has learned nothing, for --quick."""
+    keras.utils.set_random_seed(0)
+    examples, _, _ = make_dates(400, 1, 1, seed=0)
+    tokenizer = kt.text.SentencePieceTokenizer.train([example.text for example in examples], 120)
+    size = tokenizer.vocabulary_size
+    return kt.models.transformer(size, size, num_layers=1, dim=16, num_heads=2, intermediate_dim=32), tokenizer.model
+
+
 def main() -> None:
     """Export, ask everywhere, count, print, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__, "exports_agree")
     parser.add_argument("--model", type=Path, default=Path("."), help="folder that the quickstart wrote to")
-    parser.add_argument("--dates", type=int, default=500)
+    parser.add_argument("--dates", type=int, default=3 if QUICK else 500)
     parser.add_argument("--seed", type=int, default=0, help="of the quickstart")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "exports_agree.json")
     options = parser.parse_args()
-    model = keras.models.load_model(options.model / "translator.keras")
-    spoken = (options.model / "tokenizer.model").read_bytes()
+    model, spoken = untrained() if QUICK else trained(options.model)
     source = kt.text.SentencePieceTokenizer(spoken)
     target = kt.text.SentencePieceTokenizer(spoken, add_start=True, add_end=True)
     _, _, test = make_dates(200_000, 1_120, 2_800, seed=options.seed)
@@ -99,7 +109,8 @@ def main() -> None:
     ids = source(texts).numpy()
 
     report = {"dates": len(texts), "equal": {}, "right": {}, "litert_bytes": {}}
-    for name, strategy in (("greedy", kt.Greedy()), ("beam 4", kt.BeamSearch(4, length_penalty=0.6))):
+    strategies = {"greedy": kt.Greedy(), "beam 4": kt.BeamSearch(4, length_penalty=0.6)}
+    for name, strategy in list(strategies.items())[: 1 if QUICK else 2]:
         generator = kt.Generator(
             model, start_token=target.start_id, end_token=target.end_id, max_length=ISO_LENGTH, strategy=strategy
         )
@@ -111,7 +122,7 @@ def main() -> None:
             kt.export.saved_model(generator, folder / "saved_model", **tokenizers)
             answers["SavedModel"] = ask(SAVED_MODEL, folder / "saved_model", texts, ["keras", "keras_transformer"])
             answers["SavedModel from C"] = ask_from_c(folder / "saved_model", texts, folder)
-            for quantize in (None, "float16", "int8", "int4"):
+            for quantize in (None, "float16", "int8", "int4")[: 1 if QUICK else 4]:
                 path = folder / f"{quantize or 'float32'}.tflite"
                 kt.export.litert(generator, path, source_length=ids.shape[1], quantize=quantize, **tokenizers)
                 without = ["tensorflow", "keras", "keras_transformer"]

@@ -16,11 +16,9 @@ All engines live in one process and take turns; the first turn of each, which co
 """
 
 # ruff: noqa: E402 - Keras reads the backend when it is imported.
-import argparse
 import os
 import statistics
 import time
-from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "jax"
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs memory, too
@@ -30,7 +28,7 @@ import keras
 import numpy as np
 import torch
 from decode_engines import CASES, NEW, build_ours, build_transformers
-from report import save_results
+from report import make_parser, save_results
 from torch import nn
 
 import keras_transformer as kt
@@ -238,14 +236,13 @@ def measure_generation(options) -> dict:
 
 def main() -> None:
     """Measure both, print, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__, "gpu")
     parser.add_argument("--rounds", type=int, default=5, help="counted turns of each engine")
     parser.add_argument("--steps", type=int, default=40, help="training steps of a turn")
     parser.add_argument("--cases", nargs="*", choices=list(CASES), default=list(CASES))
     parser.add_argument("--no-compile", dest="compiled", action="store_false", help="leave torch.compile out")
     parser.add_argument("--device", default="cuda", help="PyTorch's; JAX takes the GPU where there is one")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "gpu.json")
     options = parser.parse_args()
     options.threads = os.cpu_count()
     sizes = {"layers": LAYERS, "width": WIDTH, "inner": INNER, "heads": HEADS, "vocabulary": VOCABULARY}

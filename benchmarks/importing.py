@@ -11,16 +11,14 @@ chance, so "of which collector" tells its share. All are medians. "modules" coun
     python benchmarks/importing.py
 """
 
-import argparse
 import importlib.util
 import json
 import os
 import statistics
 import subprocess
 import sys
-from pathlib import Path
 
-from report import save_results
+from report import QUICK, REPOSITORY, make_parser, save_results
 
 BACKENDS = ("tensorflow", "jax", "torch")
 KERAS, BOTH = "import keras", "import keras; import keras_transformer"
@@ -48,9 +46,7 @@ print(json.dumps({
 def run(backend: str, way: str) -> dict:
     """A fresh process, which may keep the bytecode that it compiles."""
     environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    environment["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH")])
-    )
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     names = [part.split()[1] for part in way.split("; ")]
     done = subprocess.run([sys.executable, "-c", PROGRAM, *names], env=environment, capture_output=True, text=True)
@@ -81,15 +77,14 @@ def measure(backend: str, rounds: int) -> dict:
 
 def main() -> None:
     """Measure, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = make_parser(__doc__, "importing")
+    parser.add_argument("--rounds", type=int, default=1 if QUICK else 5)
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=None, help="default: those installed")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "importing.json")
     options = parser.parse_args()
     figures = {}
     heads = f"{'':12}{'keras, s':>10}{'added, s':>10}{'of which collector':>20}{'difference, s':>15}"
     print(f"{heads}{'added MiB':>11}{'modules':>9}  others")
-    for backend in options.backends or [name for name in BACKENDS if importlib.util.find_spec(name)]:
+    for backend in options.backends or filter(importlib.util.find_spec, BACKENDS[: 1 if QUICK else 3]):
         row = figures[backend] = measure(backend, options.rounds)
         print(
             f"{backend:12}{row['keras_seconds']:10.2f}{row['added_seconds']:10.3f}{row['collector_seconds']:20.3f}"

@@ -9,7 +9,6 @@ versions take turns. The memory is the highest of the process less that before t
     python benchmarks/making.py --before /tmp/before
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -17,10 +16,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from report import save_results
+from report import QUICK, REPOSITORY, make_parser, save_results
 
-HERE = Path(__file__).resolve().parents[1]
-MODELS = ("quickstart", "12 layers")
+MODELS = ("quickstart",) if QUICK else ("quickstart", "12 layers")
 
 MEASURE = """
 import json, resource, sys, time
@@ -67,14 +65,13 @@ def measure(package: Path, model: str, times: int) -> dict:
 
 def main() -> None:
     """Measure, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__, "making")
     parser.add_argument("--before", type=Path, help="folder with another version of the package, to compare with")
-    parser.add_argument("--rounds", type=int, default=5, help="processes for each model and version")
-    parser.add_argument("--times", type=int, default=5, help="generators that count in each process")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "making.json")
+    parser.add_argument("--rounds", type=int, default=1 if QUICK else 5, help="processes for each model and version")
+    parser.add_argument("--times", type=int, default=1 if QUICK else 5, help="generators that count in each process")
     options = parser.parse_args()
 
-    versions = {"now": HERE, **({"before": options.before.resolve()} if options.before else {})}
+    versions = {"now": REPOSITORY, **({"before": options.before.resolve()} if options.before else {})}
     runs = {(model, version): [] for model in MODELS for version in versions}
     for _ in range(options.rounds):
         for model, version in runs:

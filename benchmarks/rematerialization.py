@@ -17,10 +17,13 @@ import sys
 import time
 from pathlib import Path
 
+from report import QUICK, make_parser, save_results
+
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-LAYERS, DIM, HEADS, INNER, VOCABULARY, BATCH, LENGTH = 8, 64, 4, 256, 1000, 16, 256
+LAYERS, DIM, HEADS, INNER = (1, 8, 2, 16) if QUICK else (8, 64, 4, 256)
+VOCABULARY, BATCH, LENGTH = (20, 2, 8) if QUICK else (1000, 16, 256)
 WAYS = ("plain", "remat")
 
 
@@ -56,10 +59,9 @@ def train(way: str, steps: int) -> dict:
 
 def main() -> None:
     """Measure both in turns, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "rematerialization.json")
+    parser = make_parser(__doc__, "rematerialization")
+    parser.add_argument("--steps", type=int, default=2 if QUICK else 10)
+    parser.add_argument("--rounds", type=int, default=1 if QUICK else 3)
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.way:
@@ -82,6 +84,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from report import save_results
-
     main()

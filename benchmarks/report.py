@@ -1,11 +1,23 @@
-"""What every result file says beside its figures: the machine, the versions, the command."""
+"""What all benchmarks share: their options, and what a result file says beside its figures."""
 
+import argparse
+import datetime
+import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import sys
+import tempfile
 from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = REPOSITORY / "benchmarks" / "results"
+
+# With --quick a benchmark runs with tiny sizes and few rounds, to see that it runs. The processes it starts know, too.
+if "--quick" in sys.argv:
+    os.environ["QUICK_BENCHMARK"] = "1"
+QUICK = "QUICK_BENCHMARK" in os.environ
 
 PACKAGES = (
     "keras-transformer-layers",
@@ -20,6 +32,21 @@ PACKAGES = (
     "numpy",
 )
 VECTORS = ("avx512f", "avx2", "avx", "sve", "asimd")  # as /proc/cpuinfo names them
+
+
+def make_parser(documentation: str, name: str) -> argparse.ArgumentParser:
+    """A parser with the options of every benchmark, --output and --quick."""
+    parser = argparse.ArgumentParser(description=documentation.splitlines()[0])
+    folder = Path(tempfile.gettempdir()) / "quick_benchmarks" if QUICK else RESULTS
+    parser.add_argument("--output", type=Path, default=folder / f"{name}.json", help="JSON file (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, few rounds: figures that mean nothing")
+    return parser
+
+
+def source_of(script: str) -> str:
+    """A hash of the package and of a script: what its figures are figures of."""
+    files = [REPOSITORY / script, *sorted((REPOSITORY / "keras_transformer").rglob("*.py"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
 def describe_machine() -> dict:
@@ -66,6 +93,8 @@ def save_results(path: Path, script: str, figures: dict) -> None:
         "machine": describe_machine(),
         "versions": versions(),
         "command": " ".join(["python", script, *sys.argv[1:]]),
+        "date": datetime.date.today().isoformat(),
+        "source": source_of(script),
         **figures,
     }
     path.parent.mkdir(parents=True, exist_ok=True)

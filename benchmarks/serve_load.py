@@ -26,10 +26,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from report import save_results
+from report import QUICK, make_parser, save_results
 
 SIZES = (1, 1, 1, 2, 3, 5, 8, 13, 32, 64)
-REQUESTS = 60
+REQUESTS = 3 if QUICK else 60
 WORDS = (
     "the quick brown fox jumps over a lazy dog 12 345 2024 müller straße garçon señor москва солнце 東京 今日は "
     "다람쥐 헌 쳇바퀴 שלום مرحبا नमस्ते ١٢ 😀 👩‍👩‍👧 🇰🇷 ☃ <s> </s>"
@@ -146,12 +146,11 @@ def serve(options) -> dict:
 
 def main() -> None:
     """Export unless told a model, serve in a fresh process, print, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__, "serve_load")
     parser.add_argument("--model", type=Path, help="a SavedModel of strings (default: makes one)")
-    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--requests", type=int, default=20 if QUICK else 10_000)
     parser.add_argument("--threads", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "serve_load.json")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)  # the fresh process
     options = parser.parse_args()
     if min(options.requests, options.threads) < 1:

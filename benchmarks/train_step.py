@@ -24,35 +24,47 @@ the inner activations of the feed-forward network:
   sub-layer.
 - torch: `dropout` is both and that of inner activations; the last is set to 0. `nn.Transformer` normalizes
   once more behind each stack; those two norms are taken out.
-The loss is each library's own: `SequenceCrossentropy` here, `SparseCategoricalCrossentropy(ignore_class=0)`
-for the other Keras engines, `cross_entropy(ignore_index=0)` for torch. `--peer-loss ours` gives the Keras
-engines ours, to compare the layers alone. Adam is each library's own with the same settings.
+Adam is each library's own with the same settings.
+
+The loss of the first table is each library's own: `SequenceCrossentropy` here,
+`SparseCategoricalCrossentropy(ignore_class=0)` for the other Keras engines, `cross_entropy(ignore_index=0)` for torch.
+The second table tells the shares of the loss and of the C library's allocator: each Keras engine with both losses, and
+all with memory that is given back as the C library does, or kept (`kt.training.keep_freed_memory`). Each of these ways
+has a process of its own, too. Between turns every process gives back what is free, so that those that keep memory do
+not fill the machine.
+
+`--before` adds ours of another checkout, to see whether a change made the step slower or larger.
 
     python benchmarks/train_step.py
-    python benchmarks/train_step.py --engines keras_transformer keras_hub --peer-loss ours --rounds 2
+    python benchmarks/train_step.py --engines keras_transformer keras_hub --losses own --allocators default --rounds 2
     python benchmarks/train_step.py --jit-compile always --output benchmarks/results/train_step_xla.json
+    git worktree add /tmp/before HEAD~20 && python benchmarks/train_step.py --before /tmp/before
 """
 
-import argparse
+import ctypes
+import dataclasses
 import multiprocessing
 import os
 import resource
+import runpy
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from report import save_results
+from report import QUICK, REPOSITORY, make_parser, save_results
 
-LAYERS, WIDTH, INNER, HEADS, VOCABULARY = 3, 256, 1024, 4, 8000
-BATCH, LENGTH = 64, 24
+LAYERS, WIDTH, INNER, HEADS, VOCABULARY = (1, 16, 32, 2, 50) if QUICK else (3, 256, 1024, 4, 8000)
+BATCH, LENGTH = (4, 8) if QUICK else (64, 24)
 DROPOUT = 0.1
 ADAM = {"learning_rate": 1e-3, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}
 BATCHES = 8  # distinct batches, seen again and again
-CUBE = 2048
-OURS = "keras_transformer"
+CUBE = 64 if QUICK else 2048
+OURS, BEFORE = "keras_transformer", "before"
 RATE = "matmul rate"
+LOSSES = {"own": "its own loss", "ours": "our loss", "keras": "Keras' loss"}
+ALLOCATORS = {"default": "memory given back", "kept": "memory kept"}
 
 
 def step_operations() -> int:
@@ -295,28 +307,63 @@ def keras_loss():
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0)
 
 
-def build_engine(name: str, options):
-    """An engine: its number of parameters, and a function from a number of steps to (stamps, mean loss)."""
-    peer_loss = our_loss if options.peer_loss == "ours" else keras_loss
-    match name:
-        case "keras_transformer":
-            return keras_engine(our_model, our_loss, options)
-        case "keras_hub":
-            return keras_engine(keras_hub_model, peer_loss, options)
-        case "keras_mha":
-            return keras_engine(keras_mha_model, peer_loss, options)
-        case "torch":
-            return torch_engine(options)
-        case _:
-            return rate_engine(options)
-
-
 ENGINES = {
     OURS: "keras_transformer",
     "keras_hub": "keras_hub layers",
     "keras_mha": "keras.layers.MultiHeadAttention",
     "torch": "torch.nn.Transformer",
+    BEFORE: "keras_transformer, before",
 }
+KERAS_MODELS = {
+    OURS: our_model,
+    BEFORE: our_model,
+    "keras_hub": keras_hub_model,
+    "keras_mha": keras_mha_model,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """An engine with a loss and with what the C library does with freed memory."""
+
+    engine: str
+    loss: str = "own"
+    allocator: str = "default"
+
+    @property
+    def own_loss(self) -> str:
+        """The name of the loss that is the engine's own."""
+        return {OURS: "ours", BEFORE: "ours", "torch": "own", RATE: "own"}.get(self.engine, "keras")
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        parts = (ENGINES.get(self.engine, self.engine), LOSSES[self.loss], ALLOCATORS[self.allocator])
+        return ", ".join(parts)
+
+    def build(self, options):
+        """In a fresh process: the number of parameters, and a function from a count to (stamps of steps, mean loss)."""
+        if self.allocator == "kept":  # from the file alone: the package would import Keras into torch's process, too
+            allocator = REPOSITORY / "keras_transformer" / "allocator.py"
+            if not runpy.run_path(str(allocator))["keep_freed_memory"]():
+                raise SystemExit("The C library of this system is not glibc: take --allocators default.")
+        if self.engine == BEFORE:
+            sys.path.insert(0, str(options.before))
+        if self.engine in KERAS_MODELS:
+            loss = self.own_loss if self.loss == "own" else self.loss
+            return keras_engine(KERAS_MODELS[self.engine], {"ours": our_loss, "keras": keras_loss}[loss], options)
+        return torch_engine(options) if self.engine == "torch" else rate_engine(options)
+
+
+def ways_of(options) -> list[Way]:
+    """What is measured: all engines with their own loss, and the Keras engines with the other one."""
+    ways = []
+    for engine in options.engines:
+        losses = [
+            loss for loss in options.losses if loss == "own" or engine != "torch" and loss != Way(engine).own_loss
+        ]
+        ways += [Way(engine, loss, allocator) for loss in losses for allocator in options.allocators]
+    return [*ways, *([Way(BEFORE)] if options.before else [])]
 
 
 # ---- the measurement ----
@@ -334,29 +381,38 @@ def resident_bytes() -> int:
     return int(statm.read_text().split()[1]) * resource.getpagesize() if statm.exists() else peak_bytes()
 
 
-def work(name: str, options, connection, log: str) -> None:
+def give_back() -> None:
+    """Let the C library give free memory back to the system, where it can."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
+def work(way: Way, options, connection, log: str) -> None:
     """The life of an engine's process: build, then make as many steps as asked for, time and again."""
     os.dup2(os.open(log, os.O_WRONLY), sys.stderr.fileno())  # libraries tell much here that is not the table
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    parameters, make_steps = build_engine(name, options)
+    parameters, make_steps = way.build(options)
+    give_back()
     idle = resident_bytes()
     connection.send({"parameters": parameters, "idle_bytes": idle})
     while count := connection.recv():
         times, loss = make_steps(count)
         seconds = [after - before for before, after in zip(times, times[1:], strict=False)]
         connection.send({"seconds": seconds, "loss": loss, "peak_bytes": peak_bytes() - idle})
+        give_back()
 
 
 class Worker:
     """An engine in its own process."""
 
-    def __init__(self, name: str, options):
+    def __init__(self, way: Way, options):
         context = multiprocessing.get_context("spawn")
-        self.name = name
+        self.way = way
         self.log = tempfile.NamedTemporaryFile(mode="r", suffix=".log")
         self.connection, theirs = context.Pipe()
-        arguments = (name, options, theirs, self.log.name)
+        arguments = (way, options, theirs, self.log.name)
         self.process = context.Process(target=work, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
@@ -367,7 +423,7 @@ class Worker:
         try:
             return self.connection.recv()
         except EOFError:
-            raise SystemExit(f"The engine {self.name} stopped:\n{self.log.read()}") from None
+            raise SystemExit(f"{self.way.title} stopped:\n{self.log.read()}") from None
 
     def measure(self, steps: int, warm_up: int) -> None:
         """One round: keep the seconds of each step behind the first `warm_up` ones."""
@@ -388,54 +444,84 @@ class Worker:
         return [second for one in self.rounds for second in one]
 
 
+def progress(text: str = "") -> None:
+    """What is going on, on a line that the next one replaces."""
+    print(f"\r{text:<100}" if text else "\r" + " " * 100 + "\r", end="", file=sys.stderr, flush=True)
+
+
 def measure(options) -> dict:
     """Run all engines in turns and return every figure."""
-    workers = [Worker(name, options) for name in [*options.engines, RATE]]
+    workers = []
+    for way in [*ways_of(options), Way(RATE)]:
+        progress(f"building {way.title}")
+        workers.append(Worker(way, options))
     for number in range(options.rounds):
         for worker in workers:
-            print(
-                f"\rround {number + 1} of {options.rounds}: {worker.name:<20}",
-                end="",
-                file=sys.stderr,
-                flush=True,
-            )
+            progress(f"round {number + 1} of {options.rounds}: {worker.way.title}")
             # Tracing, and the first use of each buffer, fall into the first round.
             worker.measure(options.steps, warm_up=5 if number == 0 else 2)
-    print("\r" + " " * 60 + "\r", end="", file=sys.stderr)
+    progress()
     for worker in workers:
         worker.close()
 
-    *engines, rate = workers
+    *workers, rate = workers
     machine_rate = 2 * CUBE**3 / statistics.median(rate.seconds)
-    ours = next((statistics.median(worker.seconds) for worker in engines if worker.name == OURS), None)
-    results = {}
-    for worker in engines:
-        median = statistics.median(worker.seconds)
+    medians = {worker.way: statistics.median(worker.seconds) for worker in workers}
+    rows = {}
+    for worker in workers:
+        way, median = worker.way, medians[worker.way]
+        loss = way.own_loss if way.loss == "own" and way.engine != "torch" else way.loss
+        # With the same loss where it is Keras' own or ours for both; each library's own otherwise.
+        ours = medians.get(Way(OURS, "own", way.allocator))
+        same = medians.get(Way(OURS, "own" if loss == "ours" else loss, way.allocator))
         deciles = statistics.quantiles(worker.seconds, n=10)
-        results[worker.name] = {
+        rows[way] = {
             "median_ms": 1e3 * median,
             "p10_ms": 1e3 * deciles[0],
             "p90_ms": 1e3 * deciles[-1],
             "round_medians_ms": [1e3 * statistics.median(one) for one in worker.rounds],
             "steps": len(worker.seconds),
             "ours_over_this": ours / median if ours else None,
+            "ours_with_this_loss_over_this": same / median if same else None,
             "fraction_of_matmul_rate": step_operations() / median / machine_rate,
             "peak_mib": worker.facts["peak_bytes"] / 2**20,
             "idle_mib": worker.facts["idle_bytes"] / 2**20,
             "parameters": worker.facts["parameters"],
             "mean_loss_of_last_round": worker.facts["loss"],
         }
+    plain = {way.engine: row for way, row in rows.items() if (way.loss, way.allocator) == ("own", "default")}
+    ways = {engine: {} for engine in plain}
+    for way, row in rows.items():
+        loss = way.own_loss if way.loss == "own" else way.loss
+        ways.setdefault(way.engine, {})[f"{loss}, {way.allocator}"] = row
     return {
         "seed": options.seed,
         "threads": options.threads,
-        "peer_loss": options.peer_loss,
         "jit_compile": options.jit_compile,
         "rounds": options.rounds,
         "steps_per_round": options.steps,
         "operations_per_step": step_operations(),
         "matmul_gflops_per_second": machine_rate / 1e9,
         "matmul_gflops_per_second_by_round": [2 * CUBE**3 / statistics.median(one) / 1e9 for one in rate.rounds],
-        "engines": results,
+        "engines": plain,
+        "ways": ways,
+        "shares": {engine: shares(found) for engine, found in ways.items()},
+    }
+
+
+def shares(ways: dict) -> dict:
+    """What part of the time of the slower way the loss and the allocator are, for an engine."""
+    pairs = {
+        "loss": ("keras, default", "ours, default"),
+        "loss, memory kept": ("keras, kept", "ours, kept"),
+        "allocator, our loss": ("ours, default", "ours, kept"),
+        "allocator, Keras loss": ("keras, default", "keras, kept"),
+        "allocator": ("own, default", "own, kept"),
+    }
+    return {
+        name: 1 - ways[fast]["median_ms"] / ways[slow]["median_ms"]
+        for name, (slow, fast) in pairs.items()
+        if slow in ways and fast in ways
     }
 
 
@@ -454,30 +540,47 @@ def table(report: dict) -> str:
         )
     lines.append(
         f"\n{report['operations_per_step'] / 1e9:.1f} GFLOP a step; this machine multiplies matrices at "
-        f"{report['matmul_gflops_per_second']:.0f} GFLOP/s with {report['threads']} threads."
+        f"{report['matmul_gflops_per_second']:.0f} GFLOP/s with {report['threads']} threads.\n"
     )
+    lines.append(f"{'engine, with this loss and this allocator':<64}{'ms a step':>11}{'ours/this':>11}{'peak MiB':>10}")
+    for engine, ways in report["ways"].items():
+        for name, row in ways.items():
+            loss, allocator = name.split(", ")
+            ratio = row["ours_with_this_loss_over_this"] or row["ours_over_this"]
+            title = Way(engine, loss, allocator).title
+            lines.append(
+                f"{title:<64}{row['median_ms']:>11.1f}{f'{ratio:.2f}' if ratio else '-':>11}{row['peak_mib']:>10.0f}"
+            )
+    for engine, found in report["shares"].items():
+        told = ", ".join(f"{name} {share:.2f}" for name, share in found.items())
+        lines += [f"Shares of the step of {ENGINES[engine]}: {told}"] if told else []
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Measure, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=list(ENGINES))
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each engine (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=15, help="timed steps in a turn (default: %(default)s)")
+    """Measure, print the tables, write the JSON."""
+    parser = make_parser(__doc__, "train_step")
+    engines = [name for name in ENGINES if name != BEFORE]
+    parser.add_argument("--engines", nargs="+", choices=engines, default=[OURS, "torch"] if QUICK else engines)
+    parser.add_argument("--losses", nargs="+", choices=list(LOSSES), default=list(LOSSES), help="default: %(default)s")
+    parser.add_argument(
+        "--allocators", nargs="+", choices=list(ALLOCATORS), default=list(ALLOCATORS)[: 1 if QUICK else 2]
+    )
+    parser.add_argument("--before", type=Path, help="folder with another version of the package, to compare with")
+    parser.add_argument("--rounds", type=int, default=1 if QUICK else 5, help="turns of each (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=2 if QUICK else 15, help="timed in a turn (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all cores")
-    parser.add_argument("--peer-loss", choices=["own", "ours"], default="own", help="loss of the other Keras engines")
     parser.add_argument(
         "--jit-compile", choices=["auto", "always"], default="auto", help="XLA for the Keras engines; auto is fit's own"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--output", type=Path, default=Path(__file__).parent / "results" / "train_step.json", help="JSON file"
-    )
     options = parser.parse_args()
     if min(options.rounds, options.steps, options.threads) < 1 or options.rounds * options.steps < 2:
         parser.error("takes positive --rounds, --steps and --threads, and at least two steps in all.")
+    if options.before and not (options.before / "keras_transformer").is_dir():
+        parser.error(f"--before takes a folder with a folder keras_transformer, got {options.before}.")
 
+    options.before = options.before and options.before.resolve()
     options.jit_compile = True if options.jit_compile == "always" else "auto"
     report = measure(options)
     print(table(report))

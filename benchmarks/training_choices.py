@@ -6,11 +6,9 @@ Parts: cross-entropy on (64, 24, 8000) logits, layer normalization, dropout and 
     python benchmarks/training_choices.py
 """
 
-import argparse
 import os
 import statistics
 import time
-from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -19,13 +17,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
-from report import save_results
+from report import QUICK, make_parser, save_results
 
 import keras_transformer as kt
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.normalization import LayerNormalization
 
-BATCH, LENGTH, WIDTH, INNER, VOCABULARY = 64, 24, 256, 1024, 8000
+BATCH, LENGTH, WIDTH, INNER, VOCABULARY = (2, 3, 8, 16, 20) if QUICK else (64, 24, 256, 1024, 8000)
 CHAIN = 8  # so that what a graph costs by itself counts little
 
 
@@ -63,9 +61,8 @@ def with_gradient(function, x):
 
 def main() -> None:
     """Measure, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "training_choices.json")
+    parser = make_parser(__doc__, "training_choices")
+    parser.add_argument("--repeats", type=int, default=2 if QUICK else 30)
     options = parser.parse_args()
     random = np.random.default_rng(0)
     hidden = tf.constant(random.normal(size=(BATCH, LENGTH, WIDTH)).astype("float32"))
