@@ -112,17 +112,10 @@ dist: $(INSTALLED) ## Build and check sdist and wheel, and try the wheel in an e
 	@$(BIN)/python -m twine check --strict dist/*
 	@$(BIN)/python tests/try_wheel.py dist/*.whl $(EXTRAS)
 
-bench: $(INSTALLED) ## Run the benchmarks: training and generation against other libraries, and what ours is made of (DATA=folder of the Multi30k data set)
+bench: $(INSTALLED) ## Run the benchmarks that are not measured yet, and write docs/benchmarks.md (DATA=folder of Multi30k, TEXT=file of tiny Shakespeare, BEFORE=another checkout, QUICK=1: a try)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
-	@$(BIN)/python benchmarks/train_step.py
-	@$(BIN)/python benchmarks/training_choices.py
-	@$(BIN)/python benchmarks/batching.py $(if $(DATA),--data $(DATA))
-	@$(BIN)/python benchmarks/rematerialization.py
-	@$(BIN)/python benchmarks/cpu_training.py
-	@$(BIN)/python benchmarks/decoding_choices.py
-	@$(BIN)/python benchmarks/decode.py
-	@$(BIN)/python benchmarks/deploy.py
-	@$(BIN)/python benchmarks/serve_load.py
+	@$(BIN)/python benchmarks/run.py $(if $(DATA),--data $(DATA)) $(if $(TEXT),--text $(TEXT)) \
+		$(if $(BEFORE),--before $(BEFORE)) $(if $(QUICK),--quick)
 
 clean: ## Remove build outputs and caches; .venv stays
 	@rm -rf build dist dist.log *.egg-info .pytest_cache .ruff_cache

@@ -18,8 +18,10 @@ import sys
 import time
 from pathlib import Path
 
-HEADS, WIDTH, WINDOW = 8, 64, 512
-LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
+from report import QUICK, make_parser, save_results
+
+HEADS, WIDTH, WINDOW = (2, 4, 8) if QUICK else (8, 64, 512)
+LENGTHS = (16, 32) if QUICK else (512, 1024, 2048, 4096, 8192, 16384)
 WAYS = ("exact", "blockwise", "auto", "window", "keras", "torch")
 LONGEST = {"exact": 8192, "keras": 8192}  # beyond, the scores of a step want tens of GB
 
@@ -102,11 +104,10 @@ def measure(way: str, length: int, steps: int) -> dict:
 
 def main() -> None:
     """Measure all in turns, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = make_parser(__doc__, "attention")
+    parser.add_argument("--rounds", type=int, default=1 if QUICK else 3)
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "attention.json")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -131,6 +132,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from report import save_results
-
     main()
