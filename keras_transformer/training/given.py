@@ -139,6 +139,10 @@ def _made_by_softmax(tensor) -> bool:
     """Whether a TensorFlow graph says so. No other backend keeps what made a tensor."""
     if keras.backend.backend() != "tensorflow" or isinstance(tensor, keras.KerasTensor):
         return False
+    import tensorflow as tf
+
+    if not tf.is_symbolic_tensor(tensor):  # a value, perhaps as a constant of a graph
+        return False
     operation = tensor.op
     while operation.type in _PASS_ON:
         operation = operation.inputs[0].op

@@ -87,6 +87,14 @@ def test_gradient_through_padding_is_zero(ids, logits, label_smoothing):
     np.testing.assert_array_equal(used, ids != 0)
 
 
+@pytest.mark.tensorflow
+def test_values_may_be_constants_of_a_graph(ids, logits, assert_close):
+    import tensorflow as tf
+
+    constant = tf.constant(logits)
+    assert_close(tf.function(lambda: SequenceCrossentropy()(ids, constant))(), oracle(ids, logits))
+
+
 def test_ignore_id_outside_the_vocabulary(ids, logits, assert_close):
     loss = SequenceCrossentropy(label_smoothing=0.1, ignore_id=-100)
     shifted = np.where(ids == 0, -100, ids)
