@@ -30,10 +30,10 @@ class Figures(dict):
             raise AttributeError(f"The results have no {name}; they have {', '.join(self)}.") from None
 
 
-def load_results(*folders: Path) -> Figures:
-    """All result files by name; those of the folders given stand in for those of the repository."""
+def load_results() -> Figures:
+    """All result files, of examples and benchmarks, by name."""
     results = Figures()
-    for folder in (REPOSITORY / "examples" / "results", RESULTS, *folders):
+    for folder in (REPOSITORY / "examples" / "results", RESULTS):
         for path in sorted(folder.glob("*.json")):
             results[path.stem] = json.loads(path.read_text(), object_hook=Figures)
     return results

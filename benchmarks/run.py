@@ -167,7 +167,7 @@ def run(benchmark: Benchmark, arguments: list[str], progress: Progress) -> bool:
         told.seek(0)
         lines = told.read().splitlines()[-40:]
     progress.update(task, completed=60 * benchmark.minutes)
-    progress.console.print("\n".join([f"== {benchmark.name}", *lines]), markup=False, highlight=False)
+    progress.console.print("\n".join([f"== {benchmark.name}", *lines]), markup=False, highlight=False, soft_wrap=True)
     return process.returncode == 0
 
 
@@ -178,9 +178,11 @@ def run_all(benchmarks: list[Benchmark], options, console: Console) -> list[str]
         for benchmark in benchmarks:
             arguments = benchmark.arguments_for(options)
             if isinstance(arguments, str):
-                progress.console.print(f"{benchmark.name} is left out: {arguments}.", markup=False, highlight=False)
+                progress.console.print(
+                    f"{benchmark.name} is left out: {arguments}.", markup=False, highlight=False, soft_wrap=True
+                )
             elif not options.again and benchmark.is_done(arguments, options.results):
-                progress.console.print(f"{benchmark.name} is measured.", markup=False, highlight=False)
+                progress.console.print(f"{benchmark.name} is measured.", markup=False, highlight=False, soft_wrap=True)
             elif not run(benchmark, arguments, progress):
                 failed.append(benchmark.name)
     return failed
@@ -212,9 +214,9 @@ def main() -> None:
     if not options.page:
         chosen = [benchmark for benchmark in BENCHMARKS if benchmark.name in options.only]
         failed = run_all(chosen, options, console)
-    page = options.results / PAGE.name if options.quick else PAGE
-    write_page(page, load_results(options.results))
-    console.print(f"{page} is written.", markup=False, highlight=False)
+    if not options.quick:
+        write_page(PAGE, load_results())
+        console.print(f"{PAGE} is written.", markup=False, highlight=False, soft_wrap=True)
     if failed:
         raise SystemExit(f"Failed: {', '.join(failed)}.")
 
