@@ -27,7 +27,8 @@ from report import QUICK, make_parser, save_results
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-VOCABULARIES, BATCH, SHORTEST, LONGEST = ((70, 50), 4, 3, 5) if QUICK else ((7887, 5921), 128, 8, 24)
+VOCABULARIES, BATCH = ((70, 50), 4) if QUICK else ((7887, 5921), 128)
+SHORTEST, LONGEST = 8, 24
 LSTM_DIM, DIM, INNER = (16, 16, 32) if QUICK else (510, 256, 512)
 MODELS = ("lstm", "transformer")
 WAYS = {"default": {}, "kept": {}, "onednn": {"TF_ENABLE_ONEDNN_OPTS": "1"}}  # environment variables of each

@@ -18,6 +18,7 @@ section of the page is a heading in the template, its table a function in page.p
 import argparse
 import dataclasses
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -148,14 +149,17 @@ BENCHMARKS = (
 
 # ---- running them ----
 
+PLAIN = {"markup": False, "highlight": False, "soft_wrap": True}  # what scripts print, as it is
+
 
 def run(benchmark: Benchmark, arguments: list[str], progress: Progress) -> bool:
     """Run a script, show what it prints when it ends, and say whether it did well."""
+    paths = filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])  # this checkout, whatever is installed
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     task = progress.add_task(benchmark.name, total=60 * benchmark.minutes)
     with tempfile.TemporaryFile("w+") as printed, tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
-            [sys.executable, benchmark.path, *arguments], cwd=REPOSITORY, stdout=printed, stderr=errors
-        )
+        command = [sys.executable, benchmark.path, *arguments]
+        process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=printed, stderr=errors)
         try:
             while process.poll() is None:
                 progress.advance(task, 0.2)
@@ -167,7 +171,7 @@ def run(benchmark: Benchmark, arguments: list[str], progress: Progress) -> bool:
         told.seek(0)
         lines = told.read().splitlines()[-40:]
     progress.update(task, completed=60 * benchmark.minutes)
-    progress.console.print("\n".join([f"== {benchmark.name}", *lines]), markup=False, highlight=False, soft_wrap=True)
+    progress.console.print("\n".join([f"== {benchmark.name}", *lines]), **PLAIN)
     return process.returncode == 0
 
 
@@ -182,7 +186,7 @@ def run_all(benchmarks: list[Benchmark], options, console: Console) -> list[str]
                     f"{benchmark.name} is left out: {arguments}.", markup=False, highlight=False, soft_wrap=True
                 )
             elif not options.again and benchmark.is_done(arguments, options.results):
-                progress.console.print(f"{benchmark.name} is measured.", markup=False, highlight=False, soft_wrap=True)
+                progress.console.print(f"{benchmark.name} is measured.", **PLAIN)
             elif not run(benchmark, arguments, progress):
                 failed.append(benchmark.name)
     return failed
@@ -216,7 +220,7 @@ def main() -> None:
         failed = run_all(chosen, options, console)
     if not options.quick:
         write_page(PAGE, load_results())
-        console.print(f"{PAGE} is written.", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{PAGE} is written.", **PLAIN)
     if failed:
         raise SystemExit(f"Failed: {', '.join(failed)}.")
 
