@@ -6,6 +6,7 @@ files, and of the functions here. `python benchmarks/run.py --page` writes all.
 
 import inspect
 import json
+import re
 import statistics
 import sys
 import textwrap
@@ -40,9 +41,12 @@ def load_results() -> Figures:
 
 
 def render(template: str, results: Figures) -> str:
-    """The page: the template with the values of its expressions."""
-    functions = dict(inspect.getmembers(sys.modules[__name__], inspect.isfunction))
-    page = eval(f'f"""{template}"""', {**functions, "results": results, **results})
+    """The page: the template with the values of its expressions, without sections of what is not measured yet."""
+    names = {**dict(inspect.getmembers(sys.modules[__name__], inspect.isfunction)), "results": results, **results}
+    sections = re.split(r"^(?=## )", template.strip(), flags=re.MULTILINE)
+    made_of = [re.findall(r"\(\.\./benchmarks/results/(\w+)\.json\)", section) for section in sections]
+    measured = [section for section, found in zip(sections, made_of, strict=True) if set(found) <= set(results)]
+    page = eval(f'f"""{"".join(measured)}"""', names)
     return NOTE + "\n\n".join(filled(block) for block in page.strip().split("\n\n")) + "\n"
 
 
@@ -198,6 +202,40 @@ def training_choices_table(training_choices: Figures) -> str:
         figures = (f"{row.ours_ms:.{digits}f}", f"{row.keras_ms:.{digits}f}", f"{row.ratio:.2f}")
         rows.append([f"{name}, {sizes.get(row.part, '64 x 24 x 256')}", *figures])
     return table(["part", "ours, ms", "Keras, ms", "ratio"], rows)
+
+
+def attention_by_length(attention: Figures) -> str:
+    """Milliseconds and MiB of each way at each length."""
+    titles = {
+        "exact": "exact",
+        "blockwise": "blockwise",
+        "auto": "automatic",
+        "window": "window of 512",
+        "keras": "Keras",
+        "torch": "PyTorch",
+    }
+    lengths = sorted({int(name.split()[1]) for name in attention if name.split()[0] == "blockwise"})
+    rows = []
+    for length in lengths:
+        found = [attention.get(f"{way} {length}") for way in titles]
+        rows.append([f"{length:,}", *(f"{row.ms:.0f} / {row.mib:.0f}" if row else "-" for row in found)])
+    return table(["tokens", *titles.values()], rows)
+
+
+def losses_table(losses: Figures) -> str:
+    """Milliseconds and MiB of each loss on each framework."""
+    titles = {
+        "keras": "logits, Keras' `SparseCategoricalCrossentropy`",
+        "sequence": "logits, `SequenceCrossentropy`",
+        "tied": "`TiedCrossentropy`",
+    }
+    rows = [
+        [{"tensorflow": "TensorFlow", "jax": "JAX"}[framework], title, f"{row.ms:,.0f}", f"{row.mib:,.0f}"]
+        for framework in ("tensorflow", "jax")
+        for way, title in titles.items()
+        if (row := losses.get(f"{framework} {way}"))
+    ]
+    return table(["framework", "way", "ms", "peak MiB"], rows)
 
 
 def allocator_and_onednn(cpu_training: Figures) -> str:

@@ -45,6 +45,27 @@ def train_step(figure, result) -> None:
     axes.set_xlabel("ms a step")
 
 
+def attention(figure, result) -> None:
+    """Lines: time and memory of attention by length."""
+    ways = {
+        "exact": ("exact", PALE, "-"),
+        "blockwise": ("blockwise", OURS, "-"),
+        "window": ("blockwise, window of 512", OURS, ":"),
+        "keras": ("keras.ops.dot_product_attention", PEER, "-"),
+        "torch": ("PyTorch", "#e08a3c", "-"),
+    }
+    panels = figure.subplots(1, 2)
+    for axes, key, label in zip(panels, ("ms", "mib"), ("ms, forward and backward", "peak MiB"), strict=True):
+        for way, (title, color, line) in ways.items():
+            points = {int(name.split()[1]): row[key] for name, row in result.items() if name.split()[0] == way}
+            axes.plot(sorted(points), [points[n] for n in sorted(points)], line, color=color, label=title, marker=".")
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xlabel("tokens")
+        axes.set_ylabel(label)
+    panels[0].legend(frameon=False, fontsize=7)
+
+
 def decode(figure, result) -> None:
     """Bars: tokens a second of each engine, a panel for each case."""
     titles = {
@@ -78,7 +99,7 @@ def serve_load(figure, result) -> None:
     axes.set_ylabel("resident memory, MiB")
 
 
-PLOTS = {train_step: (6.4, 3.6), decode: (7.2, 2.2), serve_load: (6.4, 2.2)}  # inches
+PLOTS = {train_step: (6.4, 3.6), attention: (7.2, 3.0), decode: (7.2, 2.2), serve_load: (6.4, 2.2)}  # inches
 
 
 def write(folder: Path, results) -> None:
@@ -90,6 +111,8 @@ def write(folder: Path, results) -> None:
     style = {"svg.fonttype": "none", "svg.hashsalt": "keras_transformer", "font.size": 8, "axes.spines.top": False,
              "axes.spines.right": False}  # fmt: skip
     for draw, size in PLOTS.items():
+        if draw.__name__ not in results:
+            continue
         path, made_of = folder / f"{draw.__name__}.svg", digest(results[draw.__name__])
         if path.exists() and made_of in path.read_text():
             continue

@@ -31,6 +31,12 @@ def results(modules):
     return modules.page.load_results()
 
 
+@pytest.fixture(scope="module")
+def drawn(modules, results):
+    """The names of the plots whose figures are measured."""
+    return {draw.__name__ for draw in modules.plots.PLOTS if draw.__name__ in results}
+
+
 class TestPage:
     def test_is_what_the_result_files_and_the_template_say(self, modules, results):
         written = modules.page.PAGE.read_text()
@@ -38,19 +44,23 @@ class TestPage:
             "docs/benchmarks.md is made from docs/benchmarks.template.md: `python benchmarks/run.py --page`"
         )
 
-    def test_plots_are_of_the_figures_of_the_result_files(self, modules, results):
+    def test_plots_are_of_the_figures_of_the_result_files(self, modules, results, drawn):
         folder = modules.page.PAGE.with_suffix("")
-        for draw in modules.plots.PLOTS:
-            drawn = (folder / f"{draw.__name__}.svg").read_text()
-            assert modules.plots.digest(results[draw.__name__]) in drawn, f"{draw.__name__}: `run.py --page`"
-        assert {path.stem for path in folder.iterdir()} == {draw.__name__ for draw in modules.plots.PLOTS}
+        for name in drawn:
+            assert modules.plots.digest(results[name]) in (folder / f"{name}.svg").read_text(), "`run.py --page`"
+        assert {path.stem for path in folder.iterdir()} == drawn
 
-    def test_shows_every_plot_and_names_every_result(self, modules):
+    def test_shows_every_plot_and_names_every_result(self, modules, drawn):
         page = modules.page.PAGE.read_text()
-        for draw in modules.plots.PLOTS:
-            assert f"(benchmarks/{draw.__name__}.svg)" in page
+        for name in drawn:
+            assert f"(benchmarks/{name}.svg)" in page
         for path in modules.report.RESULTS.glob("*.json"):
             assert f"(../benchmarks/results/{path.name})" in page
+
+    def test_leaves_out_sections_of_what_is_not_measured(self, modules, results):
+        template = "# All\n\n## One\n\n{2 + 2}\n\n## Two ([result](../benchmarks/results/none.json))\n\n{none.x}\n"
+        page = modules.page.render(template, results)
+        assert "4" in page and "Two" not in page
 
     def test_follows_a_figure_that_changes(self, modules):
         results = modules.page.load_results()
