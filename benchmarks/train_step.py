@@ -416,8 +416,12 @@ class Worker:
         self.process = context.Process(target=work, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
-        self.facts = self._receive()
+        self.facts = {}
         self.rounds = []
+
+    def wait(self) -> None:
+        """Until the engine is built."""
+        self.facts = self._receive()
 
     def _receive(self) -> dict:
         try:
@@ -451,10 +455,10 @@ def progress(text: str = "") -> None:
 
 def measure(options) -> dict:
     """Run all engines in turns and return every figure."""
-    workers = []
-    for way in [*ways_of(options), Way(RATE)]:
-        progress(f"building {way.title}")
-        workers.append(Worker(way, options))
+    workers = [Worker(way, options) for way in [*ways_of(options), Way(RATE)]]
+    for worker in workers:
+        progress(f"building {worker.way.title}")
+        worker.wait()
     for number in range(options.rounds):
         for worker in workers:
             progress(f"round {number + 1} of {options.rounds}: {worker.way.title}")
