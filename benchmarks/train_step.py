@@ -59,6 +59,7 @@ LAYERS, WIDTH, INNER, HEADS, VOCABULARY = (1, 16, 32, 2, 50) if QUICK else (3, 2
 BATCH, LENGTH = (4, 8) if QUICK else (64, 24)
 DROPOUT = 0.1
 ADAM = {"learning_rate": 1e-3, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}
+WARM_UP, SKIPPED = 5, 2  # steps that do not count: before the first round, and of each round
 BATCHES = 8  # distinct batches, seen again and again
 CUBE = 64 if QUICK else 2048
 OURS, BEFORE = "keras_transformer", "before"
@@ -388,14 +389,17 @@ def give_back() -> None:
         trim(0)
 
 
-def work(way: Way, options, connection, log: str) -> None:
+def work(way: Way, options, connection, log: str, builders) -> None:
     """The life of an engine's process: build, then make as many steps as asked for, time and again."""
     os.dup2(os.open(log, os.O_WRONLY), sys.stderr.fileno())  # libraries tell much here that is not the table
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    parameters, make_steps = way.build(options)
-    give_back()
-    idle = resident_bytes()
+    with builders:  # a few at a time, for the machine's memory
+        parameters, make_steps = way.build(options)
+        give_back()
+        idle = resident_bytes()
+        make_steps(WARM_UP)  # tracing, and the first use of each buffer
+        give_back()
     connection.send({"parameters": parameters, "idle_bytes": idle})
     while count := connection.recv():
         times, loss = make_steps(count)
@@ -407,12 +411,11 @@ def work(way: Way, options, connection, log: str) -> None:
 class Worker:
     """An engine in its own process."""
 
-    def __init__(self, way: Way, options):
-        context = multiprocessing.get_context("spawn")
+    def __init__(self, way: Way, options, context, builders):
         self.way = way
         self.log = tempfile.NamedTemporaryFile(mode="r", suffix=".log")
         self.connection, theirs = context.Pipe()
-        arguments = (way, options, theirs, self.log.name)
+        arguments = (way, options, theirs, self.log.name, builders)
         self.process = context.Process(target=work, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
@@ -429,11 +432,11 @@ class Worker:
         except EOFError:
             raise SystemExit(f"{self.way.title} stopped:\n{self.log.read()}") from None
 
-    def measure(self, steps: int, warm_up: int) -> None:
-        """One round: keep the seconds of each step behind the first `warm_up` ones."""
-        self.connection.send(steps + warm_up)
+    def measure(self, steps: int) -> None:
+        """One round: keep the seconds of each step behind the first few."""
+        self.connection.send(steps + SKIPPED)
         answer = self._receive()
-        self.rounds.append(answer["seconds"][warm_up:])
+        self.rounds.append(answer["seconds"][SKIPPED:])
         self.facts.update(loss=answer["loss"], peak_bytes=answer["peak_bytes"])
 
     def close(self) -> None:
@@ -455,15 +458,16 @@ def progress(text: str = "") -> None:
 
 def measure(options) -> dict:
     """Run all engines in turns and return every figure."""
-    workers = [Worker(way, options) for way in [*ways_of(options), Way(RATE)]]
+    context = multiprocessing.get_context("spawn")
+    builders = context.Semaphore(options.threads)
+    workers = [Worker(way, options, context, builders) for way in [*ways_of(options), Way(RATE)]]
     for worker in workers:
         progress(f"building {worker.way.title}")
         worker.wait()
     for number in range(options.rounds):
         for worker in workers:
             progress(f"round {number + 1} of {options.rounds}: {worker.way.title}")
-            # Tracing, and the first use of each buffer, fall into the first round.
-            worker.measure(options.steps, warm_up=5 if number == 0 else 2)
+            worker.measure(options.steps)
     progress()
     for worker in workers:
         worker.close()
