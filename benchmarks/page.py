@@ -21,6 +21,9 @@ TEMPLATE = REPOSITORY / "docs" / "benchmarks.template.md"
 NOTE = "<!-- Made by `python benchmarks/run.py --page` from docs/benchmarks.template.md and the result files. -->\n\n"
 
 
+LINK = re.compile(r"\(\.\./benchmarks/results/(\w+)\.json(?:#(\w+))?\)")
+
+
 class Figures(dict):
     """What a result file holds; names are attributes, too."""
 
@@ -44,10 +47,14 @@ def render(template: str, results: Figures) -> str:
     """The page: the template with the values of its expressions, without sections of what is not measured yet."""
     names = {**dict(inspect.getmembers(sys.modules[__name__], inspect.isfunction)), "results": results, **results}
     sections = re.split(r"^(?=## )", template.strip(), flags=re.MULTILINE)
-    made_of = [re.findall(r"\(\.\./benchmarks/results/(\w+)\.json\)", section) for section in sections]
-    measured = [section for section, found in zip(sections, made_of, strict=True) if set(found) <= set(results)]
+    measured = [section for section in sections if all(has(results, *link) for link in LINK.findall(section))]
     page = eval(f'f"""{"".join(measured)}"""', names)
     return NOTE + "\n\n".join(filled(block) for block in page.strip().split("\n\n")) + "\n"
+
+
+def has(results: Figures, name: str, part: str) -> bool:
+    """Whether there is a result file of that name, with that part if one is named."""
+    return name in results and (not part or part in results[name])
 
 
 def filled(block: str) -> str:

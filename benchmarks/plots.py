@@ -102,6 +102,14 @@ def serve_load(figure, result) -> None:
 PLOTS = {train_step: (6.4, 3.6), attention: (7.2, 3.0), decode: (7.2, 2.2), serve_load: (6.4, 2.2)}  # inches
 
 
+def drawable(results) -> dict:
+    """Those of which there are figures, with their sizes."""
+    found = {draw: size for draw, size in PLOTS.items() if draw.__name__ in results}
+    if "ways" not in results.train_step:
+        found.pop(train_step)
+    return found
+
+
 def write(folder: Path, results) -> None:
     """Draw anew the plots whose figures have changed."""
     import matplotlib
@@ -110,9 +118,7 @@ def write(folder: Path, results) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     style = {"svg.fonttype": "none", "svg.hashsalt": "keras_transformer", "font.size": 8, "axes.spines.top": False,
              "axes.spines.right": False}  # fmt: skip
-    for draw, size in PLOTS.items():
-        if draw.__name__ not in results:
-            continue
+    for draw, size in drawable(results).items():
         path, made_of = folder / f"{draw.__name__}.svg", digest(results[draw.__name__])
         if path.exists() and made_of in path.read_text():
             continue

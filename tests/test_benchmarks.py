@@ -34,7 +34,7 @@ def results(modules):
 @pytest.fixture(scope="module")
 def drawn(modules, results):
     """The names of the plots whose figures are measured."""
-    return {draw.__name__ for draw in modules.plots.PLOTS if draw.__name__ in results}
+    return {draw.__name__ for draw in modules.plots.drawable(results)}
 
 
 class TestPage:
