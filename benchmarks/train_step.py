@@ -33,6 +33,8 @@ all with memory that is given back as the C library does, or kept (`kt.training.
 has a process of its own, too. Between turns every process gives back what is free, so that those that keep memory do
 not fill the machine.
 
+A run that is stopped (Ctrl+C, SIGTERM) keeps the rounds that are whole.
+
 `--before` adds ours of another checkout, to see whether a change made the step slower or larger.
 
     python benchmarks/train_step.py
@@ -47,6 +49,7 @@ import multiprocessing
 import os
 import resource
 import runpy
+import signal
 import statistics
 import sys
 import tempfile
@@ -391,6 +394,8 @@ def give_back() -> None:
 
 def work(way: Way, options, connection, log: str, builders) -> None:
     """The life of an engine's process: build, then make as many steps as asked for, time and again."""
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.SIG_IGN)  # the first process says when to end
     os.dup2(os.open(log, os.O_WRONLY), sys.stderr.fileno())  # libraries tell much here that is not the table
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -464,10 +469,16 @@ def measure(options) -> dict:
     for worker in workers:
         progress(f"building {worker.way.title}")
         worker.wait()
-    for number in range(options.rounds):
+    try:
+        for number in range(options.rounds):
+            for worker in workers:
+                progress(f"round {number + 1} of {options.rounds}: {worker.way.title}")
+                worker.measure(options.steps)
+    except KeyboardInterrupt:  # stopped: what is whole counts
+        if number == 0:
+            raise
         for worker in workers:
-            progress(f"round {number + 1} of {options.rounds}: {worker.way.title}")
-            worker.measure(options.steps)
+            del worker.rounds[number:]
     progress()
     for worker in workers:
         worker.close()
@@ -506,7 +517,7 @@ def measure(options) -> dict:
         "seed": options.seed,
         "threads": options.threads,
         "jit_compile": options.jit_compile,
-        "rounds": options.rounds,
+        "rounds": len(rate.rounds),
         "steps_per_round": options.steps,
         "operations_per_step": step_operations(),
         "matmul_gflops_per_second": machine_rate / 1e9,
@@ -583,6 +594,7 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if min(options.rounds, options.steps, options.threads) < 1 or options.rounds * options.steps < 2:
         parser.error("takes positive --rounds, --steps and --threads, and at least two steps in all.")
     if options.before and not (options.before / "keras_transformer").is_dir():
