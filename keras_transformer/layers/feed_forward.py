@@ -8,6 +8,7 @@ from keras_transformer.layers.checks import check_positive, check_rate, check_se
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.projection import Projecting, WeightOptions
 from keras_transformer.layers.shaped import Shaped
+from keras_transformer.ops.activations import trained
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
@@ -71,11 +72,12 @@ class FeedForward(Shaped, Projecting):
     def call(self, inputs, training=None):
         check_sequence(self, "inputs", inputs.shape)
         hidden = self.inner(inputs)
+        activation = trained(self.activation) if training else self.activation
         if self.gated:
             hidden, gate = keras.ops.split(hidden, 2, axis=-1)
-            hidden = self.activation(hidden) * gate
+            hidden = activation(hidden) * gate
         else:
-            hidden = self.activation(hidden)
+            hidden = activation(hidden)
         return self.outer(self.dropout_layer(hidden, training=training))
 
     def get_config(self):
