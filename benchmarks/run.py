@@ -132,6 +132,7 @@ BENCHMARKS = (
     Benchmark("train_step", 14, need=another_version),
     Benchmark("train_step_xla", 6, "train_step", ("--jit-compile", "always", *LAYERS_ALONE)),
     Benchmark("training_choices", 1),
+    Benchmark("gelu", 1),
     Benchmark("attention", 20),
     Benchmark("batching", 10, need=MULTI30K),
     Benchmark("rematerialization", 3),

@@ -9,8 +9,8 @@ from keras import ops
 def trained(activation: Callable) -> Callable:
     """What computes the same as `activation` and costs less in training; itself, where there is no such thing.
 
-    The automatic gradient of the exact GELU keeps several tensors as large as its input and passes over them once more
-    (benchmarks/training_choices.py); PyTorch has a kernel of its own. First derivatives only.
+    The automatic gradient of the exact GELU keeps two more tensors as large as its input on JAX, and passes over them
+    (benchmarks/gelu.py); PyTorch has a kernel of its own. First derivatives only.
 
     Example:
 
