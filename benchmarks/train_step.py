@@ -445,8 +445,7 @@ class Worker:
         self.facts.update(loss=answer["loss"], peak_bytes=answer["peak_bytes"])
 
     def close(self) -> None:
-        """Let the process end."""
-        self.connection.send(0)
+        """Wait for the process's end, once it was told."""
         self.process.join()
         self.log.close()
 
@@ -480,6 +479,8 @@ def measure(options) -> dict:
         for worker in workers:
             del worker.rounds[number:]
     progress()
+    for worker in workers:
+        worker.connection.send(0)
     for worker in workers:
         worker.close()
 
