@@ -37,6 +37,26 @@ def write_block(blocks, index, block):
     return blocks
 
 
+def loop(begin, end, step: Callable, carried: tuple, *, side_by_side: int = 1) -> tuple:
+    """What `step(i, *carried)` returns, for i from `begin` to `end` - 1, is carried to the next.
+
+    Args:
+        side_by_side: How many steps TensorFlow may work on at once, as far as they do not wait for what is carried. Its
+            ten would hold the blocks of ten.
+    """
+    first = ops.convert_to_tensor(begin, "int32")
+
+    def body(i, *carried):
+        return i + 1, *step(i, *carried)
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        loop_vars = (first, *carried)
+        return tf.while_loop(lambda i, *_: i < end, body, loop_vars, parallel_iterations=side_by_side)[1:]
+    return ops.while_loop(lambda i, *_: i < end, body, (first, *carried))[1:]
+
+
 def stack_blocks(blocks):
     """(count, ...), once the loop has ended."""
     return blocks.stack() if hasattr(blocks, "stack") else blocks

@@ -14,7 +14,7 @@ each block of keys, over the blocks of queries that may see it, with P = exp(s -
 
 from keras import ops
 
-from keras_transformer.ops.blocks import empty_blocks, read_block, stack_blocks, with_gradient, write_block
+from keras_transformer.ops.blocks import empty_blocks, loop, read_block, stack_blocks, with_gradient, write_block
 from keras_transformer.ops.exact import FORBIDDEN
 from keras_transformer.ops.random import column_codes, combine, kept, row_codes, seed_pair
 from keras_transformer.ops.visibility import Visibility
@@ -117,6 +117,7 @@ class _Attention:
         elif not isinstance(self.keys, int) or self.keys % self.block:
             key_mask = ops.ones((1, self.keys), "bool")
         self.real = None if key_mask is None else self._token_blocks(key_mask, self.columns, self.keys)
+        self.all_real = None if key_mask is None else ops.all(self.real, axis=(1, 2))
         self.query_segments = self.key_segments = None
         if "query_segments" in given:
             self.query_segments = self._token_blocks(given["query_segments"], self.rows, self.length)
@@ -135,14 +136,12 @@ class _Attention:
     # Forward
 
     def forward(self):
-        """The output (B, H, T, K), and of each query the normalizer, (n, B, G, R b, 1)."""
+        """The output (B, H, T, K), and of each query the normalizer, (B, H, T, 1)."""
         first = self.query[0]
         outputs = empty_blocks(self.rows, (*ops.shape(first)[:3], self.value.shape[-1]), "float32")
         normalizers = empty_blocks(self.rows, (*ops.shape(first)[:3], 1), "float32")
-        _, outputs, normalizers = ops.while_loop(
-            lambda i, *_: i < self.rows, self._row, (_number(0), outputs, normalizers)
-        )
-        return self._joined(stack_blocks(outputs), self.length), stack_blocks(normalizers)
+        outputs, normalizers = loop(0, self.rows, self._row, (outputs, normalizers))
+        return (self._joined(stack_blocks(x), self.length) for x in (outputs, normalizers))
 
     def _row(self, i, outputs, normalizers):
         query = self.query[i]
@@ -159,14 +158,14 @@ class _Attention:
             total = total * kept_share + ops.sum(weights, axis=-1, keepdims=True)
             if self.rate:
                 weights = weights * self._dropped(i, j)
-            return j + 1, new, total, output * kept_share + ops.matmul(weights, self.value[j])
+            return new, total, output * kept_share + ops.matmul(weights, self.value[j])
 
         start = zero * self.value[0][:, :, :1, :]
-        _, largest, total, output = ops.while_loop(lambda j, *_: j < end, step, (begin, largest, total, start))
+        largest, total, output = loop(begin, end, step, (largest, total, start), side_by_side=2)
         nothing = largest < 0.5 * FORBIDDEN
         output = ops.where(nothing, 0.0, output / ops.where(nothing, 1.0, total))
         normalizer = ops.where(nothing, -FORBIDDEN, largest + ops.log(ops.where(nothing, 1.0, total)))
-        return i + 1, write_block(outputs, i, output), write_block(normalizers, i, normalizer)
+        return write_block(outputs, i, output), write_block(normalizers, i, normalizer)
 
     # Backward
 
@@ -174,25 +173,24 @@ class _Attention:
         """The gradients of the loss for every float tensor that was given."""
         upstream = ops.cast(upstream, "float32")
         along = ops.sum(upstream * output, axis=-1, keepdims=True)  # D
-        self.normalizers, self.along, self.upstream = normalizers, *map(self._query_blocks, (along, upstream))
+        self.normalizers, self.along, self.upstream = map(self._query_blocks, (normalizers, along, upstream))
         one = self.query[0], self.key[0], self.value[0]
         queries, keys, values = (
             empty_blocks(count, ops.shape(block), "float32")
             for count, block in zip((self.rows, self.columns, self.columns), one, strict=True)
         )
-        biases = self._empty_biases()
-        _, queries, keys, values, *biases = ops.while_loop(
-            lambda j, *_: j < self.used, self._column, (_number(0), queries, keys, values, *biases)
+        queries, keys, values, *biases = loop(
+            0, self.used, self._column, (queries, keys, values, *self._empty_biases())
         )
+        queries, keys, values = (stack_blocks(x) for x in (queries, keys, values))
         gradients = {
-            "query": self._joined(stack_blocks(queries), self.length) * self.scale,
-            "key": self._joined(stack_blocks(keys), self.keys),
-            "value": self._joined(stack_blocks(values), self.keys),
+            "query": self._joined(queries, self.length) * self.scale,
+            "key": self._joined(keys, self.keys),
+            "value": self._joined(values, self.keys),
         }
         if self.sinks is not None:
-            share = ops.exp(self._of_heads(self.sinks) - normalizers) * self.along  # (n, B, G, R b, 1)
-            share = ops.reshape(share, (self.rows, self.batch, self.heads, self.block))
-            gradients["sinks"] = -ops.sum(share, axis=(0, 1, 3))
+            share = ops.exp(ops.reshape(self.sinks, (1, -1, 1, 1)) - normalizers) * along
+            gradients["sinks"] = -ops.sum(share, axis=(0, 2, 3))
         return {**gradients, **self._bias_gradients(biases)}
 
     def _column(self, j, queries, keys, values, *biases):
@@ -215,13 +213,11 @@ class _Attention:
                 to_scores = to_scores * slope
             to_key = to_key + ops.matmul(ops.swapaxes(to_scores, 2, 3), query)
             to_query = read_block(queries, i) + ops.matmul(to_scores, key)
-            return i + 1, to_key, to_value, write_block(queries, i, to_query), *biases
+            return to_key, to_value, write_block(queries, i, to_query), *biases
 
         zeros = ops.zeros_like(key), ops.zeros_like(value)
-        _, to_key, to_value, queries, *biases = ops.while_loop(
-            lambda i, *_: i < end, step, (begin, *zeros, queries, *biases)
-        )
-        return j + 1, queries, write_block(keys, j, to_key), write_block(values, j, to_value), *biases
+        to_key, to_value, queries, *biases = loop(begin, end, step, (*zeros, queries, *biases), side_by_side=2)
+        return queries, write_block(keys, j, to_key), write_block(values, j, to_value), *biases
 
     # Blocks of scores
 
@@ -251,17 +247,33 @@ class _Attention:
         if self.soft_cap is not None:
             bounded = ops.tanh(scores / self.soft_cap)
             scores, slope = self.soft_cap * bounded, 1.0 - bounded * bounded
-        added = self._added(i, j)
-        if added is None:
-            return scores, slope
-        shape = (self.batch, self.groups, self.shared, self.block, self.block)
-        scores = ops.reshape(scores, shape)
-        for part in added:
-            scores = scores + part
-        return ops.reshape(scores, (self.batch, self.groups, self.shared * self.block, self.block)), slope
+        whole = self._whole(i, j)
+        if whole is None:
+            return self._with_added(scores, i, j), slope
+        return ops.cond(whole, lambda: scores, lambda: self._with_added(scores, i, j)), slope
+
+    def _whole(self, i, j):
+        """Whether a block is all visible and has no bias, so that nothing is added; None if that cannot be told."""
+        if any(x is not None for x in (self.query_segments, self.mask, self.bias, self.distances)):
+            return None
+        whole = ops.convert_to_tensor(True)
+        if self.causal:
+            whole = ops.logical_and(whole, i > j)
+        if self.window is not None:
+            whole = ops.logical_and(whole, (ops.abs(i - j) + 1) * self.block <= self.window)
+        if self.real is not None:
+            whole = ops.logical_and(whole, self.all_real[j])
+        return whole
+
+    def _with_added(self, scores, i, j):
+        """The scores of a block with masks and biases added."""
+        blocks = ops.reshape(scores, (self.batch, self.groups, self.shared, self.block, self.block))
+        for part in self._added(i, j):
+            blocks = blocks + part
+        return ops.reshape(blocks, ops.shape(scores))
 
     def _added(self, i, j):
-        """What is added to a block of scores, each (B or 1, G or 1, R or 1, b or 1, b or 1), or None."""
+        """What is added to a block of scores, each (B or 1, G or 1, R or 1, b or 1, b or 1)."""
         parts, allowed = [], []
         steps = ops.arange(self.block, dtype="int32")
         if self.causal or self.window is not None:
@@ -286,7 +298,7 @@ class _Attention:
             for one in allowed[1:]:
                 together = ops.logical_and(together, one)
             parts.append(ops.where(together, 0.0, FORBIDDEN))
-        return parts or None
+        return parts
 
     def _dropped(self, i, j):
         """The factor of each weight of a block: 0, or 1 / (1 - rate)."""

@@ -14,6 +14,7 @@ from keras_transformer._keras import is_trial
 from keras_transformer.ops.blockwise import blockwise_attention
 from keras_transformer.ops.exact import exact_attention
 from keras_transformer.ops.fused import fused_attention, fused_device, why_not_fused
+from keras_transformer.ops.random import seed_pair
 from keras_transformer.ops.visibility import Visibility
 
 KERNELS = ("auto", "exact", "blockwise", "fused")
@@ -88,6 +89,7 @@ def attend(
     dropout: float = 0.0,
     seed=None,
     return_scores: bool = False,
+    training: bool = False,
 ):
     """Attention on heads-first tensors, by the way that `attention_kernel` says.
 
@@ -97,6 +99,7 @@ def attend(
         bias: A tensor, broadcastable to (B, H, T, S), or a `PositionBias`.
         sinks, scale, soft_cap, dropout, seed: As of `dot_product_attention`.
         return_scores: Whether the weights are wanted.
+        training: Whether a gradient will be.
 
     Returns:
         (B, H, T, K), and the weights (B, H, T, S) if they are wanted, else None.
@@ -119,32 +122,44 @@ def attend(
         why_not["fused"] = why_not_fused(device, query, key, value, seen, bias, sinks, soft_cap, dropout)
     kernel = "exact"
     if seen.counts_up:  # what a cache holds does not
-        kernel = _chosen(why_not, query.shape, keys, device)
+        kernel = _chosen(why_not, query.shape, key.shape[2], device, training)
+    if kernel == "by length" and dropout:
+        seed = ops.stack(seed_pair(seed))  # drawn once, for either way
+    options = {"sinks": sinks, "scale": scale, "soft_cap": soft_cap, "dropout": dropout, "seed": seed}
 
     def dense_bias():
         return bias.function(*seen.positions(length, keys)) if isinstance(bias, PositionBias) else bias
 
-    if kernel == "fused":
-        return fused_attention(device, query, key, value, seen, bias=dense_bias(), scale=scale, soft_cap=soft_cap), None
-    options = {"sinks": sinks, "scale": scale, "soft_cap": soft_cap, "dropout": dropout, "seed": seed}
-    if kernel == "blockwise":
+    def exact():
+        return exact_attention(query, key, value, mask=seen.dense(length, keys), bias=dense_bias(), **options)
+
+    def blockwise():
         if isinstance(bias, PositionBias) and bias.of_distance:
             biases = {"distance_bias": bias.by_distance(length, keys)}
         else:
             biases = {"bias": dense_bias()}
-        return blockwise_attention(query, key, value, seen, **biases, **options), None
-    output, weights = exact_attention(query, key, value, mask=seen.dense(length, keys), bias=dense_bias(), **options)
+        return blockwise_attention(query, key, value, seen, **biases, **options)
+
+    if kernel == "fused":
+        return fused_attention(device, query, key, value, seen, bias=dense_bias(), scale=scale, soft_cap=soft_cap), None
+    if kernel == "blockwise":
+        return blockwise(), None
+    if kernel == "by length":
+        return ops.cond(length * keys >= PAIRS, blockwise, lambda: exact()[0]), None
+    output, weights = exact()
     return output, weights if return_scores else None
 
 
-def _chosen(why_not: dict, shape, keys, device: str | None) -> str:
-    """The kernel, by what is asked for and what hinders it.
+def _chosen(why_not: dict, shape, keys: int | None, device: str | None, training: bool) -> str:
+    """The kernel, by what is asked for and what hinders it; "by length" where that is known only when it runs.
 
     Args:
         why_not: What hinders each kernel, or None.
         shape: (B, H, T, K) of the queries; sizes may be unknown.
         keys: S.
         device: As of `fused_device`.
+        training: Whether there will be a gradient. What is exported has none, and stays exact where lengths are
+            unknown, so that it converts to any runtime.
     """
     wanted = _KERNEL.get()
     if wanted != "auto":
@@ -152,13 +167,12 @@ def _chosen(why_not: dict, shape, keys, device: str | None) -> str:
             others = " or ".join(repr(name) for name in KERNELS if not why_not.get(name))
             raise ValueError(f"attention_kernel({wanted!r}) cannot be used: {why_not[wanted]}. Take {others}.")
         return wanted
-    length = shape[2]
-    if not isinstance(length, int) or not isinstance(keys, int):
-        return "exact"
+    batch, heads, length, _ = shape
+    if length is None or keys is None:
+        return "by length" if training and not why_not["blockwise"] else "exact"
     if not keras.config.is_flash_attention_enabled():
         why_not = {**why_not, "fused": "keras.config.disable_flash_attention() was called"}
-    batch = shape[0] if isinstance(shape[0], int) else 1
-    if device is not None and batch * shape[1] * length * keys >= FUSED_SCORES[device]:
+    if device is not None and (batch or 1) * heads * length * keys >= FUSED_SCORES[device]:
         if not why_not["fused"]:
             return _told("fused", length, keys)
         _told("not fused", length, keys, why_not["fused"])

@@ -1,5 +1,6 @@
 """The layers compute the same by every kernel, and the kernel is the one that was asked for."""
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -91,3 +92,32 @@ def test_forced_where_it_cannot():
     with kt.ops.attention_kernel("blockwise"):
         output = generator(np.array([[3, 4]]))  # decoding keeps to its own
     assert output["tokens"].shape == (1, 1, 5)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow has shapes that it does not know")
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("name", ["EncoderLayer, all options", "MultiHeadCrossAttention, all options"])
+def test_automatic_where_lengths_are_unknown(name, jit_compile, monkeypatch):
+    import tensorflow as tf
+
+    layer, inputs = build(name)
+    tensors = [tf.constant(x, "float32") for x in inputs]
+    states = [np.array(v) for v in layer.non_trainable_variables]
+
+    def gradients(*tensors):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.square(layer(*tensors, training=True)))
+        return tape.gradient(loss, [v.value for v in layer.trainable_variables])
+
+    def from_the_same_seeds(function):
+        for variable, state in zip(layer.non_trainable_variables, states, strict=True):
+            variable.assign(state)
+        return function(*tensors)
+
+    unknown = [tf.TensorSpec((None, None, x.shape[-1])) for x in tensors]
+    expected = from_the_same_seeds(gradients)
+    for pairs in (1, 10**6):  # blockwise, exact
+        monkeypatch.setattr(kernels, "PAIRS", pairs)
+        compiled = tf.function(gradients, jit_compile=jit_compile, input_signature=unknown)
+        for value, reference in zip(from_the_same_seeds(compiled), expected, strict=True):
+            np.testing.assert_allclose(value, reference, atol=1e-4, rtol=1e-4)

@@ -9,9 +9,11 @@ from keras_transformer.ops.visibility import Visibility
 
 BATCH, GROUPS, SHARED, WIDTH, VALUE_WIDTH = 2, 3, 2, 5, 7
 HEADS = GROUPS * SHARED
-FORMS = ("eager", "graph", "xla") if keras.backend.backend() == "tensorflow" else ("compiled", "eager")
-if keras.backend.backend() == "torch":
-    FORMS = ("eager",)
+FORMS = {
+    "tensorflow": ("eager", "graph", "xla"),
+    "jax": ("compiled", "compiled", "compiled", "compiled", "compiled", "eager"),  # eager, each block is compiled
+    "torch": ("eager",),
+}[keras.backend.backend()]
 
 
 def oracle(tensors: dict, seen: dict, scale, soft_cap, dropped):

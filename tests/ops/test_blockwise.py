@@ -13,7 +13,23 @@ torch = pytest.importorskip("torch")
 from .cases import BATCH, FORMS, HEADS, VALUE_WIDTH, WIDTH, computed, drawn, oracle  # noqa: E402
 
 
-@pytest.mark.parametrize(("number", "form"), list(zip(range(36), itertools.cycle(FORMS))))
+QUICK = 12  # in these every option occurs
+CASES = [
+    pytest.param(number, form, marks=[] if number < QUICK else pytest.mark.slow)
+    for number, form in zip(range(48), itertools.cycle(FORMS), strict=False)
+]
+
+
+def test_every_option_occurs():
+    names = set()
+    for number in range(QUICK):
+        tensors, seen, options = drawn(number)
+        names |= {*tensors, *options, *(name for name, x in seen.items() if x is not False)}
+    assert names >= {"bias", "distance_bias", "sinks", "causal", "window", "key_mask", "query_segments", "mask"}
+    assert names >= {"soft_cap", "scale", "dropout"}
+
+
+@pytest.mark.parametrize(("number", "form"), CASES)
 def test_equals_the_formula(number, form):
     tensors, seen, options = drawn(number)
     length, keys = tensors["query"].shape[2], tensors["key"].shape[2]
