@@ -24,6 +24,15 @@ def fused_device() -> str | None:
     return None
 
 
+def on_accelerator() -> bool:
+    """Whether there is a GPU or TPU."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.cuda.is_available()
+    return not keras.distribution.list_devices()[0].lower().startswith("cpu")
+
+
 def why_not_fused(
     device: str | None, query, key, value, seen: Visibility, bias, sinks, soft_cap, dropout
 ) -> str | None:

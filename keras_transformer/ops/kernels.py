@@ -13,14 +13,16 @@ from keras import ops
 from keras_transformer._keras import is_trial
 from keras_transformer.ops.blockwise import blockwise_attention
 from keras_transformer.ops.exact import exact_attention
-from keras_transformer.ops.fused import fused_attention, fused_device, why_not_fused
+from keras_transformer.ops.fused import fused_attention, fused_device, on_accelerator, why_not_fused
 from keras_transformer.ops.random import seed_pair
 from keras_transformer.ops.visibility import Visibility
 
 KERNELS = ("auto", "exact", "blockwise", "fused")
-# From how many pairs of a query and a key on blocks are faster than all scores at once, and from how many scores, of
-# all heads and rows, the device's kernel is (benchmarks/attention.py, benchmarks/gpu.py).
-PAIRS = 2048 * 2048
+# From how many pairs of a query and a key on blocks are faster than all scores at once (benchmarks/attention.py), also
+# under XLA and JAX; on a GPU or TPU, where short loops are slow, they are for what else would not fit. From how many
+# scores, of all heads and rows, the device's own kernel is faster.
+PAIRS = 1024 * 1024
+PAIRS_ON_ACCELERATORS = 8192 * 8192
 FUSED_SCORES = {"cudnn": 2**25, "splash": 2**25, "torch": 0}
 
 logger = logging.getLogger("keras_transformer")
@@ -145,7 +147,7 @@ def attend(
     if kernel == "blockwise":
         return blockwise(), None
     if kernel == "by length":
-        return ops.cond(length * keys >= PAIRS, blockwise, lambda: exact()[0]), None
+        return ops.cond(length * keys >= _pairs(), blockwise, lambda: exact()[0]), None
     output, weights = exact()
     return output, weights if return_scores else None
 
@@ -176,9 +178,14 @@ def _chosen(why_not: dict, shape, keys: int | None, device: str | None, training
         if not why_not["fused"]:
             return _told("fused", length, keys)
         _told("not fused", length, keys, why_not["fused"])
-    if length * keys >= PAIRS and not why_not["blockwise"]:
+    if length * keys >= _pairs() and not why_not["blockwise"]:
         return _told("blockwise", length, keys)
     return "exact"
+
+
+def _pairs() -> int:
+    """`PAIRS` of what runs here."""
+    return PAIRS_ON_ACCELERATORS if on_accelerator() else PAIRS
 
 
 def _told(kernel: str, length: int, keys: int, why: str = "") -> str:

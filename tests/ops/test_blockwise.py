@@ -12,7 +12,6 @@ from keras_transformer.ops.random import random_bits
 torch = pytest.importorskip("torch")
 from .cases import BATCH, FORMS, HEADS, VALUE_WIDTH, WIDTH, computed, drawn, oracle  # noqa: E402
 
-
 QUICK = 12  # in these every option occurs
 CASES = [
     pytest.param(number, form, marks=[] if number < QUICK else pytest.mark.slow)
