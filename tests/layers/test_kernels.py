@@ -107,7 +107,8 @@ def test_automatic_where_lengths_are_unknown(name, jit_compile, monkeypatch):
     def gradients(*tensors):
         with tf.GradientTape() as tape:
             loss = tf.reduce_sum(tf.square(layer(*tensors, training=True)))
-        return tape.gradient(loss, [v.value for v in layer.trainable_variables])
+        found = tape.gradient(loss, [v.value for v in layer.trainable_variables])
+        return [tf.convert_to_tensor(x) for x in found]  # of the table of positions, slices
 
     def from_the_same_seeds(function):
         for variable, state in zip(layer.non_trainable_variables, states, strict=True):
