@@ -87,10 +87,10 @@ test-torch: $(INSTALLED) ## The same on the PyTorch backend, where nothing is co
 	@echo "Tests on PyTorch"
 	@KERAS_BACKEND=torch $(TEST_ENV) $(BIN)/python $(PYTEST) -m "not distributed" $(TORCH_TESTS)
 
-test-slow: $(INSTALLED) ## Run the tests that make test leaves out: serving from C, quantization, more tokenizers in exports
+test-slow: $(INSTALLED) ## Run the tests that make test leaves out: serving from C, quantization, more tokenizers in exports, more kinds of models
 	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python $(PYTEST) -m slow tests
 
-test-distributed: $(INSTALLED) ## Train on eight virtual devices and in two processes, and run the scripts of docs/distributed.md
+test-distributed: $(INSTALLED) ## Train on eight virtual devices, on two replicas and in two processes, and run the scripts of docs/distributed.md
 	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python $(PYTEST) -m distributed tests
 
 test-browser: $(INSTALLED) $(BROWSER)/node_modules ## Test that page in headless Chromium (MODEL=folder: with the model that is there)

@@ -283,7 +283,14 @@ def oracle_of(strategy, model, prompts, **options):
 
 
 @pytest.mark.xla
-@pytest.mark.parametrize("strategy, cache", SEARCHES)
+@pytest.mark.parametrize(
+    "strategy, cache",
+    [
+        pytest.param(*SEARCHES[0], marks=pytest.mark.long),
+        *SEARCHES[1:4],
+        pytest.param(*SEARCHES[4], marks=pytest.mark.long),
+    ],
+)
 def test_encoder_decoder_with_padded_sources_and_forced_prefixes(strategy, cache, encoder_decoder, generators, roughen):
     model, initial = encoder_decoder
     generator = shared(generators, model, strategy, cache=cache)

@@ -128,7 +128,10 @@ STRATEGIES = {
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name, window", [("beams", 1), ("beams", 3), ("contrastive", 2), ("sampling", 4)])
+@pytest.mark.parametrize(
+    "name, window",
+    [pytest.param("beams", 1, marks=pytest.mark.slow), ("beams", 3), ("contrastive", 2), ("sampling", 4)],
+)
 def test_a_ring_with_every_strategy(name, window, language_model):
     model = language_model(block(window=window), block(window=window + 1, num_kv_heads=2))
     options = {"strategy": STRATEGIES[name], "max_length": 13}
@@ -172,7 +175,7 @@ def test_blocks_leave_the_state_that_one_pass_leaves(beams, layered, monkeypatch
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("length", [4, 5, 8, 11])
+@pytest.mark.parametrize("length", [4, pytest.param(5, marks=pytest.mark.slow), 8, 11])
 def test_prompts_in_blocks_are_continued_as_the_whole_model_does(length, layered, monkeypatch, greedy_oracle):
     monkeypatch.setattr(decoder_module, "BLOCK", 3)
     prompts = np.random.default_rng(1).integers(1, 29, (3, length))

@@ -111,17 +111,17 @@ def test_compiled_and_the_rows_do_not_depend_on_each_other(model, expected):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("cache", [True, False])
-@pytest.mark.parametrize("top_k", [1, 5])
+@pytest.mark.parametrize("top_k, cache", [(1, False), (5, True)])
 def test_a_penalty_of_zero_is_greedy_search(top_k, cache, model, greedy_oracle):
     expected = greedy_oracle(model, PROMPTS, max_length=MAX_LENGTH, end_token=END, inputs=lambda tokens: tokens)
     assert_same(search(model, top_k, 0, cache=cache)(PROMPTS), expected)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("prompts", [[[5]], [[2, 5, 4, 7, 1, 1, 8, 6, 6, 5], [7, 0, 0, 0, 0, 0, 0, 0, 0, 0]]])
-@pytest.mark.parametrize("cache", [True, False])
-def test_prompts_of_one_token_and_of_all_but_one(cache, prompts, model):
+@pytest.mark.parametrize(
+    "prompts, cache", [([[5]], False), ([[2, 5, 4, 7, 1, 1, 8, 6, 6, 5], [7, 0, 0, 0, 0, 0, 0, 0, 0, 0]], True)]
+)
+def test_prompts_of_one_token_and_of_all_but_one(prompts, cache, model):
     assert_same(search(model, 4, 0.6, cache=cache)(np.array(prompts)), oracle(model, np.array(prompts), 4, 0.6))
 
 
@@ -151,8 +151,7 @@ def test_windows_shorter_and_longer_than_the_prompts(window, language_model):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("cache", [True, False])
-@pytest.mark.parametrize("normalize_first", [True, False])
+@pytest.mark.parametrize("normalize_first, cache", [(True, True), (False, False)])
 def test_encoder_decoder_with_padded_sources(normalize_first, cache, roughen):
     source, target = (keras.Input((None,), dtype="int32", name=name) for name in ("source", "target"))
     memory = kt.EncoderLayer(4, 13)(kt.PositionalEncoding()(kt.TokenEmbedding(23, 20)(source)))

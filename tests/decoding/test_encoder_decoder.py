@@ -46,6 +46,7 @@ def test_from_the_start_token(roughen, assert_decodes_exactly):
     )
 
 
+@pytest.mark.long
 def test_relative_positions_shared_by_each_stack(roughen, assert_decodes_exactly):
     source = keras.Input((None,), dtype="int32", name="source")
     target = keras.Input((None,), dtype="int32", name="target")
@@ -60,6 +61,7 @@ def test_relative_positions_shared_by_each_stack(roughen, assert_decodes_exactly
     assert_decodes_exactly(model, SOURCES, PREFIXES, inputs=lambda tokens: [SOURCES, tokens])
 
 
+@pytest.mark.long
 def test_two_sources_with_the_target_between_them(roughen, assert_decodes_exactly):
     text = keras.Input((None,), dtype="int32", name="text")
     target = keras.Input((None,), dtype="int32", name="target")
@@ -80,6 +82,7 @@ def test_two_sources_with_the_target_between_them(roughen, assert_decodes_exactl
     )
 
 
+@pytest.mark.long
 def test_memory_that_reaches_the_decoder_without_attention(roughen, assert_decodes_exactly):
     source = keras.Input((None,), dtype="int32", name="source")
     target = keras.Input((None,), dtype="int32", name="target")

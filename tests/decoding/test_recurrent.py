@@ -18,7 +18,12 @@ END, MAX_LENGTH = 3, 9
 SOURCES = np.array([[5, 9, 4, 22, 16, 1, 7], [8, 3, 0, 0, 0, 0, 0], [6, 6, 17, 2, 12, 0, 0]])
 PREFIXES = np.array([[2, 5, 4, 7], [7, 0, 0, 0], [9, 2, 0, 0]])
 START = np.full((3, 1), 2)
-KINDS = list(itertools.product(["rnn", "lstm", "gru"], [None, "dot", "additive"]))
+QUICK_KINDS = [("rnn", None), ("lstm", "additive"), ("gru", "dot")]
+SLOW_KINDS = [
+    pytest.param(*kind, marks=pytest.mark.slow)
+    for kind in itertools.product(["rnn", "lstm", "gru"], [None, "dot", "additive"])
+    if kind not in QUICK_KINDS
+]
 
 
 def seq2seq(roughen, cell="gru", attention="additive", seed=0, **options):
@@ -86,7 +91,7 @@ def with_sources(tokens):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("cell, attention", KINDS)
+@pytest.mark.parametrize("cell, attention", QUICK_KINDS + SLOW_KINDS)
 def test_every_kind_continues_unequal_prefixes_as_the_full_model_does(cell, attention, roughen, greedy_oracle):
     model = seq2seq(roughen, cell, attention, num_layers=2 if cell == "lstm" else 1)
     expected = greedy_oracle(model, PREFIXES, max_length=MAX_LENGTH, end_token=END, inputs=with_sources)

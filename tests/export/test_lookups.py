@@ -51,6 +51,7 @@ def test_a_model_that_looks_up(make, tmp_path):
         np.testing.assert_allclose(outputs["classes"], expected["classes"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_generator_that_looks_its_source_up(tmp_path):
     user, ids = keras.Input((None,), dtype="int32", name="user"), keras.Input((None,), dtype="int32", name="ids")
     lookup = keras.layers.IntegerLookup(vocabulary=[100, 200, 300], mask_token=0)
@@ -102,6 +103,7 @@ def test_any_layer_that_makes_ids_is_a_source_tokenizer(make, tmp_path):
         np.testing.assert_allclose(outputs["classes"], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_texts_to_a_generator_whose_tokenizer_is_in_the_graph(encoder_decoder, tmp_path):
     tokenizer = vectorizer()
     kt.export.saved_model(encoder_decoder, tmp_path / "model", source_tokenizer=tokenizer, streaming=True)

@@ -198,6 +198,7 @@ def test_an_operation_that_needs_xla_is_named(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_samples_are_compared_too(encoder_decoder, tmp_path, monkeypatch):
     check, seen = kt.export.agreement.check_generated, []
 

@@ -54,6 +54,7 @@ def dropped_mask_model():
     return keras.Model([ids], x)
 
 
+@pytest.mark.long
 def test_every_layer_survives_a_file_and_a_fresh_process(tmp_path, fresh_process):
     weights = {}
 

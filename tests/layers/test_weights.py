@@ -110,6 +110,7 @@ def test_constraints_hold_after_a_step(name):
     assert any((as_numpy(w) == 0).any() for w in constrained)
 
 
+@pytest.mark.long
 def test_the_losses_of_a_model_are_those_of_its_layers(tmp_path, assert_close):
     ids = keras.Input((None,), dtype="int32")
     embedding = kt.TokenEmbedding(VOCABULARY, DIM, embeddings_regularizer="l2")

@@ -148,8 +148,7 @@ def test_relative_position_shared_by_all_layers_is_shared_after_loading(tmp_path
     assert loaded.count_params() == model.count_params()
 
 
-@pytest.mark.parametrize("norm", ["layer", "rms"])
-@pytest.mark.parametrize("normalize_first", [False, True])
+@pytest.mark.parametrize("norm, normalize_first", [("layer", False), ("rms", True)])
 def test_classes_do_not_depend_on_padding(norm, normalize_first, assert_close):
     model = encoder_classifier(norm=norm, normalize_first=normalize_first)
     alone = np.array([[5, 9, 4]])
@@ -261,6 +260,7 @@ def test_trains_on_batches_padded_otherwise(padding_id):
         assert result["tokens"][:, 0, :2].tolist() == [[0, 4], [0, 0]]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("padding_id", [0, 7, None])
 def test_ids_that_reach_the_embedding_as_a_tensor_are_those_of_the_model(padding_id):
     """`convert_to_tensor` in front of an embedding, as Keras puts it there where a model is called within another."""

@@ -57,6 +57,7 @@ def test_no_larger_than_the_peers_of_the_same_vocabularies(options, most):
     assert 0.97 * most < parameters <= most
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("attention, layer", [("dot", "attention"), ("additive", "decoder_0")])
 def test_attention_weights_sum_to_one_over_the_source_without_its_padding(attention, layer, assert_close):
     model = recurrent_seq2seq("gru", attention)

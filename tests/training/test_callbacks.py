@@ -109,6 +109,7 @@ def test_bleu_takes_a_tokenizer(copier):
         assert bleu.score() == pytest.approx(100)
 
 
+@pytest.mark.long
 def test_bleu_of_a_generator_of_texts():
     pytest.importorskip("sacrebleu")
     pytest.importorskip("tensorflow")

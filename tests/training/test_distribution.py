@@ -178,6 +178,7 @@ print(json.dumps({"one": train(tf.distribute.get_strategy()), "two": train(mirro
 """
 
 
+@pytest.mark.distributed
 @pytest.mark.tensorflow
 def test_two_replicas_interrupted_and_resumed_equal_one_device(fresh_process, tmp_path):
     results = json.loads(fresh_process(MIRRORED, cwd=tmp_path).splitlines()[-1])

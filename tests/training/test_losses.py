@@ -336,8 +336,15 @@ def test_the_mask_of_predictions_is_not_consulted(ids, assert_close):
     assert_close(model.evaluate(inputs, ids, verbose=0), expected)
 
 
-@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.torch_compile)])
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "policy, jit_compile",
+    [
+        ("float32", False),
+        ("mixed_float16", False),
+        ("mixed_bfloat16", False),
+        pytest.param("float32", True, marks=pytest.mark.torch_compile),
+    ],
+)
 def test_fit(ids, policy, jit_compile):
     keras.config.set_dtype_policy(policy)
     model = next_token_model()

@@ -124,8 +124,10 @@ def test_accuracy_of_ties_is_that_of_the_lowest_id(ids, logits):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.torch_compile)])
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "policy, jit_compile",
+    [("mixed_bfloat16", False), pytest.param("float32", True, marks=pytest.mark.torch_compile)],
+)
 def test_in_compile(policy, jit_compile, ids, assert_close):
     keras.config.set_dtype_policy(policy)
     inputs = keras.Input((None,), dtype="int32")

@@ -51,6 +51,7 @@ def test_trains_as_the_layers_alone(models, assert_close):
     assert all((old != new).any() for old, new in zip(before, numbers(plain.variables), strict=True))
 
 
+@pytest.mark.long
 def test_is_the_layer_outside_of_training(models, tmp_path, assert_close):
     plain, wrapped = models
     inputs, _ = data()

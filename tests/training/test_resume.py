@@ -316,6 +316,7 @@ def test_epochs_of_an_unknown_number_of_steps_are_refused(state, tmp_path):
         state.model.fit(batches(14), initial_epoch=2, epochs=3, verbose=0, callbacks=[checkpoints])
 
 
+@pytest.mark.long
 def test_a_changed_learning_rate_is_replaced_with_a_word(state, tmp_path, recwarn):
     class Halve(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -349,6 +350,7 @@ def test_a_changed_learning_rate_is_replaced_with_a_word(state, tmp_path, recwar
     assert not [warning for warning in recwarn if "learning rate" in str(warning.message)]
 
 
+@pytest.mark.long
 def test_an_optimizer_with_other_settings_is_told(state, tmp_path, recwarn):
     def compiled(rate=0.05, peak=None, **options):
         model = models.language_model(13, num_layers=1, dim=8, num_heads=2, intermediate_dim=16, dropout=0.3)
