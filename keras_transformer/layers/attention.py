@@ -18,6 +18,7 @@ from keras_transformer.layers.checks import (
     check_mask,
     check_positive,
     check_rate,
+    check_seed,
     check_sequence,
     check_tokens,
     describe,
@@ -119,6 +120,7 @@ class _MultiHeadAttention(SequenceLayer, Projecting):
 
     def _attend(self, query, key, value, seen: Visibility, bias, training, return_scores: bool):
         """Attention over heads, and the projection of their concatenation to the model width."""
+        check_seed(self, training and self.dropout)
         output, weights = attend(
             query,
             key,

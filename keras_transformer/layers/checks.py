@@ -50,6 +50,15 @@ def check_rate(layer, **values) -> None:
             raise ValueError(f"{describe(layer)} takes a rate in [0, 1) as {name}, got {value!r}.")
 
 
+def check_seed(layer, rate) -> None:
+    """Raise ValueError if `rate` was set on a layer that was made without dropout, which has no random numbers."""
+    if rate and layer.seed_generator is None:
+        raise ValueError(
+            f"{describe(layer)} was made with a dropout rate of 0, and so without random numbers; its rate was set to "
+            f"{rate!r} later. Make it with a rate above 0: that may be set to 0 and back at any time."
+        )
+
+
 def check_choice(layer, name: str, value, choices) -> None:
     """Raise ValueError unless `value` is one of `choices`."""
     if value not in choices:

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_transformer.layers.checks import check_seed
 from keras_transformer.layers.quantized import Small
 from keras_transformer.ops.random import dropout
 
@@ -22,4 +23,7 @@ class Dropout(Small, keras.layers.Dropout):
         super().__init__(rate=rate, **kwargs)
 
     def call(self, inputs, training=False):
-        return dropout(inputs, self.rate, self.seed_generator) if training and self.rate else inputs
+        if not training or not self.rate:
+            return inputs
+        check_seed(self, self.rate)
+        return dropout(inputs, self.rate, self.seed_generator)

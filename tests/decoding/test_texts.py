@@ -7,6 +7,8 @@ import pytest
 import keras_transformer as kt
 from keras_transformer.export.strings import tokenized
 
+from ..letters import Letters
+
 tf = pytest.importorskip("tensorflow")
 pytestmark = pytest.mark.tensorflow  # tokenizers are TensorFlow's; what they do to ids is the same on every backend
 
@@ -120,27 +122,6 @@ def test_texts_without_a_tokenizer_and_tokenizers_that_do_not_fit(tokenizer, tra
         kt.Generator(translator, **options, source_tokenizer=kt.text.ByteTokenizer())
     with pytest.raises(ValueError, match="target tokenizer has 6 ids"):
         kt.Generator(translator, **options, target_tokenizer=kt.text.CharacterTokenizer("ab"))
-
-
-class Letters(kt.text.Tokenizer):
-    """The end is what pads a row, as in many a model that is there."""
-
-    pad_id = end_id = 1
-    start_id, unk_id = 0, 2
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.built = True
-
-    def get_vocabulary(self):
-        return ["<s>", "</s>", "?", "a", "b"]
-
-    def encode(self, strings):
-        letters = tf.strings.bytes_split(strings)
-        return letters.with_values(tf.cast(tf.io.decode_raw(letters.values, tf.uint8)[:, 0], tf.int32) - ord("a") + 3)
-
-    def decode(self, ids):
-        return tf.strings.reduce_join(tf.gather(self.get_vocabulary(), ids), axis=-1)
 
 
 class Every(Letters):

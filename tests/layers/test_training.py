@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import keras_transformer as kt
+from keras_transformer.layers.dropout import Dropout
 
 from .helpers import CATALOGUE, DIM, HEAD_DIM, HEADS, INNER, MEMORY, VOCABULARY, X, as_numpy, build, weight_gradients
 
@@ -29,6 +30,17 @@ def test_each_rate_is_used(block, rate):
     inputs = (X,) if block is kt.EncoderLayer else (X, MEMORY)
     difference = as_numpy(layer(*inputs, training=True)) - as_numpy(layer(*inputs))
     assert np.abs(difference).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    "layer", [Dropout(0.0), kt.MultiHeadSelfAttention(HEADS, head_dim=HEAD_DIM)], ids=lambda x: type(x).__name__
+)
+def test_a_rate_that_comes_too_late_is_told(layer):
+    layer(X)
+    setattr(layer, "rate" if isinstance(layer, Dropout) else "dropout", 0.3)
+    layer(X, training=False)
+    with pytest.raises(ValueError, match=f"'{layer.name}' was made with a dropout rate of 0.* set to 0.3 later"):
+        layer(X, training=True)
 
 
 def test_without_rates_training_changes_nothing(assert_close):

@@ -15,6 +15,8 @@ from keras_transformer.text import (
     WordPieceTokenizer,
 )
 
+from ..letters import Letters
+
 tf = pytest.importorskip("tensorflow")
 
 KINDS = ["sentencepiece", "wordpiece", "characters", "bytes"]
@@ -271,27 +273,6 @@ def test_a_copy_is_the_same_but_for_what_is_changed(tokenizer, texts):
 
 
 def test_other_special_ids():
-    """A tokenizer of one's own, with the ids of a model that is there: end and padding 1, every other one text."""
-
-    class Letters(Tokenizer):
-        pad_id = end_id = 1
-        start_id, unk_id = 0, 2
-
-        def __init__(self, **kwargs):
-            super().__init__(**kwargs)
-            self.built = True
-
-        def get_vocabulary(self):
-            return ["<s>", "</s>", "?", "a", "b", *self.special_tokens]
-
-        def encode(self, strings):
-            letters = tf.strings.bytes_split(strings)
-            found = tf.argmax(letters.values[:, None] == tf.constant(["a", "b"])[None], axis=1, output_type=tf.int32)
-            return letters.with_values(3 + found)
-
-        def decode(self, ids):
-            return tf.strings.reduce_join(tf.gather(self.get_vocabulary(), ids), axis=-1)
-
     letters = Letters(add_start=True, add_end=True, special_tokens=["<x>"])
     ids = letters(["ab", "<x>b", "a"])
     assert ids.numpy().tolist() == [[0, 3, 4, 1], [0, 5, 4, 1], [0, 3, 1, 1]]
