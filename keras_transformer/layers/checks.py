@@ -52,7 +52,7 @@ def check_rate(layer, **values) -> None:
 
 def check_seed(layer, rate) -> None:
     """Raise ValueError if `rate` was set on a layer that was made without dropout, which has no random numbers."""
-    if rate and layer.seed_generator is None:
+    if rate and getattr(layer, "seed_generator", None) is None:  # Keras' Dropout of rate 0 has not even the name
         raise ValueError(
             f"{describe(layer)} was made with a dropout rate of 0, and so without random numbers; its rate was set to "
             f"{rate!r} later. Make it with a rate above 0: that may be set to 0 and back at any time."
