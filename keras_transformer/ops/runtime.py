@@ -1,4 +1,5 @@
-"""Where what runs now runs: as a TensorFlow graph without XLA, where other ways are fast; at once, on known values."""
+"""Where what runs now runs: as a TensorFlow graph without XLA, where other ways are fast; compiled by XLA; on a device
+that a converter writes for; at once, on known values."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import numpy as np
 from keras_transformer._keras import is_trial
 
 _WITHOUT_XLA: ContextVar[bool] = ContextVar("without_xla", default=False)
+_FOR_CONVERTER: ContextVar[bool] = ContextVar("for_converter", default=False)
 
 
 @contextlib.contextmanager
@@ -25,6 +27,29 @@ def without_xla() -> Iterator[None]:
 def is_without_xla() -> bool:
     """Whether this is traced for a TensorFlow graph that runs without XLA, and on TensorFlow only."""
     return _WITHOUT_XLA.get()
+
+
+@contextlib.contextmanager
+def for_converter() -> Iterator[None]:
+    """Let functions that ask `is_for_converter` know, while this is active."""
+    token = _FOR_CONVERTER.set(True)
+    try:
+        yield
+    finally:
+        _FOR_CONVERTER.reset(token)
+
+
+def is_for_converter() -> bool:
+    """Whether this is traced to be converted, to LiteRT or ONNX: into few operations, on tensors of fixed shapes."""
+    return _FOR_CONVERTER.get()
+
+
+def is_compiled_by_xla() -> bool:
+    """Whether this is traced for XLA by TensorFlow, which tells it privately only (2.21)."""
+    import tensorflow as tf
+    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+
+    return not tf.executing_eagerly() and GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 
 def is_known(tensor) -> bool:
