@@ -14,6 +14,7 @@ from keras_transformer._keras import is_keras_op
 from keras_transformer.decoding.program import Adapted, Instruction, Slot
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.embedding import TokenEmbedding
+from keras_transformer.layers.experts import MixtureOfExperts
 from keras_transformer.layers.feed_forward import FeedForward
 from keras_transformer.layers.normalization import LayerNormalization, RMSNormalization
 from keras_transformer.layers.projection import Projection
@@ -29,7 +30,7 @@ POINTWISE_LAYERS = {
     Dropout, Adapted,
 }  # fmt: skip
 MERGES = {LAYERS.Add, LAYERS.Subtract, LAYERS.Multiply, LAYERS.Average, LAYERS.Maximum, LAYERS.Minimum}
-DENSE_LAYERS = {LAYERS.Dense, Projection, FeedForward}  # on the last axis
+DENSE_LAYERS = {LAYERS.Dense, Projection, FeedForward, MixtureOfExperts}  # on the last axis
 NORMALIZATIONS = {
     LAYERS.LayerNormalization, LAYERS.RMSNormalization, LAYERS.UnitNormalization, LAYERS.BatchNormalization,
     LayerNormalization, RMSNormalization,

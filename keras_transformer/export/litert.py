@@ -36,6 +36,7 @@ from keras_transformer.export.signatures import (
 from keras_transformer.export.steps import prefill_lengths, step_signatures
 from keras_transformer.export.strings import check_tokenizers, token_inputs, tokenizers_of, with_tokenizers
 from keras_transformer.models.packable import FURTHER, unpacked
+from keras_transformer.ops.runtime import for_converter
 from keras_transformer_runtime.description import checksum, read_archive
 from keras_transformer_runtime.litert import load_program
 from keras_transformer_runtime.packages import needed
@@ -171,7 +172,7 @@ def _convert(parts: list, signatures: dict[str, Signature], quantize: str | None
     import tensorflow as tf
 
     model, *_ = parts
-    with int8_tables(model, quantize):
+    with int8_tables(model, quantize), for_converter():
         write_archive(work, signatures, parts)
     converter = tf.lite.TFLiteConverter.from_saved_model(str(work), signature_keys=list(signatures))
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]

@@ -25,6 +25,7 @@ from keras_transformer.export.signatures import (
 )
 from keras_transformer.export.steps import prefill_lengths, step_signatures
 from keras_transformer.models.packable import FURTHER, unpacked
+from keras_transformer.ops.runtime import for_converter
 from keras_transformer_runtime.description import NAME, read_folder
 from keras_transformer_runtime.onnx import named, open_session
 from keras_transformer_runtime.packages import needed
@@ -175,7 +176,7 @@ def _convert(model: keras.Model, signature: Signature, path: Path) -> dict[str, 
     specification = {x.name: keras.InputSpec(shape=x.shape, dtype=x.dtype, name=x.name) for x in signature.inputs}
     talk = io.StringIO()
     try:
-        with contextlib.redirect_stdout(talk), contextlib.redirect_stderr(talk):
+        with contextlib.redirect_stdout(talk), contextlib.redirect_stderr(talk), for_converter():
             _Callable(model, signature._replace(function=function)).export(
                 str(path), format="onnx", verbose=False, input_signature=[specification], opset_version=OPSET
             )

@@ -4,6 +4,7 @@ from keras_transformer.layers.attention import MultiHeadCrossAttention, MultiHea
 from keras_transformer.layers.decoder import DecoderLayer
 from keras_transformer.layers.embedding import TokenEmbedding
 from keras_transformer.layers.encoder import EncoderLayer
+from keras_transformer.layers.experts import MixtureOfExperts
 from keras_transformer.layers.feed_forward import FeedForward
 from keras_transformer.layers.normalization import RMSNormalization
 from keras_transformer.layers.pooling import MaskedPooling
@@ -24,6 +25,7 @@ __all__ = [
     "FeedForward",
     "LearnedPositionalEncoding",
     "MaskedPooling",
+    "MixtureOfExperts",
     "MultiHeadCrossAttention",
     "MultiHeadSelfAttention",
     "PositionalEncoding",

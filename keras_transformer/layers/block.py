@@ -2,9 +2,11 @@
 
 from typing import Unpack
 
+import keras
+
 from keras_transformer.allocator import advise
 from keras_transformer.layers.attention import AttentionOptions, MultiHeadSelfAttention
-from keras_transformer.layers.checks import check_choice, check_positive, check_rate, check_sequence
+from keras_transformer.layers.checks import check_choice, check_positive, check_rate, check_sequence, describe
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.feed_forward import FeedForward
 from keras_transformer.layers.normalization import NORMALIZATIONS
@@ -13,6 +15,7 @@ from keras_transformer.layers.projection import Projecting, WeightOptions
 from keras_transformer.layers.sequence import SequenceLayer
 
 ATTENTION_OPTIONS = tuple(AttentionOptions.__annotations__)
+OF_FEED_FORWARD = {"intermediate_dim": None, "activation": "relu", "gated": False}  # the defaults
 
 
 class BlockOptions(AttentionOptions, WeightOptions):
@@ -27,8 +30,9 @@ class TransformerBlock(SequenceLayer, Projecting):
     def __init__(
         self,
         num_heads: int,
-        intermediate_dim: int,
+        intermediate_dim: int | None = None,
         *,
+        feed_forward: keras.layers.Layer | None = None,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         activation="relu",
@@ -43,7 +47,7 @@ class TransformerBlock(SequenceLayer, Projecting):
         if "position" in self.attention_options:
             self.attention_options["position"] = deserialize_position(self.attention_options["position"])
         super().__init__(**kwargs)
-        check_positive(self, num_heads=num_heads, intermediate_dim=intermediate_dim)
+        check_positive(self, num_heads=num_heads)
         check_rate(self, dropout=dropout, attention_dropout=attention_dropout)
         check_choice(self, "norm", norm, NORMALIZATIONS)
         self.num_heads = num_heads
@@ -53,18 +57,38 @@ class TransformerBlock(SequenceLayer, Projecting):
         self.norm = norm
         self.norm_epsilon = norm_epsilon
         self.use_bias = use_bias
-        self.feed_forward = self.make(
-            FeedForward,
-            "feed_forward",
-            intermediate_dim=intermediate_dim,
-            activation=activation,
-            gated=gated,
-            use_bias=use_bias,
-            **self.weight_options,
-        )
+        given = deserialize_position(feed_forward)
+        self.feed_forward_is_given = given is not None
+        if given is None:
+            check_positive(self, intermediate_dim=intermediate_dim)
+            self.feed_forward = self.make(
+                FeedForward,
+                "feed_forward",
+                intermediate_dim=intermediate_dim,
+                activation=activation,
+                gated=gated,
+                use_bias=use_bias,
+                **self.weight_options,
+            )
+        else:
+            self._check_given(given, intermediate_dim=intermediate_dim, activation=activation, gated=gated)
+            self.feed_forward = self.adopt("feed_forward", given)
         self.self_attention = self._attention(
             MultiHeadSelfAttention, "self_attention", causal=self.causal, **self.attention_options
         )
+
+    def _check_given(self, given, **options) -> None:
+        """Raise ValueError if the feed-forward network that was given is no layer, or is told what it is twice."""
+        if not isinstance(given, keras.layers.Layer):
+            raise ValueError(
+                f"{describe(self)} takes a layer as feed_forward, such as MixtureOfExperts(8, 64), got {given!r}."
+            )
+        told = {name: value for name, value in options.items() if value != OF_FEED_FORWARD[name]}
+        if told:
+            raise ValueError(
+                f"{describe(self)} takes {' and '.join(told)} or a feed_forward, which has them itself, got both: "
+                f"{', '.join(f'{name}={value!r}' for name, value in told.items())} and {given!r}."
+            )
 
     def _attention(self, attention_class, name: str, **options):
         """An attention sub-layer with the options that all attention of this block shares."""
@@ -98,15 +122,27 @@ class TransformerBlock(SequenceLayer, Projecting):
         x = x + dropout(update, training=training)
         return (x if self.normalize_first else norm(x)), extra
 
+    def _transform(self, x, mask, training):
+        """What the feed-forward network makes of x."""
+        update = self.feed_forward(x, mask=mask, training=training)
+        if update.shape[-1] != x.shape[-1]:
+            raise ValueError(
+                f"{describe(self)} takes a feed_forward that keeps the width of its input, {x.shape[-1]}, as a residual "
+                f"goes around it; {describe(self.feed_forward)} puts out {update.shape[-1]}."
+            )
+        return update
+
     def build(self, inputs_shape):
         check_sequence(self, "inputs", inputs_shape)
         self.self_attention.build(inputs_shape)
         self._build_residual("self_attention", inputs_shape)
-        self.feed_forward.build(inputs_shape)
+        if not self.feed_forward.built:  # one that was given may be
+            self.feed_forward.build(inputs_shape)
         self._build_residual("feed_forward", inputs_shape)
 
     def get_config(self):
-        feed_forward = self.feed_forward.get_config()
+        given = self.feed_forward if self.feed_forward_is_given else None
+        feed_forward = self.feed_forward.get_config() if given is None else OF_FEED_FORWARD
         options = dict(self.attention_options)
         if "position" in options:
             options["position"] = serialize_position(options["position"])
@@ -114,6 +150,7 @@ class TransformerBlock(SequenceLayer, Projecting):
             **super().get_config(),
             "num_heads": self.num_heads,
             "intermediate_dim": feed_forward["intermediate_dim"],
+            "feed_forward": serialize_position(given),
             "dropout": self.dropout,
             "attention_dropout": self.attention_dropout,
             "activation": feed_forward["activation"],

@@ -46,7 +46,7 @@ class DecoderLayer(TransformerBlock):
 
     causal = True
 
-    def __init__(self, num_heads: int, intermediate_dim: int, **kwargs):
+    def __init__(self, num_heads: int, intermediate_dim: int | None = None, **kwargs):
         super().__init__(num_heads, intermediate_dim, **kwargs)
         self.cross_attention = None  # until it is built with a memory. On PyTorch, a class attribute would hide it then
 
@@ -76,10 +76,12 @@ class DecoderLayer(TransformerBlock):
             built, called = ("without", "with") if self.cross_attention is None else ("with", "without")
             raise ValueError(f"{describe(self)} was built {built} a memory and is called {called} one.")
 
+        mask = inputs_mask if mask is None else mask
+
         def attend(x):
             return self.self_attention(
                 x,
-                mask=inputs_mask if mask is None else mask,
+                mask=mask,
                 segment_ids=segment_ids,
                 attention_mask=attention_mask,
                 return_attention_scores=return_attention_scores,
@@ -99,7 +101,7 @@ class DecoderLayer(TransformerBlock):
             )
 
         def transform(x):
-            return self.feed_forward(x, training=training)
+            return self._transform(x, mask, training)
 
         x, self_scores = self._residual("self_attention", inputs, attend, training)
         scores = (self_scores,)

@@ -15,7 +15,9 @@ class EncoderLayer(TransformerBlock):
 
     Args:
         num_heads: Number of attention heads H.
-        intermediate_dim: Inner width F of the feed-forward network.
+        intermediate_dim: Inner width F of the feed-forward network; None where that is given.
+        feed_forward: A layer (B, T, D) to (B, T, D) in place of the `FeedForward` that is made otherwise, such as
+            `MixtureOfExperts`. What it computes of the padding mask, it gets; its options and dtype are its own.
         dropout: Rate at which the output of each sub-layer is dropped.
         attention_dropout: Rate at which attention weights are dropped.
         activation: Of the feed-forward network: "relu", "gelu", "silu", ... or a function.
@@ -54,10 +56,12 @@ class EncoderLayer(TransformerBlock):
         return_attention_scores: bool = False,
         training=None,
     ):
+        mask = inputs_mask if mask is None else mask
+
         def attend(x):
             return self.self_attention(
                 x,
-                mask=inputs_mask if mask is None else mask,
+                mask=mask,
                 segment_ids=segment_ids,
                 attention_mask=attention_mask,
                 return_attention_scores=return_attention_scores,
@@ -65,7 +69,7 @@ class EncoderLayer(TransformerBlock):
             )
 
         def transform(x):
-            return self.feed_forward(x, training=training)
+            return self._transform(x, mask, training)
 
         x, scores = self._residual("self_attention", inputs, attend, training)
         x, _ = self._residual("feed_forward", x, transform, training)

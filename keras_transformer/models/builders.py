@@ -51,7 +51,8 @@ def transformer(
         name: Of the model.
         options: Further arguments of `EncoderLayer` and `DecoderLayer`, such as `normalize_first=True`, `norm="rms"`.
             `position` is a function that makes one for each layer, such as `kt.RotaryPosition`, or one object that
-            all layers share; without it, sinusoids are added to the embeddings.
+            all layers share; without it, sinusoids are added to the embeddings. `feed_forward` is likewise a function,
+            such as `lambda: kt.MixtureOfExperts(8, 2048)`, or one object; then `intermediate_dim` is not used.
 
     Example:
 
@@ -69,14 +70,14 @@ def transformer(
     )
     memory = _embed(embedding, source, source_positions, options)
     for i in range(num_layers):
-        memory = EncoderLayer(**_own_position(options), name=f"encoder_{i}")(memory, segment_ids=of_source)
+        memory = EncoderLayer(**_of_layer(options), name=f"encoder_{i}")(memory, segment_ids=of_source)
     memory = _finish(memory, options, "encoder_norm")
     embedding = TokenEmbedding(
         target_vocabulary_size, dim, scale=True, padding_id=target_padding, name="target_embedding"
     )
     y = _embed(embedding, target, target_positions, options)
     for i in range(num_layers):
-        layer = DecoderLayer(**_own_position(options), name=f"decoder_{i}")
+        layer = DecoderLayer(**_of_layer(options), name=f"decoder_{i}")
         y = layer(y, memory, segment_ids=of_target, memory_segment_ids=of_source)
     inputs = [x for x in (*of_source_inputs, *of_target_inputs) if x is not None]
     return PackableModel(inputs, embedding(_finish(y, options, "decoder_norm"), reverse=True), name=name)
@@ -106,7 +107,7 @@ def language_model(
         padding_id: The id that stands for no token, or None where each is one.
         packed: Whether the model also takes "segment_ids" and "positions" (B, T), int, as `kt.training.PackedBatches`
             gives them. They may be left out, and generation does without them.
-        options: Further arguments of `DecoderLayer`, `position` as in `transformer`.
+        options: Further arguments of `DecoderLayer`, `position` and `feed_forward` as in `transformer`.
 
     Example:
 
@@ -120,7 +121,7 @@ def language_model(
     embedding = TokenEmbedding(vocabulary_size, dim, scale=True, padding_id=padding_id, name="embedding")
     x = _embed(embedding, tokens, positions, options)
     for i in range(num_layers):
-        x = DecoderLayer(**_own_position(options), name=f"decoder_{i}")(x, segment_ids=segment_ids)
+        x = DecoderLayer(**_of_layer(options), name=f"decoder_{i}")(x, segment_ids=segment_ids)
     inputs = inputs if packed else tokens
     return PackableModel(inputs, embedding(_finish(x, options, "decoder_norm"), reverse=True), name=name)
 
@@ -147,7 +148,7 @@ def encoder_classifier(
         num_classes: Number of classes.
         num_layers, dim, num_heads, intermediate_dim, dropout, name: As in `transformer`.
         padding_id: The id that stands for no token, or None where each is one.
-        options: Further arguments of `EncoderLayer`; `position` as in `transformer`.
+        options: Further arguments of `EncoderLayer`, `position` and `feed_forward` as in `transformer`.
 
     Example:
 
@@ -160,7 +161,7 @@ def encoder_classifier(
     embedding = TokenEmbedding(vocabulary_size, dim, scale=True, padding_id=padding_id, name="embedding")
     x = _embed(embedding, tokens, None, options)
     for i in range(num_layers):
-        x = EncoderLayer(**_own_position(options), name=f"encoder_{i}")(x)
+        x = EncoderLayer(**_of_layer(options), name=f"encoder_{i}")(x)
     x = MaskedPooling("mean", name="mean")(_finish(x, options, "encoder_norm"))
     return PackableModel(tokens, keras.layers.Dense(num_classes, name="classes")(x), name=name)
 
@@ -284,9 +285,14 @@ def _finish(x, options: dict, name: str):
     return normalization(options.get("norm", "layer"), epsilon=options.get("norm_epsilon", 1e-5), name=name)(x)
 
 
-def _own_position(options: dict) -> dict:
-    """The options with a position object of the layer's own, where a function that makes one was given."""
-    position = options.get("position")
-    if isinstance(position, keras.layers.Layer) or position is None:
-        return options
-    return {**options, "position": position()}
+def _of_layer(options: dict) -> dict:
+    """The options of one layer: objects of its own, where functions that make them were given."""
+    made = {
+        name: options[name]()
+        for name in ("position", "feed_forward")
+        if options.get(name) is not None and not isinstance(options[name], keras.layers.Layer)
+    }
+    options = {**options, **made}
+    if options.get("feed_forward") is not None:
+        options.pop("intermediate_dim")
+    return options

@@ -17,7 +17,11 @@ _STATE_OF_TRAINING = "iteration|learning_rate|step_counter|dynamic_scale|seed_ge
 
 
 def layout_map(
-    mesh: keras.distribution.DeviceMesh, *, batch_axis: str = "batch", model_axis: str = "model"
+    mesh: keras.distribution.DeviceMesh,
+    *,
+    batch_axis: str = "batch",
+    model_axis: str = "model",
+    expert_axis: str | None = None,
 ) -> keras.distribution.LayoutMap:
     """The layout of every variable of a Transformer, for `keras.distribution.ModelParallel`.
 
@@ -30,7 +34,8 @@ def layout_map(
         kernels of queries, keys, values; FeedForward's inner       (-, model), their biases (model,)
         kernels of attention's output; FeedForward's outer          (model, -), their biases on each device
         embeddings and logits: the vocabulary                       (model, -) and (-, model)
-        norms, learned and relative positions, recurrent cells      on each device
+        experts of a MixtureOfExperts                               (expert, -, -), their biases (expert, -)
+        routers, norms, learned and relative positions, recurrent cells      on each device
         factors of LoRA, scales of what is quantized                on each device
 
     The optimizer's moments lie where their variables do. Counters, metrics and random seeds are on each device.
@@ -51,6 +56,9 @@ def layout_map(
 
     Args:
         mesh: The devices. Either axis may have size 1.
+        expert_axis: The name of an axis that divides the experts of a `MixtureOfExperts`. Default: `model_axis`. Their
+            number has to be a multiple of its size. Without a `capacity_factor`, a device computes with copies of the
+            other devices' experts, made layer by layer; with one, each computes those it has.
         batch_axis, model_axis: The names of its axes that divide the batch and the variables. Give `batch_axis` to
             `ModelParallel(batch_dim_name=...)`, too, which takes the first axis of the mesh if it is not told.
 
@@ -80,12 +88,13 @@ def layout_map(
         )
     if not isinstance(mesh, keras.distribution.DeviceMesh):
         raise ValueError(f"layout_map takes a keras.distribution.DeviceMesh, got {mesh!r}.")
-    missing = [axis for axis in (batch_axis, model_axis) if axis not in mesh.axis_names]
+    expert_axis = model_axis if expert_axis is None else expert_axis
+    missing = [axis for axis in (batch_axis, model_axis, expert_axis) if axis not in mesh.axis_names]
     if missing or batch_axis == model_axis:
         raise ValueError(
             "layout_map takes a mesh with an axis for the batch and another for the model, got "
-            f"batch_axis={batch_axis!r} and model_axis={model_axis!r} for a mesh with the axes "
-            f"{list(mesh.axis_names)}. An axis may have size 1: keras.distribution.DeviceMesh((1, 8), "
+            f"batch_axis={batch_axis!r}, model_axis={model_axis!r} and expert_axis={expert_axis!r} for a mesh with the "
+            f"axes {list(mesh.axis_names)}. An axis may have size 1: keras.distribution.DeviceMesh((1, 8), "
             "['batch', 'model'])."
         )
     layouts = _LayoutMap(mesh)
@@ -97,6 +106,9 @@ def layout_map(
         rf"{_COLUMNS}/bias": (model_axis,),
         rf"{_ROWS}/kernel": (model_axis, None),
         rf"{_ROWS}/bias": (),
+        r".*/experts_(inner|outer)/kernel": (expert_axis, None, None),
+        r".*/experts_(inner|outer)/bias": (expert_axis, None),
+        r".*/router": (),
         r"(.*/)?[^/]*decoder[^/]*/score": (
             model_axis,
             None,

@@ -91,13 +91,15 @@ class Remat(SequenceLayer, Composite):
         # What has a gradient is an argument; TensorFlow takes none with respect to what a closure holds.
         def run(*tensors):
             values = [*zip(weights, tensors[len(sequences) :], strict=True), *zip(state, before, strict=True)]
-            with keras.StatelessScope(state_mapping=values) as scope:
+            with keras.StatelessScope(state_mapping=values, collect_losses=True) as scope:
                 outputs = self.layer(*tensors[: len(sequences)], **options, training=True)
-            return outputs, *(scope.get_current_value(variable) for variable in state)
+            return outputs, *(scope.get_current_value(variable) for variable in state), *scope.losses
 
-        outputs, *after = keras.remat(run)(*sequences, *(ops.copy(variable) for variable in weights))
-        for variable, value in zip(state, after, strict=True):
+        outputs, *others = keras.remat(run)(*sequences, *(ops.copy(variable) for variable in weights))
+        for variable, value in zip(state, others, strict=False):
             variable.assign(value)
+        for loss in others[len(state) :]:  # of a mixture of experts
+            self.add_loss(loss)
         return outputs
 
     def get_config(self):

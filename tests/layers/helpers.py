@@ -36,6 +36,10 @@ CATALOGUE = {
     "MaskedPooling": lambda **k: (kt.MaskedPooling("max", **k), (X,)),
     "FeedForward": lambda **k: (kt.FeedForward(INNER, activation="gelu", dropout=0.5, **k), (X,)),
     "FeedForward, gated": lambda **k: (kt.FeedForward(INNER, activation="silu", gated=True, use_bias=False, **k), (X,)),
+    "MixtureOfExperts": lambda **k: (
+        kt.MixtureOfExperts(5, INNER, activation="silu", gated=True, dropout=0.5, **k),
+        (X,),
+    ),
     "MultiHeadSelfAttention": lambda **k: (kt.MultiHeadSelfAttention(HEADS, HEAD_DIM, **k), (X,)),
     "MultiHeadSelfAttention, all options": lambda **k: (
         kt.MultiHeadSelfAttention(
@@ -116,6 +120,12 @@ CATALOGUE = {
             position=kt.RotaryPosition(dtype=k.get("dtype")),
             window=3,
             **k,
+        ),
+        (X, MEMORY),
+    ),
+    "DecoderLayer, experts": lambda **k: (
+        kt.DecoderLayer(
+            HEADS, head_dim=HEAD_DIM, feed_forward=kt.MixtureOfExperts(3, INNER, dtype=k.get("dtype")), **k
         ),
         (X, MEMORY),
     ),

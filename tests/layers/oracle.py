@@ -152,6 +152,25 @@ def attention(
     return dense(below(w, "output"), heads), weights
 
 
+def mixture(w, x, *, top_k=2, activation="relu", gated=False, normalize=True):
+    """Token by token, expert by expert."""
+    y = np.zeros_like(x, dtype="float64")
+    for place in np.ndindex(x.shape[:-1]):
+        logits = x[place] @ w["router"]
+        chosen = np.argsort(-logits)[:top_k]
+        p = np.exp(logits)
+        p = p / (p[chosen] if normalize else p).sum()
+        for e in chosen:
+            of_expert = {
+                f"{part}/{name.split('/')[1]}": w[name][e]
+                for part in ("inner", "outer")
+                for name in w
+                if name.startswith(f"experts_{part}/")
+            }
+            y[place] += p[e] * feed_forward(of_expert, x[place], activation=activation, gated=gated)
+    return y
+
+
 def feed_forward(w, x, *, activation="relu", gated=False):
     hidden = dense(below(w, "inner"), x)
     if gated:
