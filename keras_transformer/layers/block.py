@@ -124,11 +124,13 @@ class TransformerBlock(SequenceLayer, Projecting):
 
     def _transform(self, x, mask, training):
         """What the feed-forward network makes of x."""
-        update = self.feed_forward(x, mask=mask, training=training)
+        options = {"mask": mask, "training": training}
+        taken = self.feed_forward.call_signature_parameters
+        update = self.feed_forward(x, **{name: value for name, value in options.items() if name in taken})
         if update.shape[-1] != x.shape[-1]:
             raise ValueError(
-                f"{describe(self)} takes a feed_forward that keeps the width of its input, {x.shape[-1]}, as a residual "
-                f"goes around it; {describe(self.feed_forward)} puts out {update.shape[-1]}."
+                f"{describe(self)} takes a feed_forward that keeps the width of its input, {x.shape[-1]}, since a "
+                f"residual goes around it; {describe(self.feed_forward)} puts out {update.shape[-1]}."
             )
         return update
 

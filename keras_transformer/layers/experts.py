@@ -26,11 +26,11 @@ from keras_transformer.ops.experts import dispatch
 class MixtureOfExperts(Shaped, Projecting):
     """E feed-forward networks, of which a router gives each token k: many weights, and the work of few.
 
-    With r = x W_r and S the experts with the k largest r, y = sum over e in S of p_e FFN_e(x), p the softmax of r over S
-    ("Mixtral of Experts", https://arxiv.org/abs/2401.04088) or, with `normalize=False`, over all experts ("Switch
-    Transformers", https://arxiv.org/abs/2101.03961). FFN_e is a `FeedForward`. Tokens are brought together by expert
-    (`ops/experts.py`), so the work is that of k experts however many there are. No token is dropped and none depends
-    on another, so a decoder with experts generates with a cache as any other. The router computes in float32.
+    With r = x W_r and S the experts with the k largest r, y = sum over e in S of p_e FFN_e(x), p the softmax of r
+    over S ("Mixtral of Experts", https://arxiv.org/abs/2401.04088) or, with `normalize=False`, over all experts
+    ("Switch Transformers", https://arxiv.org/abs/2101.03961). FFN_e is a `FeedForward`. Tokens are brought together by
+    expert (`ops/experts.py`), so the work is that of k experts however many there are. No token is dropped and none
+    depends on another, so a decoder with experts generates with a cache as any other. The router computes in float32.
 
     Training adds two losses that keep experts busy and logits small, over the real tokens of a call:
 
@@ -40,7 +40,7 @@ class MixtureOfExperts(Shaped, Projecting):
     The first is `balance_loss` where all experts are chosen alike, whatever k is. (Mixtral's code sums over the k
     choices, which is k times as much.)
 
-    It stands wherever a `FeedForward` does, also within a layer: `EncoderLayer(4, feed_forward=MixtureOfExperts(8, 64))`.
+    It stands wherever a `FeedForward` does, also in a layer: `EncoderLayer(4, feed_forward=MixtureOfExperts(8, 64))`.
 
     Args:
         num_experts: Number of experts E.

@@ -112,7 +112,7 @@ class Slots:
 
 
 def _moved(rows, there: tuple, back: tuple):
-    """Rows brought elsewhere; where none comes from anywhere, zeros. The gradient gathers, where Keras' would scatter."""
+    """Rows brought elsewhere; zeros where none comes to. The gradient gathers, too, where Keras' would scatter."""
     names = ("index", "kept", "index back", "kept back")
     given = {name: x for name, x in zip(names, (*there, *back), strict=True) if x is not None}
 
