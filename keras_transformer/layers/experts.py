@@ -242,7 +242,7 @@ class ExpertProjection(Projecting):
 
     def call(self, rows, slots):
         bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
-        return slots.product(rows, ops.convert_to_tensor(self.kernel), bias)
+        return slots.product(rows, ops.convert_to_tensor(self.kernel), bias)  # a variable is cast here
 
     def quantize(self, mode=None, type_check=True, **options):
         warnings.warn(

@@ -81,7 +81,8 @@ def with_gradient(forward: Callable, backward: Callable) -> Callable:
             output, kept = forward(*tensors)
             return output, lambda upstream: backward(kept, upstream)
 
-        return function
+        # The value of a variable, which TensorFlow would want named in the gradient.
+        return lambda *tensors: function(*map(tf.convert_to_tensor, tensors))
     if keras.backend.backend() == "jax":
         import jax
 
