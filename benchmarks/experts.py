@@ -1,8 +1,8 @@
 """What a mixture of experts costs as the number of experts grows: a training step of one layer, each token taking two.
 
 2,048 tokens of width 256, experts of inner width 512, forward and backward, compiled, on the CPU. Beside it the
-gated `FeedForward` of the same active size, inner width 1,024, and KerasHub's `MixtralSparseMoeBlock`. All take turns in
-one process.
+gated `FeedForward` of the same active size, inner width 1,024, and KerasHub's `MixtralSparseMoeBlock`. All take turns
+in one process.
 
     python benchmarks/experts.py                     # KERAS_BACKEND=jax for JAX
 """

@@ -1,4 +1,4 @@
-"""What would run on a TPU can be lowered for one, on a machine that has none: training and generation, with its kernels."""
+"""Training and generation, with the kernels of a TPU, can be lowered for one on a machine that has none."""
 
 import keras
 import numpy as np
