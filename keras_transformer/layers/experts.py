@@ -222,6 +222,8 @@ class ExpertProjection(Projecting):
         self.use_bias = use_bias
 
     def build(self, rows_shape):
+        if isinstance(self.dtype_policy, keras.dtype_policies.QuantizedDTypePolicy):
+            self._say_what_stays()
         self.kernel = self._stacked("kernel", (rows_shape[-1], self.units))
         self.bias = self._stacked("bias", (self.units,)) if self.use_bias else None
 
@@ -245,9 +247,12 @@ class ExpertProjection(Projecting):
         return slots.product(rows, ops.convert_to_tensor(self.kernel), bias)  # a variable is cast here
 
     def quantize(self, mode=None, type_check=True, **options):
+        self._say_what_stays()
+
+    def _say_what_stays(self) -> None:
         warnings.warn(
             f"The matrices of the experts '{self.path}' stay in float: Keras' quantization takes one matrix a layer.",
-            stacklevel=2,
+            stacklevel=3,
         )
 
     def get_config(self):

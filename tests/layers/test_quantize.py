@@ -200,6 +200,10 @@ def test_every_layer_takes_a_quantized_policy_or_says_that_it_cannot(name):
             with pytest.raises(NotImplementedError, match="LSTM"):  # which is Keras' own
                 layer(*inputs)
             return
+        if "xperts" in name:
+            with pytest.warns(UserWarning, match="experts_inner' stay in float"):
+                assert np.isfinite(as_numpy(layer(*inputs))).all()
+            return
         assert np.isfinite(as_numpy(layer(*inputs))).all()
     finally:
         keras.config.set_dtype_policy("float32")

@@ -11,7 +11,9 @@ from .helpers import CATALOGUE, DIM, INNER, VOCABULARY, as_numpy
 
 # What has kernels and biases, in projections or in a recurrent cell.
 PROJECTING = [
-    name for name in CATALOGUE if name.startswith(("FeedForward", "MultiHead", "Encoder", "Decoder", "Recurr", "Dot"))
+    name
+    for name in CATALOGUE
+    if name.startswith(("FeedForward", "MultiHead", "Encoder", "Decoder", "Recurr", "Dot")) and "experts" not in name
 ]
 TABLES = ["TokenEmbedding", "LearnedPositionalEncoding"]
 
