@@ -324,6 +324,23 @@ def test_the_last_rule_holds(mesh):
 
 
 @on_jax
+def test_experts_are_divided_among_devices(mesh):
+    layouts = kt.training.layout_map(mesh)
+    with keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch").scope():
+        layer = kt.DecoderLayer(2, feed_forward=kt.MixtureOfExperts(4, 8))
+        layer(np.ones((2, 3, 4), "float32"))
+    axes = {w.path.split("mixture_of_experts/")[-1]: layouts[w.path].axes for w in layer.feed_forward.weights}
+    for part in ("experts_inner", "experts_outer"):
+        assert axes.pop(f"{part}/kernel") == ("model", None, None)
+        assert axes.pop(f"{part}/bias") == ("model", None)
+    assert axes == {"router": ()}
+    other = kt.training.layout_map(mesh, expert_axis="batch")
+    assert other[layer.feed_forward.inner.kernel.path].axes == ("batch", None, None)
+    with pytest.raises(ValueError, match="expert_axis='experts'"):
+        kt.training.layout_map(mesh, expert_axis="experts")
+
+
+@on_jax
 def test_the_mesh_is_checked(mesh):
     with pytest.raises(ValueError, match="batch_axis='rows'.*axes.*'batch', 'model'"):
         kt.training.layout_map(mesh, batch_axis="rows")
