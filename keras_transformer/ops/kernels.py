@@ -172,7 +172,7 @@ def _chosen(why_not: dict, shape, keys: int | None, device: str | None, training
     batch, heads, length, _ = shape
     if length is None or keys is None:
         return "by length" if training and not why_not["blockwise"] else "exact"
-    if not keras.config.is_flash_attention_enabled():
+    if keras.config.is_flash_attention_enabled() is False:  # None: nobody said anything
         why_not = {**why_not, "fused": "keras.config.disable_flash_attention() was called"}
     if device is not None and (batch or 1) * heads * length * keys >= FUSED_SCORES[device]:
         if not why_not["fused"]:
