@@ -7,11 +7,9 @@ in one process.
     python benchmarks/experts.py                     # KERAS_BACKEND=jax for JAX
 """
 
-import argparse
 import os
 import statistics
 import time
-from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -19,11 +17,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 from keras import ops
-from report import save_results
+from report import QUICK, make_parser, save_results
 
 import keras_transformer as kt
 
-DIM, INNER, TOKENS, TOP_K, EXPERTS = 256, 512, (8, 256), 2, (4, 16, 64)
+DIM, INNER, TOKENS, TOP_K, EXPERTS = (8, 16, (2, 16), 2, (4, 8)) if QUICK else (256, 512, (8, 256), 2, (4, 16, 64))
 GATED = {"activation": "silu", "gated": True, "use_bias": False}
 
 
@@ -81,10 +79,9 @@ def step_of(layer, x):
 
 def main() -> None:
     """Measure in turns, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
+    parser = make_parser(__doc__, "experts")
+    parser.add_argument("--rounds", type=int, default=2 if QUICK else 7)
     parser.add_argument("--no-peer", action="store_true", help="leave KerasHub out")
-    parser.add_argument("--output", type=Path, default=None)
     options = parser.parse_args()
     keras.utils.set_random_seed(0)
     x = ops.convert_to_tensor(np.random.default_rng(0).normal(size=(*TOKENS, DIM)).astype("float32"))
@@ -101,9 +98,8 @@ def main() -> None:
     for name, median in figures.items():
         print(f"{name:22}{median:9.1f} ms {median / dense:7.2f} of dense")
     settings = {"dim": DIM, "intermediate_dim": INNER, "tokens": TOKENS, "top_k": TOP_K, "rounds": options.rounds}
-    backend = keras.backend.backend()
-    output = options.output or Path(__file__).parent / "results" / f"experts_{backend}.json"
-    save_results(output, "benchmarks/experts.py", {"backend": backend, "settings": settings, "ms": figures})
+    figures = {**settings, "backend": keras.backend.backend(), "ms": figures}
+    save_results(options.output, "benchmarks/experts.py", figures)
 
 
 if __name__ == "__main__":

@@ -91,6 +91,13 @@ def least_and_most(values, form: str = ".2f") -> str:
     return " to ".join(ends)
 
 
+def experts_table(result: Figures) -> str:
+    """Milliseconds of a step, and in units of the dense network's, which is the first."""
+    dense, *_ = result.ms.values()
+    rows = [[name, f"{ms:.0f}", f"{ms / dense:.2f}"] for name, ms in result.ms.items()]
+    return table(["", "ms", "of dense"], rows)
+
+
 def measured(results: Figures) -> str:
     """When each benchmark was measured, and on what."""
     rows = []

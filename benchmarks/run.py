@@ -134,6 +134,7 @@ BENCHMARKS = (
     Benchmark("training_choices", 1),
     Benchmark("gelu", 1),
     Benchmark("attention", 20),
+    Benchmark("experts", 2),
     Benchmark("batching", 10, need=MULTI30K),
     Benchmark("rematerialization", 3),
     Benchmark("cpu_training", 10),
