@@ -63,6 +63,7 @@ def test_a_mask_of_ones_own():
 
 def test_automatic_by_size(monkeypatch):
     used = []
+    monkeypatch.setattr(kernels, "fused_device", lambda: None)
     for name in ("exact_attention", "blockwise_attention"):
         function = getattr(kernels, name)
         monkeypatch.setattr(

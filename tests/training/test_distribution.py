@@ -329,7 +329,7 @@ def test_experts_are_divided_among_devices(mesh):
     with keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch").scope():
         layer = kt.DecoderLayer(2, feed_forward=kt.MixtureOfExperts(4, 8))
         layer(np.ones((2, 3, 4), "float32"))
-    axes = {w.path.split("mixture_of_experts/")[-1]: layouts[w.path].axes for w in layer.feed_forward.weights}
+    axes = {w.path.split(f"{layer.feed_forward.name}/")[-1]: layouts[w.path].axes for w in layer.feed_forward.weights}
     for part in ("experts_inner", "experts_outer"):
         assert axes.pop(f"{part}/kernel") == ("model", None, None)
         assert axes.pop(f"{part}/bias") == ("model", None)
