@@ -238,8 +238,8 @@ class ExpertProjection(Projecting):
             initializer=lambda shape, dtype=None: ops.stack(
                 [one(shape[1:], dtype=dtype) for one in _copies(initializer, shape[0])]
             ),
-            regularizer=regularizer and (lambda x: sum(regularizer(one) for one in ops.unstack(x))),
-            constraint=constraint and (lambda x: ops.stack([constraint(one) for one in ops.unstack(x)])),
+            regularizer=regularizer and (lambda x: sum(map(regularizer, _unstacked(x)))),
+            constraint=constraint and (lambda x: ops.stack(list(map(constraint, _unstacked(x))))),
         )
 
     def call(self, rows, slots):
@@ -262,6 +262,11 @@ class ExpertProjection(Projecting):
             "units": self.units,
             "use_bias": self.use_bias,
         }
+
+
+def _unstacked(x) -> list:
+    """The matrices of a weight."""
+    return ops.unstack(ops.convert_to_tensor(x))
 
 
 def _copies(initializer, count: int) -> list:

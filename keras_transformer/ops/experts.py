@@ -36,6 +36,7 @@ def dispatch(chosen, num_experts: int, *, real=None, capacity_factor: float | No
     >>> np.asarray(slots.collect(products, np.ones((3, 1), "float32"))).ravel().tolist()
     [100.0, 20.0, 300.0]
     """
+    real = None if real is None else ops.convert_to_tensor(real, "bool")
     pairs = _Pairs(ops.convert_to_tensor(chosen, "int32"), num_experts, real)
     if capacity_factor is not None:
         wanted = capacity_factor / num_experts

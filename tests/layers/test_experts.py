@@ -53,7 +53,7 @@ def test_all_ways_to_multiply_equal_the_formula(way, real, monkeypatch, assert_c
 
     def by_formula(x, kernels, biases, weights):
         chosen = ops.one_hot(CHOSEN, EXPERTS, dtype="float32") * ops.expand_dims(weights, 2)
-        share = ops.sum(chosen, axis=1) * (1.0 if real is None else real[:, None].astype("float32"))  # (N, E)
+        share = ops.sum(chosen, axis=1) * (1.0 if real is None else ops.cast(real[:, None], "float32"))  # (N, E)
         return ops.einsum("ne,enf->nf", share, ops.einsum("nd,edf->enf", x, kernels) + biases[:, None])
 
     function = mixed
