@@ -170,11 +170,13 @@ def _chosen(why_not: dict, shape, keys: int | None, device: str | None, training
             raise ValueError(f"attention_kernel({wanted!r}) cannot be used: {why_not[wanted]}. Take {others}.")
         return wanted
     batch, heads, length, _ = shape
-    if length is None or keys is None:
-        return "by length" if training and not why_not["blockwise"] else "exact"
+    if not isinstance(length, int) or not isinstance(keys, int):
+        is_symbol = None not in (length, keys)  # of JAX, which compares with nothing
+        return "by length" if training and not is_symbol and not why_not["blockwise"] else "exact"
+    batch = batch if isinstance(batch, int) else 1
     if keras.config.is_flash_attention_enabled() is False:  # None: nobody said anything
         why_not = {**why_not, "fused": "keras.config.disable_flash_attention() was called"}
-    if device is not None and (batch or 1) * heads * length * keys >= FUSED_SCORES[device]:
+    if device is not None and batch * heads * length * keys >= FUSED_SCORES[device]:
         if not why_not["fused"]:
             return _told("fused", length, keys)
         _told("not fused", length, keys, why_not["fused"])
