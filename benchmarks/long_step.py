@@ -15,9 +15,10 @@ import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-LAYERS, WIDTH, HEADS, VOCABULARY, LENGTH = 12, 512, 8, 8000, 16384
+from report import QUICK, make_parser, save_results
+
+LAYERS, WIDTH, HEADS, VOCABULARY, LENGTH = (2, 8, 2, 40, 32) if QUICK else (12, 512, 8, 8000, 16384)
 
 
 def measure(backend: str, layers: int, length: int, steps: int) -> dict:
@@ -44,12 +45,11 @@ def measure(backend: str, layers: int, length: int, steps: int) -> dict:
 
 def main() -> None:
     """Measure both backends, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__, "long_step")
     parser.add_argument("--backends", nargs="+", default=["tensorflow", "jax"])
     parser.add_argument("--layers", type=int, default=LAYERS)
     parser.add_argument("--length", type=int, default=LENGTH)
-    parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "long_step.json")
+    parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -69,6 +69,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from report import save_results
-
     main()

@@ -236,6 +236,16 @@ def attention_by_length(attention: Figures) -> str:
     return table(["tokens", *titles.values()], rows)
 
 
+def long_steps(long_step: Figures) -> str:
+    """Seconds and GiB of each backend."""
+    rows = [
+        [title, f"{row.first_step_s:.0f}", f"{row.peak_gib:.1f}"]
+        for backend, title in {"tensorflow": "TensorFlow", "jax": "JAX"}.items()
+        if (row := long_step.get(backend))
+    ]
+    return table(["backend", "s", "peak GiB"], rows)
+
+
 def losses_table(losses: Figures) -> str:
     """Milliseconds and MiB of each loss on each framework."""
     titles = {

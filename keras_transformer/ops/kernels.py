@@ -15,6 +15,7 @@ from keras_transformer.ops.blockwise import blockwise_attention
 from keras_transformer.ops.exact import exact_attention
 from keras_transformer.ops.fused import fused_attention, fused_device, on_accelerator, why_not_fused
 from keras_transformer.ops.random import seed_pair
+from keras_transformer.ops.runtime import is_for_converter
 from keras_transformer.ops.visibility import Visibility
 
 KERNELS = ("auto", "exact", "blockwise", "fused")
@@ -123,7 +124,7 @@ def attend(
     else:
         why_not["fused"] = why_not_fused(device, query, key, value, seen, bias, sinks, soft_cap, dropout)
     kernel = "exact"
-    if seen.counts_up:  # what a cache holds does not
+    if seen.counts_up and not is_for_converter():  # what a cache holds does not count up
         kernel = _chosen(why_not, query.shape, key.shape[2], device, training)
     if kernel == "by length" and dropout:
         seed = ops.stack(seed_pair(seed))  # drawn once, for either way
@@ -192,7 +193,8 @@ def _pairs() -> int:
 
 def _told(kernel: str, length: int, keys: int, why: str = "") -> str:
     """Says once, at level INFO, which kernel was chosen, or missed and why."""
-    if (said := (kernel, length, keys, why)) not in _SAID:
+    said = kernel, length, keys, why
+    if said not in _SAID:
         _SAID.add(said)
         logger.info("Attention of %s queries to %s keys: %s%s", length, keys, kernel, why and f", since {why}")
     return kernel

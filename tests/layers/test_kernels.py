@@ -7,6 +7,7 @@ from keras import ops
 
 import keras_transformer as kt
 from keras_transformer.ops import blockwise, kernels
+from keras_transformer.ops.runtime import for_converter
 
 from .helpers import ATTENTION, LENGTH, MASK, MEMORY_MASK, X, as_numpy, build, weight_gradients
 
@@ -74,7 +75,9 @@ def test_automatic_by_size(monkeypatch):
     monkeypatch.setattr(kernels, "PAIRS", LENGTH * LENGTH)
     layer(X)
     _, scores = layer(X, return_attention_scores=True)  # which only exact attention has
-    assert used == ["exact_attention", "blockwise_attention", "exact_attention"]
+    with for_converter():  # to LiteRT or ONNX
+        layer(X)
+    assert used == ["exact_attention", "blockwise_attention", "exact_attention", "exact_attention"]
     np.testing.assert_allclose(as_numpy(scores).sum(-1), 1, atol=1e-5)
 
 
