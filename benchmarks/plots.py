@@ -57,7 +57,7 @@ def attention(figure, result) -> None:
     panels = figure.subplots(1, 2)
     for axes, key, label in zip(panels, ("ms", "mib"), ("ms, forward and backward", "peak MiB"), strict=True):
         for way, (title, color, line) in ways.items():
-            points = {int(name.split()[1]): row[key] for name, row in result.items() if name.split()[0] == way}
+            points = {int(name.split()[1]): row[key] for name, row in result.items() if name.startswith(f"{way} ")}
             axes.plot(sorted(points), [points[n] for n in sorted(points)], line, color=color, label=title, marker=".")
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
