@@ -232,3 +232,21 @@ def is_compiled_by_torch() -> bool:
 def learned_variables(layer: keras.layers.Layer) -> list:
     """The variables of a layer, and of those within it, that training changes unless they are frozen."""
     return [variable for part in (layer, *layers_within(layer)) for variable in part._trainable_variables]
+
+
+def carried_metrics() -> tuple[list, list] | None:
+    """While a step of `fit` or `evaluate` calls its model on JAX: the variables of the model's metrics, and a list of
+    their values, with which the step goes on. None elsewhere.
+
+    Read from the stack, because Keras gives the call of a model no part in it: what a metric of a layer assigns within
+    the call is lost, and the values that it would read are not there (https://github.com/keras-team/keras/issues/21639,
+    Keras 3.15.1).
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "compute_loss_and_updates":
+            model, values = frame.f_locals.get("self"), frame.f_locals.get("metrics_variables")
+            if isinstance(model, keras.Model) and isinstance(values, list):
+                return model.metrics_variables, values
+        frame = frame.f_back
+    return None

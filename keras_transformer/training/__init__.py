@@ -13,6 +13,7 @@ from keras_transformer.training.metrics import PaddingRatio, Perplexity, TokenAc
 from keras_transformer.training.packing import PackedBatches
 from keras_transformer.training.rematerialization import Remat
 from keras_transformer.training.schedules import InverseSquareRootSchedule
+from keras_transformer.training.tied_crossentropy import TiedCrossentropy
 
 __all__ = [
     "Bleu",
@@ -23,6 +24,7 @@ __all__ = [
     "Perplexity",
     "Remat",
     "SequenceCrossentropy",
+    "TiedCrossentropy",
     "TokenAccuracy",
     "TokenBatches",
     "TokenCount",

@@ -31,20 +31,20 @@ def ids_and_predictions(y_true, y_pred, *, owner: str):
     y_true, y_pred = _of_rank(y_true, 2), _of_rank(y_pred, 3)
     expected, received = tuple(y_true.shape), tuple(y_pred.shape)
     fits = len(expected) == 2 and len(received) == 3 and received[2] is not None
-    if not fits or not all(map(_agree, expected, received[:2])):
+    if not fits or not all(map(agree, expected, received[:2])):
         raise ValueError(
             f"{owner} takes integer ids `y_true` of shape (batch, length) and `y_pred` of shape "
             f"(batch, length, vocabulary). Received: y_true.shape={expected}, y_pred.shape={received}"
         )
-    return _as_ids(y_true, owner), y_pred
+    return as_ids(y_true, owner), y_pred
 
 
-def _as_ids(y_true, owner: str):
+def as_ids(y_true, owner: str, name: str = "y_true"):
     """Labels as int32; one that is no integer of 32 bits as `NO_ID`."""
     dtype = keras.backend.standardize_dtype(y_true.dtype)
     if dtype in ("bool", "float16", "bfloat16"):
         raise ValueError(
-            f"{owner} takes integer ids as `y_true`. Received: {dtype}"
+            f"{owner} takes integer ids as `{name}`. Received: {dtype}"
             f"{'' if dtype == 'bool' else ', which rounds large ids. Cast them to int32 before it does'}."
         )
     ids = ops.cast(y_true, "int32")
@@ -75,8 +75,8 @@ def weights_like(values, sample_weight, real, *, owner: str):
     if len(sample_weight.shape) == 1:
         sample_weight = ops.expand_dims(sample_weight, -1)
     expected, received = tuple(values.shape), tuple(sample_weight.shape)
-    fits = len(received) == 2 and _agree(received[0], expected[0])
-    if not fits or not (received[1] == 1 or _agree(received[1], expected[1])):
+    fits = len(received) == 2 and agree(received[0], expected[0])
+    if not fits or not (received[1] == 1 or agree(received[1], expected[1])):
         raise ValueError(
             f"{owner} takes a `sample_weight` of shape (batch,) or (batch, length), of labels of shape {expected}. "
             f"Received: sample_weight.shape={received}"
@@ -165,6 +165,6 @@ def _is_unranked(tensor) -> bool:
     return on_tensorflow and tensor.shape.rank is None
 
 
-def _agree(one: int | None, other: int | None) -> bool:
+def agree(one: int | None, other: int | None) -> bool:
     """Whether two sizes can be the same; None is not known."""
     return None in (one, other) or one == other

@@ -6,6 +6,7 @@ Shapes: B batch, T length, V vocabulary, N = B * T tokens.
 import keras
 from keras import ops
 
+from keras_transformer.ops.blocks import with_gradient
 from keras_transformer.training.given import (
     check_ignore_id,
     ids_and_predictions,
@@ -37,7 +38,7 @@ class SequenceCrossentropy(keras.losses.Loss):
     share, and the shares, hence the gradients, add up to those of one device, however the padding is
     spread. The loss that `fit` reports is that of one device too when the replicas have as many rows.
 
-    It is computed in float32 for half precision logits. Where a compiled step cannot raise an error, the loss is NaN:
+    For half precision logits it is computed in float32; kept for the gradient are the logits as they are. Where a compiled step cannot raise an error, the loss is NaN:
     for a label that is no integer of 0...V-1, and for probabilities in place of logits or logits in place of
     probabilities.
 
@@ -76,8 +77,7 @@ class SequenceCrossentropy(keras.losses.Loss):
     ):
         super().__init__(name=name)
         check_ignore_id("SequenceCrossentropy", ignore_id)
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"SequenceCrossentropy takes a `label_smoothing` in [0, 1). Received: {label_smoothing}")
+        check_label_smoothing("SequenceCrossentropy", label_smoothing)
         self.label_smoothing = label_smoothing
         self.from_logits = from_logits
         self.ignore_id = ignore_id
@@ -114,9 +114,10 @@ def token_crossentropy(y_true, y_pred, wrong=False, *, label_smoothing: float = 
 
     `y_true` (B, T) int32, `y_pred` (B, T, V) float; returns (B, T), float32 or wider.
     """
-    logits = ops.cast(y_pred, keras.backend.result_type(y_pred.dtype, "float32"))
+    logits = y_pred
     if not from_logits:
-        logits = ops.log(ops.maximum(logits, keras.config.epsilon()))
+        probabilities = ops.cast(y_pred, keras.backend.result_type(y_pred.dtype, "float32"))
+        logits = ops.log(ops.maximum(probabilities, keras.config.epsilon()))
     vocabulary_size = logits.shape[-1]
     known = ops.logical_and(y_true >= 0, y_true < vocabulary_size)
     labels = ops.where(known, y_true, ops.zeros_like(y_true))
@@ -128,49 +129,71 @@ def token_crossentropy(y_true, y_pred, wrong=False, *, label_smoothing: float = 
 def _crossentropy(labels, logits, label_smoothing):
     """The formula of `SequenceCrossentropy`, for `labels` (N,) and `logits` (N, V), with its gradient.
 
-    The gradient, softmax(z) - (1 - e) onehot(y) - e / V, is written out because automatic
-    differentiation keeps and passes over several (N, V) tensors, and even the fused
-    sparse_categorical_crossentropy, which has no smoothing, is slower (benchmarks/training_choices.py). First
-    derivatives only.
+    The gradient, softmax(z) - (1 - e) onehot(y) - e / V, is written out because automatic differentiation keeps and
+    passes over several (N, V) tensors, and even the fused sparse_categorical_crossentropy, which has no smoothing, is
+    slower (benchmarks/training_choices.py). Kept for it are the logits, in their own type, and the normalizer, from
+    which XLA computes the softmax again while it writes the gradient. What runs operation by operation would compute
+    exp twice, so there the softmax is kept in place of the logits, unless it were the larger one. First derivatives
+    only.
     """
-    vocabulary_size = logits.shape[-1]
+    dtype, vocabulary_size = keras.backend.result_type(logits.dtype, "float32"), logits.shape[-1]
+    again = keras.backend.backend() == "jax" or keras.backend.standardize_dtype(logits.dtype) != dtype
 
-    @ops.custom_gradient
-    def loss_of(logits):
-        probabilities = ops.softmax(logits)  # (N, V)
+    def forward(logits, labels):
+        values, columns = ops.cast(logits, dtype), ops.expand_dims(labels, -1)
+        probabilities = ops.softmax(values)  # (N, V)
         # exp(max z - logsumexp z) is the largest probability, at least 1 / V: its logarithm is exact.
-        normalizer = ops.max(logits, axis=-1, keepdims=True) - ops.log(ops.max(probabilities, axis=-1, keepdims=True))
-        label_logit = ops.take_along_axis(logits, ops.expand_dims(labels, -1), axis=-1)  # (N, 1)
+        normalizer = ops.max(values, axis=-1, keepdims=True) - ops.log(ops.max(probabilities, axis=-1, keepdims=True))
+        label_logit = ops.take_along_axis(values, columns, axis=-1)  # (N, 1)
         loss = normalizer - (1 - label_smoothing) * label_logit  # (N, 1)
         if label_smoothing:
-            loss = loss - label_smoothing * ops.mean(logits, axis=-1, keepdims=True)
+            loss = loss - label_smoothing * ops.mean(values, axis=-1, keepdims=True)
+        return ops.squeeze(loss, axis=-1), (logits if again else probabilities, normalizer, label_logit, columns)
 
-        def gradient(*args, upstream=None):
-            if upstream is None:  # PyTorch's custom gradients pass it by name, the others by position
-                (upstream,) = args
-            upstream = ops.expand_dims(upstream, -1)  # (N, 1)
-            others = probabilities * upstream  # (N, V)
-            label_probability = ops.exp(label_logit - normalizer)  # (N, 1)
-            if label_smoothing:
-                others = others - upstream * (label_smoothing / vocabulary_size)
-            at_label = upstream * (label_probability - (1 - label_smoothing) - label_smoothing / vocabulary_size)
-            rows = ops.arange(ops.shape(labels)[0], dtype="int32")
-            return ops.scatter_update(
-                others, ops.stack([rows, labels], axis=-1), ops.squeeze(at_label, axis=-1)
-            )  # (N, V)
+    def backward(kept, upstream):
+        probabilities, normalizer, label_logit, columns = kept
+        if again:
+            probabilities = ops.exp(ops.cast(probabilities, dtype) - normalizer)
+        upstream = ops.expand_dims(upstream, -1)  # (N, 1)
+        others = probabilities * upstream  # (N, V)
+        label_probability = ops.exp(label_logit - normalizer)  # (N, 1)
+        if label_smoothing:
+            others = others - upstream * (label_smoothing / vocabulary_size)
+        at_label = upstream * (label_probability - (1 - label_smoothing) - label_smoothing / vocabulary_size)
+        return ops.cast(replaced(others, columns, at_label), logits.dtype), None
 
-        return ops.squeeze(loss, axis=-1), gradient  # (N,)
+    return with_gradient(forward, backward)(logits, labels)  # (N,)
 
-    return loss_of(logits)
+
+def replaced(matrix, columns, values):
+    """A matrix (N, V) with one value of each row replaced, (N, 1), at the columns (N, 1)."""
+    if keras.backend.backend() == "jax":  # XLA makes one loop of this and what is around it
+        return ops.where(ops.arange(matrix.shape[-1], dtype="int32") == columns, values, matrix)
+    rows = ops.arange(ops.shape(matrix)[0], dtype="int32")
+    places = ops.stack([rows, ops.squeeze(columns, axis=-1)], axis=-1)
+    return ops.scatter_update(matrix, places, ops.squeeze(values, axis=-1))
 
 
 def sum_over_replicas(value):
     """The sum of `value` over the replicas of a `tf.distribute` strategy; `value` itself everywhere else."""
-    if keras.backend.backend() != "tensorflow":
+    if replicas() == 1:
         return value
     import tensorflow as tf
 
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+
+def replicas() -> int:
+    """The number of replicas of a `tf.distribute` strategy within which this is one; 1 everywhere else."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
     replica = tf.distribute.get_replica_context()
-    if replica is None or replica.num_replicas_in_sync == 1:
-        return value
-    return replica.all_reduce(tf.distribute.ReduceOp.SUM, value)
+    return 1 if replica is None else replica.num_replicas_in_sync
+
+
+def check_label_smoothing(owner: str, label_smoothing: float) -> None:
+    """Raise ValueError unless `label_smoothing` is in [0, 1)."""
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"{owner} takes a `label_smoothing` in [0, 1). Received: {label_smoothing}")

@@ -39,8 +39,12 @@ class TokenMean(keras.metrics.Metric):
         weights = ops.cast(real, self.dtype)
         if sample_weight is not None:
             weights = weights_like(weights, sample_weight, real, owner=owner)
-        values = ops.cast(self.token_values(y_true, y_pred, real), self.dtype)
-        self.total.assign_add(ops.sum(ops.where(real, values, ops.zeros_like(values)) * weights))
+        self.add(ops.where(real, self.token_values(y_true, y_pred, real), 0), weights)
+
+    def add(self, values, weights):
+        """Add the values of tokens that are known already, and what they weigh."""
+        weights = ops.cast(weights, self.dtype)
+        self.total.assign_add(ops.sum(ops.cast(values, self.dtype) * weights))
         self.weight.assign_add(ops.sum(weights))
 
     def result(self):
