@@ -52,6 +52,7 @@ def measure(framework: str, way: str, steps: int, block: int | None) -> dict:
 
     import keras_transformer as kt
 
+    keras.utils.set_random_seed(0)
     random = np.random.default_rng(0)
     hidden = keras.ops.convert_to_tensor(random.normal(size=(BATCH, LENGTH, WIDTH)).astype("float32"))
     labels = keras.ops.convert_to_tensor(random.integers(1, VOCABULARY, (BATCH, LENGTH)).astype("int32"))

@@ -76,6 +76,21 @@ def each_block(count, step: Callable, carried: tuple) -> tuple:
     return ops.while_loop(**loop, loop_vars=start)[1:]
 
 
+def after(x, *others):
+    """`x`, once the others are computed, as far as they are tensors.
+
+    A TensorFlow graph writes a result over an operand that nothing waits for any more: what is read first is done
+    first.
+    """
+    others = [other for other in others if ops.is_tensor(other)]
+    if keras.backend.backend() != "tensorflow" or not others:
+        return x
+    import tensorflow as tf
+
+    with tf.control_dependencies(others):
+        return tf.identity(x)
+
+
 def with_gradient(forward: Callable, backward: Callable) -> Callable:
     """A function of tensors whose gradient is written out. First derivatives only.
 

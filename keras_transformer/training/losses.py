@@ -6,7 +6,7 @@ Shapes: B batch, T length, V vocabulary, N = B * T tokens.
 import keras
 from keras import ops
 
-from keras_transformer.ops.blocks import with_gradient
+from keras_transformer.ops.blocks import after, with_gradient
 from keras_transformer.training.given import (
     check_ignore_id,
     ids_and_predictions,
@@ -38,9 +38,9 @@ class SequenceCrossentropy(keras.losses.Loss):
     share, and the shares, hence the gradients, add up to those of one device, however the padding is
     spread. The loss that `fit` reports is that of one device too when the replicas have as many rows.
 
-    For half precision logits it is computed in float32; kept for the gradient are the logits as they are. Where a compiled step cannot raise an error, the loss is NaN:
-    for a label that is no integer of 0...V-1, and for probabilities in place of logits or logits in place of
-    probabilities.
+    Logits in half precision are kept as they are, and the loss is computed in float32. Where a compiled step cannot
+    raise an error, the loss is NaN: for a label that is no integer of 0...V-1, and for probabilities in place of logits
+    or logits in place of probabilities.
 
     Args:
         label_smoothing: e above, in [0, 1).
@@ -114,7 +114,7 @@ def token_crossentropy(y_true, y_pred, wrong=False, *, label_smoothing: float = 
 
     `y_true` (B, T) int32, `y_pred` (B, T, V) float; returns (B, T), float32 or wider.
     """
-    logits = y_pred
+    logits = after(y_pred, wrong)
     if not from_logits:
         probabilities = ops.cast(y_pred, keras.backend.result_type(y_pred.dtype, "float32"))
         logits = ops.log(ops.maximum(probabilities, keras.config.epsilon()))
@@ -132,28 +132,27 @@ def _crossentropy(labels, logits, label_smoothing):
     The gradient, softmax(z) - (1 - e) onehot(y) - e / V, is written out because automatic differentiation keeps and
     passes over several (N, V) tensors, and even the fused sparse_categorical_crossentropy, which has no smoothing, is
     slower (benchmarks/training_choices.py). Kept for it are the logits, in their own type, and the normalizer, from
-    which XLA computes the softmax again while it writes the gradient. What runs operation by operation would compute
-    exp twice, so there the softmax is kept in place of the logits, unless it were the larger one. First derivatives
-    only.
+    which XLA computes the softmax again while it writes the gradient. What runs operation by operation keeps the
+    softmax in the place of float32 logits instead of computing it twice. First derivatives only.
     """
     dtype, vocabulary_size = keras.backend.result_type(logits.dtype, "float32"), logits.shape[-1]
     again = keras.backend.backend() == "jax" or keras.backend.standardize_dtype(logits.dtype) != dtype
 
     def forward(logits, labels):
         values, columns = ops.cast(logits, dtype), ops.expand_dims(labels, -1)
-        probabilities = ops.softmax(values)  # (N, V)
-        # exp(max z - logsumexp z) is the largest probability, at least 1 / V: its logarithm is exact.
-        normalizer = ops.max(values, axis=-1, keepdims=True) - ops.log(ops.max(probabilities, axis=-1, keepdims=True))
+        highest = ops.max(values, axis=-1, keepdims=True)  # (N, 1)
         label_logit = ops.take_along_axis(values, columns, axis=-1)  # (N, 1)
-        loss = normalizer - (1 - label_smoothing) * label_logit  # (N, 1)
-        if label_smoothing:
-            loss = loss - label_smoothing * ops.mean(values, axis=-1, keepdims=True)
-        return ops.squeeze(loss, axis=-1), (logits if again else probabilities, normalizer, label_logit, columns)
+        mean = ops.mean(values, axis=-1, keepdims=True) if label_smoothing else 0
+        probabilities = ops.softmax(after(values, highest, label_logit, mean))  # (N, V)
+        # exp(max z - logsumexp z) is the largest probability, at least 1 / V: its logarithm is exact.
+        normalizer = highest - ops.log(ops.max(probabilities, axis=-1, keepdims=True))
+        loss = normalizer - (1 - label_smoothing) * label_logit - label_smoothing * mean
+        known = logits if again else after(probabilities, normalizer)
+        return ops.squeeze(loss, axis=-1), (known, normalizer, label_logit, columns)
 
     def backward(kept, upstream):
-        probabilities, normalizer, label_logit, columns = kept
-        if again:
-            probabilities = ops.exp(ops.cast(probabilities, dtype) - normalizer)
+        known, normalizer, label_logit, columns = kept
+        probabilities = ops.exp(ops.cast(known, dtype) - normalizer) if again else known
         upstream = ops.expand_dims(upstream, -1)  # (N, 1)
         others = probabilities * upstream  # (N, V)
         label_probability = ops.exp(label_logit - normalizer)  # (N, 1)

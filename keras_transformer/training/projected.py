@@ -12,13 +12,14 @@ is one number that multiplies all. Shapes: N tokens, D width, V vocabulary; n bl
 import keras
 from keras import ops
 
-from keras_transformer.ops.blocks import each_block, empty_blocks, stack_blocks, with_gradient, write_block
+from keras_transformer.ops.blocks import after, each_block, empty_blocks, stack_blocks, with_gradient, write_block
 from keras_transformer.training.losses import replaced
 
 # Tokens of a block, at least: each reads and writes the gradient of the matrix, (V, D), so there should be few blocks;
 # but the logits of one, (b, V), are held two or three times over (benchmarks/losses.py).
-BLOCK = 384
+BLOCK = 256
 LOGITS = 2**23  # of a block where the vocabulary is small: 32 MiB
+LARGE = 2**24  # numbers of a matrix of which more than one counts: 64 MiB
 LOSS, LIKELIHOOD, HIT = range(3)
 
 
@@ -104,7 +105,8 @@ class _Projection:
         summed = []
         if gradients:
             by_token.append(empty_blocks(count, (size, width), self.dtype))
-            summed = [] if frozen else [ops.zeros(x.shape, self.sum_dtype) for x in (self.matrix, *self.bias)]
+            shapes = [] if frozen else [*self._parts(width), *(x.shape for x in self.bias)]
+            summed = [ops.zeros(shape, self.sum_dtype) for shape in shapes]
 
         def step(i, *carried):
             hidden, weights = self.hidden[i], ops.expand_dims(self.weights[i], -1)
@@ -112,51 +114,73 @@ class _Projection:
             found = [known]
             if gradients:
                 to_logits = ops.cast(to_logits, self.dtype)
-                to_hidden = self._product(f"nv,{self.axes}->nd", to_logits, self.matrix)
+                to_hidden = self._product(to_logits, self.matrix, transposed=(False, self.axes == "dv"))
                 found.append(ops.cast(to_hidden * weights, self.dtype))
             written = [write_block(blocks, i, x) for blocks, x in zip(carried, found, strict=False)]
             sums = list(carried[len(found) :])
             if sums:
-                weighted = hidden * ops.cast(weights, self.dtype)
-                sums[0] = sums[0] + self._product(f"nv,nd->{self.axes}", to_logits, weighted)
+                weighted = ops.split(hidden * ops.cast(weights, self.dtype), len(sums) - len(self.bias), axis=-1)
+                for k, part in enumerate(weighted):  # one after the other, as each product is held beside its sum
+                    pair = after(to_logits, *sums[:k]), part
+                    pair = pair if self.axes == "vd" else pair[::-1]
+                    sums[k] = sums[k] + self._product(*pair, transposed=(True, False))
             if self.bias and sums:
-                sums[1] = sums[1] + self._product("nv,n->v", to_logits, ops.cast(self.weights[i], self.dtype))
+                to_bias = self._product(ops.cast(weights, self.dtype), to_logits, transposed=(True, False))
+                sums[-1] = sums[-1] + to_bias[0]
             return *written, *sums
 
-        by_token_and_sums = each_block(self.tokens.used, step, (*by_token, *summed))
-        known = ops.transpose(self.tokens.join(stack_blocks(by_token_and_sums[0])))
+        known, *others = each_block(self.tokens.used, step, (*by_token, *summed))
+        known = ops.transpose(self.tokens.join(stack_blocks(known)))
         if not gradients:
             return known, None
-        to_hidden = self.tokens.join(stack_blocks(by_token_and_sums[1]))
-        return known, [to_hidden, *(by_token_and_sums[2:] or [None, *(None for _ in self.bias)])]
+        to_hidden, to_matrix = self.tokens.join(stack_blocks(others[0])), others[1:]
+        if frozen:
+            return known, [to_hidden, None, *(None for _ in self.bias)]
+        to_bias = [to_matrix.pop() for _ in self.bias]
+        whole = to_matrix[0] if len(to_matrix) == 1 else ops.concatenate(to_matrix, axis=self.axes.index("d"))
+        return known, [to_hidden, whole, *to_bias]
+
+    def _parts(self, width: int) -> list:
+        """The shapes of what the gradient of the matrix is summed up in: a large one in two halves of its width."""
+        count = 2 if width % 2 == 0 and width * self.vocabulary_size >= LARGE else 1
+        part = width // count
+        return count * [(self.vocabulary_size, part) if self.axes == "vd" else (part, self.vocabulary_size)]
 
     def _losses(self, i, hidden) -> tuple:
         """Of block i what is known of each token, (b, 3), and the gradient dZ of the sum of the losses, (b, V)."""
         labels, smoothing = ops.expand_dims(self.labels[i], -1), self.label_smoothing
-        logits = self._product(f"nd,{self.axes}->nv", hidden, self.matrix)
+        logits = self._product(hidden, self.matrix, transposed=(False, self.axes == "vd"))
         for bias in self.bias:
             logits = logits + ops.cast(bias, self.sum_dtype)
-        probabilities = ops.softmax(logits)
         highest = ops.max(logits, axis=-1, keepdims=True)
+        label_logit = ops.take_along_axis(logits, labels, axis=-1)  # (b, 1)
+        mean = ops.mean(logits, axis=-1, keepdims=True) if smoothing else 0
+        probabilities = ops.softmax(after(logits, highest, label_logit, mean))
         # exp(max z - logsumexp z) is the largest probability, at least 1 / V: its logarithm is exact.
         normalizer = highest - ops.log(ops.max(probabilities, axis=-1, keepdims=True))
-        label_logit = ops.take_along_axis(logits, labels, axis=-1)  # (b, 1)
-        loss = normalizer - (1 - smoothing) * label_logit
+        loss = normalizer - (1 - smoothing) * label_logit - smoothing * mean
+        probabilities = after(probabilities, normalizer)
         if smoothing:
-            loss = loss - smoothing * ops.mean(logits, axis=-1, keepdims=True)
             probabilities = probabilities - smoothing / self.vocabulary_size
         hit = ops.cast(label_logit >= highest, self.sum_dtype)
         at_label = ops.exp(label_logit - normalizer) - (1 - smoothing) - smoothing / self.vocabulary_size
         to_logits = replaced(probabilities, labels, at_label)
         return ops.concatenate([loss, normalizer - label_logit, hit], axis=-1), to_logits
 
-    def _product(self, equation: str, left, right):
-        """A product in the type of the hidden states, as a sum in float32."""
-        if keras.backend.backend() == "jax":  # which hands over the sum before it is rounded
-            import jax.numpy as jnp
+    def _product(self, left, right, transposed: tuple):
+        """A product of two matrices, one of them transposed, in their type, as a sum in float32."""
+        if keras.backend.backend() == "tensorflow":  # to transpose a matrix by itself would copy it
+            import tensorflow as tf
 
-            return jnp.einsum(equation, left, right, preferred_element_type=self.sum_dtype)
-        return ops.cast(ops.einsum(equation, left, right), self.sum_dtype)
+            product = tf.matmul(left, right, *transposed)
+        else:
+            left, right = (ops.transpose(x) if yes else x for x, yes in zip((left, right), transposed, strict=True))
+            if keras.backend.backend() == "jax":  # which hands the sum over before it is rounded
+                import jax.numpy as jnp
+
+                return jnp.matmul(left, right, preferred_element_type=self.sum_dtype)
+            product = ops.matmul(left, right)
+        return ops.cast(product, self.sum_dtype)
 
 
 class _Tokens:

@@ -38,7 +38,7 @@ class TiedCrossentropy(Small):
             weights, with its bias.
         label_smoothing: As of `SequenceCrossentropy`, in [0, 1).
         ignore_id: The label of padding; None: every label counts.
-        block_size: How many tokens are looked at together. Default: 384, or more if the vocabulary is small. More take
+        block_size: How many tokens are looked at together. Default: 256, or more if the vocabulary is small. More take
             more memory, fewer more time.
         kwargs: As of any layer. `dtype` is that of the embedding unless given.
 
