@@ -18,7 +18,9 @@ import sys
 import time
 from pathlib import Path
 
-BATCH, LENGTH, WIDTH, VOCABULARY = 8, 512, 512, 100_000
+from report import QUICK, make_parser, save_results
+
+BATCH, LENGTH, WIDTH, VOCABULARY = (2, 8, 16, 500) if QUICK else (8, 512, 512, 100_000)
 WAYS = ("keras", "sequence", "tied")
 
 
@@ -100,13 +102,12 @@ def measure(framework: str, way: str, steps: int, block: int | None) -> dict:
 
 def main() -> None:
     """Measure all in turns, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=2)
+    parser = make_parser(__doc__, "losses")
+    parser.add_argument("--rounds", type=int, default=1 if QUICK else 3)
+    parser.add_argument("--steps", type=int, default=1 if QUICK else 2)
     parser.add_argument("--frameworks", nargs="+", default=("tensorflow", "jax"))
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--block", type=int, help="block_size of TiedCrossentropy")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "losses.json")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -116,6 +117,7 @@ def main() -> None:
     for _ in range(options.rounds):
         for case in cases:
             command = [sys.executable, __file__, "--steps", str(options.steps), "--one", *case]
+            command += ["--quick"] if QUICK else []
             command += ["--block", str(options.block)] if options.block else []
             printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             runs[case].append(json.loads(printed.splitlines()[-1]))
@@ -130,6 +132,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from report import save_results
-
     main()
