@@ -14,6 +14,7 @@ within a subclassed model a tensor has no history.
 shuffled by default, which no resumed training repeats, and cannot end an epoch early. Tried on Keras 3.12.0 and 3.15.1.
 """
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -250,3 +251,22 @@ def carried_metrics() -> tuple[list, list] | None:
                 return model.metrics_variables, values
         frame = frame.f_back
     return None
+
+
+@contextlib.contextmanager
+def kept_losses() -> Iterator[None]:
+    """Keep what layers have added as losses while the other replicas of a `tf.distribute` strategy run.
+
+    Replicas are threads that take turns, where they add up what each has. A layer keeps its losses in one list for all
+    of them, and the call of a model empties the lists: without this a replica would go on with the losses of another.
+    """
+    frame, outermost = sys._getframe(1), None
+    while frame is not None:  # the model that is called, or trained
+        found = frame.f_locals.get("self")
+        outermost = found if isinstance(found, keras.Layer) else outermost
+        frame = frame.f_back
+    parts = [] if outermost is None else [outermost, *layers_within(outermost)]
+    kept = [list(part._losses) for part in parts]
+    yield
+    for part, losses in zip(parts, kept, strict=True):
+        part._losses[:] = losses

@@ -62,20 +62,6 @@ def stack_blocks(blocks):
     return blocks.stack() if hasattr(blocks, "stack") else blocks
 
 
-def each_block(count, step: Callable, carried: tuple) -> tuple:
-    """`carried = step(i, *carried)` for the blocks i from 0 to `count`, strictly one after the other.
-
-    Left to itself TensorFlow begins a block while others are computed, and holds what belongs to all of them.
-    """
-    loop = {"cond": lambda i, *_: i < count, "body": lambda i, *carried: (i + 1, *step(i, *carried))}
-    start = ops.convert_to_tensor(0, "int32"), *carried
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.while_loop(**loop, loop_vars=start, parallel_iterations=1)[1:]
-    return ops.while_loop(**loop, loop_vars=start)[1:]
-
-
 def after(x, *others):
     """`x`, once the others are computed, as far as they are tensors.
 

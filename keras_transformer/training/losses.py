@@ -6,6 +6,7 @@ Shapes: B batch, T length, V vocabulary, N = B * T tokens.
 import keras
 from keras import ops
 
+from keras_transformer._keras import kept_losses
 from keras_transformer.ops.blocks import after, with_gradient
 from keras_transformer.training.given import (
     check_ignore_id,
@@ -179,7 +180,8 @@ def sum_over_replicas(value):
         return value
     import tensorflow as tf
 
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
+    with kept_losses():
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, value)
 
 
 def replicas() -> int:

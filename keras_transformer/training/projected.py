@@ -12,7 +12,7 @@ is one number that multiplies all. Shapes: N tokens, D width, V vocabulary; n bl
 import keras
 from keras import ops
 
-from keras_transformer.ops.blocks import after, each_block, empty_blocks, stack_blocks, with_gradient, write_block
+from keras_transformer.ops.blocks import after, empty_blocks, loop, stack_blocks, with_gradient, write_block
 from keras_transformer.training.losses import replaced
 
 # Tokens of a block, at least: each reads and writes the gradient of the matrix, (V, D), so there should be few blocks;
@@ -129,7 +129,7 @@ class _Projection:
                 sums[-1] = sums[-1] + to_bias[0]
             return *written, *sums
 
-        known, *others = each_block(self.tokens.used, step, (*by_token, *summed))
+        known, *others = loop(0, self.tokens.used, step, (*by_token, *summed))
         known = ops.transpose(self.tokens.join(stack_blocks(known)))
         if not gradients:
             return known, None
