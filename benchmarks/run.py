@@ -136,6 +136,7 @@ BENCHMARKS = (
     Benchmark("attention", 14),
     Benchmark("long_step", 14),
     Benchmark("experts", 2),
+    Benchmark("losses", 6),
     Benchmark("batching", 10, need=MULTI30K),
     Benchmark("rematerialization", 3),
     Benchmark("cpu_training", 10),

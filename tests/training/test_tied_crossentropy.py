@@ -144,7 +144,9 @@ def models(**options):
 INPUTS, LABELS = np.roll(IDS, 1, 1), IDS
 
 
-@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.torch_compile)])
+@pytest.mark.parametrize(
+    "jit_compile", [False, pytest.param(True, marks=[pytest.mark.torch_compile, pytest.mark.slow])]
+)
 def test_fit_and_evaluate_equal_the_plain_way(jit_compile, assert_close):
     model, trained = models(label_smoothing=0.1)
     trained.compile(keras.optimizers.SGD(0.5), jit_compile=jit_compile)
@@ -168,7 +170,7 @@ def test_fit_and_evaluate_equal_the_plain_way(jit_compile, assert_close):
     np.testing.assert_array_equal(losses != 0, LABELS != 0)
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)])
 def test_half_precision_learns_as_float32_does(policy):
     keras.config.set_dtype_policy(policy)
     _, trained = models()
@@ -302,6 +304,7 @@ print(json.dumps([[one(strategy) for one in (train, train_with_another_loss)]
 """
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_two_replicas_equal_one_device(fresh_process, assert_close):
     one, two = json.loads(fresh_process(MIRRORED).splitlines()[-1])
