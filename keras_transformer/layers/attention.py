@@ -131,7 +131,6 @@ class _MultiHeadAttention(SequenceLayer, Projecting):
             dropout=self.dropout if training else 0.0,
             seed=self.seed_generator,
             return_scores=return_scores or is_recording(),
-            training=bool(training),
         )
         record(self, weights, to_memory=self._attends_to_memory)
         output = ops.swapaxes(output, 1, 2)

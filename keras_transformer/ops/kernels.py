@@ -14,7 +14,6 @@ from keras_transformer._keras import is_trial
 from keras_transformer.ops.blockwise import blockwise_attention
 from keras_transformer.ops.exact import exact_attention
 from keras_transformer.ops.fused import fused_attention, fused_device, on_accelerator, why_not_fused
-from keras_transformer.ops.random import seed_pair
 from keras_transformer.ops.runtime import is_for_converter
 from keras_transformer.ops.visibility import Visibility
 
@@ -92,7 +91,6 @@ def attend(
     dropout: float = 0.0,
     seed=None,
     return_scores: bool = False,
-    training: bool = False,
 ):
     """Attention on heads-first tensors, by the way that `attention_kernel` says.
 
@@ -102,7 +100,6 @@ def attend(
         bias: A tensor, broadcastable to (B, H, T, S), or a `PositionBias`.
         sinks, scale, soft_cap, dropout, seed: As of `dot_product_attention`.
         return_scores: Whether the weights are wanted.
-        training: Whether a gradient will be.
 
     Returns:
         (B, H, T, K), and the weights (B, H, T, S) if they are wanted, else None.
@@ -125,9 +122,7 @@ def attend(
         why_not["fused"] = why_not_fused(device, query, key, value, seen, bias, sinks, soft_cap, dropout)
     kernel = "exact"
     if seen.counts_up and not is_for_converter():  # what a cache holds does not count up
-        kernel = _chosen(why_not, query.shape, key.shape[2], device, training)
-    if kernel == "by length" and dropout:
-        seed = ops.stack(seed_pair(seed))  # drawn once, for either way
+        kernel = _chosen(why_not, query.shape, key.shape[2], device)
     options = {"sinks": sinks, "scale": scale, "soft_cap": soft_cap, "dropout": dropout, "seed": seed}
 
     def dense_bias():
@@ -147,22 +142,18 @@ def attend(
         return fused_attention(device, query, key, value, seen, bias=dense_bias(), scale=scale, soft_cap=soft_cap), None
     if kernel == "blockwise":
         return blockwise(), None
-    if kernel == "by length":
-        return ops.cond(length * keys >= _pairs(), blockwise, lambda: exact()[0]), None
     output, weights = exact()
     return output, weights if return_scores else None
 
 
-def _chosen(why_not: dict, shape, keys: int | None, device: str | None, training: bool) -> str:
-    """The kernel, by what is asked for and what hinders it; "by length" where that is known only when it runs.
+def _chosen(why_not: dict, shape, keys: int | None, device: str | None) -> str:
+    """The kernel, by what is asked for and what hinders it.
 
     Args:
         why_not: What hinders each kernel, or None.
         shape: (B, H, T, K) of the queries; sizes may be unknown.
         keys: S.
         device: As of `fused_device`.
-        training: Whether there will be a gradient. What is exported has none, and stays exact where lengths are
-            unknown, so that it converts to any runtime.
     """
     wanted = _KERNEL.get()
     if wanted != "auto":
@@ -172,8 +163,8 @@ def _chosen(why_not: dict, shape, keys: int | None, device: str | None, training
         return wanted
     batch, heads, length, _ = shape
     if not isinstance(length, int) or not isinstance(keys, int):
-        is_symbol = None not in (length, keys)  # of JAX, which compares with nothing
-        return "by length" if training and not is_symbol and not why_not["blockwise"] else "exact"
+        unknown = "lengths are not known before it runs"
+        return "exact" if why_not["blockwise"] else _told("exact", "some", "some", unknown)
     batch = batch if isinstance(batch, int) else 1
     if keras.config.is_flash_attention_enabled() is False:  # None: nobody said anything
         why_not = {**why_not, "fused": "keras.config.disable_flash_attention() was called"}
