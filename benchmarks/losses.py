@@ -103,8 +103,8 @@ def measure(framework: str, way: str, steps: int, block: int | None) -> dict:
 def main() -> None:
     """Measure all in turns, print, save."""
     parser = make_parser(__doc__, "losses")
-    parser.add_argument("--rounds", type=int, default=1 if QUICK else 3)
-    parser.add_argument("--steps", type=int, default=1 if QUICK else 2)
+    parser.add_argument("--rounds", type=int, default=1 if QUICK else 2)
+    parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--frameworks", nargs="+", default=("tensorflow", "jax"))
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--block", type=int, help="block_size of TiedCrossentropy")
@@ -114,21 +114,21 @@ def main() -> None:
         return print(json.dumps(measure(*options.one, options.steps, options.block)))
     cases = [(framework, way) for framework in options.frameworks for way in options.ways]
     runs = {case: [] for case in cases}
-    for _ in range(options.rounds):
+    for done in range(1, options.rounds + 1):
         for case in cases:
             command = [sys.executable, __file__, "--steps", str(options.steps), "--one", *case]
             command += ["--quick"] if QUICK else []
             command += ["--block", str(options.block)] if options.block else []
             printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             runs[case].append(json.loads(printed.splitlines()[-1]))
-    figures = {}
-    for (framework, way), found in runs.items():
-        one = {key: statistics.median(run[key] for run in found) for key in ("ms", "mib")}
-        figures[f"{framework} {way}"] = {**one, "values": found[0]["values"]}
+        figures = {}
+        for (framework, way), found in runs.items():
+            one = {key: statistics.median(run[key] for run in found) for key in ("ms", "mib")}
+            figures[f"{framework} {way}"] = {**one, "values": found[0]["values"]}
+        sizes = {"tokens": BATCH * LENGTH, "width": WIDTH, "vocabulary": VOCABULARY}
+        save_results(options.output, "benchmarks/losses.py", {**sizes, "rounds": done, "seed": 0, **figures})
     for name, one in figures.items():
         print(f"{name:24}{one['ms']:10.1f} ms{one['mib']:9.0f} MiB   loss and gradients {one['values']}")
-    settings = {"tokens": BATCH * LENGTH, "width": WIDTH, "vocabulary": VOCABULARY, "rounds": options.rounds, "seed": 0}
-    save_results(options.output, "benchmarks/losses.py", {**settings, **figures})
 
 
 if __name__ == "__main__":
