@@ -142,7 +142,7 @@ def _crossentropy(labels, logits, label_smoothing):
     def forward(logits, labels):
         values, columns = ops.cast(logits, dtype), ops.expand_dims(labels, -1)
         highest = ops.max(values, axis=-1, keepdims=True)  # (N, 1)
-        label_logit = ops.take_along_axis(values, columns, axis=-1)  # (N, 1)
+        label_logit = picked(values, columns)  # (N, 1)
         mean = ops.mean(values, axis=-1, keepdims=True) if label_smoothing else 0
         probabilities = ops.softmax(after(values, highest, label_logit, mean))  # (N, V)
         # exp(max z - logsumexp z) is the largest probability, at least 1 / V: its logarithm is exact.
@@ -163,6 +163,15 @@ def _crossentropy(labels, logits, label_smoothing):
         return ops.cast(replaced(others, columns, at_label), logits.dtype), None
 
     return with_gradient(forward, backward)(logits, labels)  # (N,)
+
+
+def picked(matrix, columns):
+    """One value of each row of a matrix (N, V), at the columns (N, 1): (N, 1)."""
+    if keras.backend.backend() == "tensorflow":  # where Keras would copy the matrix first
+        import tensorflow as tf
+
+        return tf.gather(matrix, columns, batch_dims=1)
+    return ops.take_along_axis(matrix, columns, axis=-1)
 
 
 def replaced(matrix, columns, values):

@@ -13,7 +13,7 @@ import keras
 from keras import ops
 
 from keras_transformer.ops.blocks import after, empty_blocks, loop, stack_blocks, with_gradient, write_block
-from keras_transformer.training.losses import replaced
+from keras_transformer.training.losses import picked, replaced
 
 # Tokens of a block, at least: each reads and writes the gradient of the matrix, (V, D), so there should be few blocks;
 # but the logits of one, (b, V), are held two or three times over (benchmarks/losses.py).
@@ -153,7 +153,7 @@ class _Projection:
         for bias in self.bias:
             logits = logits + ops.cast(bias, self.sum_dtype)
         highest = ops.max(logits, axis=-1, keepdims=True)
-        label_logit = ops.take_along_axis(logits, labels, axis=-1)  # (b, 1)
+        label_logit = picked(logits, labels)  # (b, 1)
         mean = ops.mean(logits, axis=-1, keepdims=True) if smoothing else 0
         probabilities = ops.softmax(after(logits, highest, label_logit, mean))
         # exp(max z - logsumexp z) is the largest probability, at least 1 / V: its logarithm is exact.
