@@ -107,7 +107,17 @@ def _torch(query, key, value, seen: Visibility, bias, scale):
         scale=scale,
         enable_gqa=query.shape[1] != key.shape[1],
     )
+    if mask is None:  # its kernel for that gives zeros for a NaN in rows that are shorter than the processor's vectors
+        output = torch.where(_sees_nan(query, key, seen.causal), torch.nan, output)
     return (output if nothing is None else torch.where(nothing, 0.0, output)).to(value.dtype)
+
+
+def _sees_nan(query, key, causal: bool):
+    """Which queries are NaN or see a key that is, (B, H, T, 1)."""
+    of_keys = key.isnan().any(-1)
+    of_keys = of_keys.cumsum(-1) > 0 if causal else of_keys.any(-1, keepdim=True)
+    of_keys = of_keys.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+    return (query.isnan().any(-1) | of_keys).unsqueeze(-1)
 
 
 def _cudnn(query, key, value, seen: Visibility, bias, scale, implementation="cudnn"):

@@ -5,7 +5,9 @@ import functools
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
+import keras_transformer as kt
 from keras_transformer.ops.fused import fused_attention, why_not_fused
 from keras_transformer.ops.visibility import Visibility
 
@@ -92,3 +94,23 @@ def test_what_a_kernel_cannot(device, change, word):
     asked |= {"soft_cap": None, "dropout": 0.0}
     assert word in why_not_fused(device, **{**asked, **change})
     assert device is None or why_not_fused(device, **asked) is None
+
+
+@torch_only
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("length", [1, 3, 17])
+def test_nan_is_seen(length, causal):
+    random = np.random.default_rng(0)
+    query, key, value = (random.normal(size=(2, length, heads, 5)).astype("float32") for heads in (6, 3, 3))
+    query[0, 0, 1] = key[1, length - 1, 2] = np.nan
+    with kt.ops.attention_kernel("exact"):
+        without = map(np.nan_to_num, (query, key, value))
+        expected = ops.convert_to_numpy(kt.ops.dot_product_attention(*without, causal=causal))
+    with kt.ops.attention_kernel("fused"):
+        output = ops.convert_to_numpy(kt.ops.dot_product_attention(query, key, value, causal=causal))
+    sees = np.zeros((2, length, 6), bool)
+    sees[0, 0, 1] = sees[1, length - 1 :, 4:] = True
+    if not causal:
+        sees[1, :, 4:] = True
+    np.testing.assert_array_equal(np.isnan(output).all(-1), sees)
+    np.testing.assert_allclose(output[~sees], expected[~sees], atol=1e-5)
