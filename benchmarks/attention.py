@@ -1,14 +1,18 @@
-"""Attention alone, forward and backward: time and memory of each way, by the length of the sequence.
+"""Attention, forward and backward: time and memory of each way, by the length of the sequence.
 
-One layer's attention, batch 1, 8 heads of 64, causal, float32, on the CPU: exact and blockwise on TensorFlow, what
-`kt.ops.attention_kernel("auto")` chooses, a window of 512, `keras.layers.MultiHeadAttention`'s core and PyTorch's
-`scaled_dot_product_attention`. Each figure comes from a process of its own; its memory is how far the process' resident
-memory rises, at the peak, above what it was before the first step.
+Batch 1, 8 heads of 64, causal, float32, on the CPU. Attention alone, gradients of query, key and value: exact and
+blockwise on TensorFlow, what `kt.ops.attention_kernel("auto")` chooses, a window of 512, Keras'
+`keras.ops.dot_product_attention` and PyTorch's `scaled_dot_product_attention`. Layers with their projections, gradients
+of the input and of all weights: `kt.MultiHeadSelfAttention` with what is chosen and with the window,
+`keras.layers.MultiHeadAttention`, and PyTorch's function between two `torch.nn.Linear`. Each figure comes from a
+process of its own; its memory is how far the process' resident memory rises, at the peak, above what it was before the
+first step.
 
     python benchmarks/attention.py
 """
 
 import argparse
+import functools
 import json
 import os
 import resource
@@ -22,36 +26,74 @@ from report import QUICK, make_parser, save_results
 
 HEADS, WIDTH, WINDOW = (2, 4, 8) if QUICK else (8, 64, 512)
 LENGTHS = (16, 32) if QUICK else (512, 1024, 4096, 8192, 16384)
-WAYS = ("exact", "blockwise", "auto", "window", "keras", "torch")
-LONGEST = {"exact": 8192, "keras": 8192}  # beyond, the scores of a step want tens of GB
+ALONE = ("exact", "blockwise", "auto", "window", "keras", "torch")
+LAYERS = ("layer-auto", "layer-window", "layer-keras", "layer-torch")
+LONGEST = {"exact": 8192, "keras": 8192, "layer-keras": 8192}  # beyond, the scores of a step want tens of GB
 
 
-def attention(way: str):
-    """A function of query, key and value, (1, T, H, K), and the framework that it runs on."""
-    if way == "torch":
-        import torch
+def torch_step(way: str, arrays: list, upstream):
+    """A function that makes a step in PyTorch and returns a number of the first gradient."""
+    import torch
 
-        def attend(query, key, value):
-            heads = (x.transpose(1, 2) for x in (query, key, value))
-            return torch.nn.functional.scaled_dot_product_attention(*heads, is_causal=True).transpose(1, 2)
+    torch.manual_seed(0)
+    project, back = torch.nn.Linear(HEADS * WIDTH, 3 * HEADS * WIDTH), torch.nn.Linear(HEADS * WIDTH, HEADS * WIDTH)
+    inputs, upstream = [torch.tensor(x, requires_grad=True) for x in arrays], torch.tensor(upstream)
 
-        return attend, "torch"
+    def attend(*heads):
+        heads = (x.transpose(1, 2) for x in heads)
+        return torch.nn.functional.scaled_dot_product_attention(*heads, is_causal=True).transpose(1, 2)
+
+    def layer(x):
+        return back(attend(*project(x).reshape(1, -1, 3, HEADS, WIDTH).unbind(2)).reshape(x.shape))
+
+    function = layer if way.startswith("layer") else attend
+
+    def step():
+        for x in (*inputs, *project.parameters(), *back.parameters()):
+            x.grad = None
+        (function(*inputs) * upstream).sum().backward()
+        return float(inputs[0].grad.flatten()[0])
+
+    return step
+
+
+def tensorflow_step(way: str, arrays: list, upstream):
+    """A function that makes a step on TensorFlow and returns a number of the first gradient."""
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import keras
+    import tensorflow as tf
 
     import keras_transformer as kt
 
-    if way == "keras":
-        return lambda *x: keras.ops.dot_product_attention(*x, is_causal=True), "tensorflow"
-    kernel = "auto" if way == "auto" else "exact" if way == "exact" else "blockwise"
+    keras.utils.set_random_seed(0)
+    inputs, upstream = [tf.constant(x) for x in arrays], tf.constant(upstream)
+    window, weights = WINDOW if way.endswith("window") else None, []
+    if way == "layer-keras":
+        layer = keras.layers.MultiHeadAttention(HEADS, WIDTH)
+        layer.build(inputs[0].shape, inputs[0].shape)
 
-    def attend(query, key, value):
-        with kt.ops.attention_kernel(kernel):
-            return kt.ops.dot_product_attention(
-                query, key, value, causal=True, window=WINDOW if way == "window" else None
-            )
+        def function(x):
+            return layer(x, x, use_causal_mask=True)
+    elif way.startswith("layer"):
+        function = layer = kt.MultiHeadSelfAttention(HEADS, causal=True, window=window)
+        layer.build(inputs[0].shape)
+    elif way == "keras":
+        function = functools.partial(keras.ops.dot_product_attention, is_causal=True)
+    else:
+        function = functools.partial(kt.ops.dot_product_attention, causal=True, window=window)
+    if way.startswith("layer"):
+        weights = [variable.value for variable in layer.trainable_variables]
 
-    return attend, "tensorflow"
+    @tf.function
+    def gradients(*inputs):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            loss = tf.reduce_sum(function(*inputs) * upstream)
+        return tape.gradient(loss, [*inputs, *weights])
+
+    with kt.ops.attention_kernel(way if way in ("exact", "blockwise") else "auto"):
+        concrete = gradients.get_concrete_function(*inputs)
+    return lambda: float(tf.reshape(concrete(*inputs)[0], [-1])[0])
 
 
 def resident() -> int:
@@ -63,36 +105,10 @@ def measure(way: str, length: int, steps: int) -> dict:
     """Time of a step and peak memory, of this process."""
     import numpy as np
 
-    attend, framework = attention(way)
     random = np.random.default_rng(0)
-    arrays = [random.normal(size=(1, length, HEADS, WIDTH)).astype("float32") for _ in range(4)]
-    if framework == "torch":
-        import torch
-
-        tensors = [torch.tensor(x, requires_grad=i < 3) for i, x in enumerate(arrays)]
-
-        def step():
-            for x in tensors[:3]:
-                x.grad = None
-            (attend(*tensors[:3]) * tensors[3]).sum().backward()
-            return float(tensors[0].grad[0, 0, 0, 0])
-    else:
-        import tensorflow as tf
-
-        tensors = [tf.constant(x) for x in arrays]
-
-        @tf.function
-        def gradients(query, key, value, upstream):
-            with tf.GradientTape() as tape:
-                tape.watch([query, key, value])
-                loss = tf.reduce_sum(attend(query, key, value) * upstream)
-            return tape.gradient(loss, [query, key, value])
-
-        concrete = gradients.get_concrete_function(*tensors)
-
-        def step():
-            return float(concrete(*tensors)[0][0, 0, 0, 0])
-
+    count, shape = (1, (1, length, HEADS * WIDTH)) if way.startswith("layer") else (3, (1, length, HEADS, WIDTH))
+    arrays = [random.normal(size=shape).astype("float32") for _ in range(count + 1)]
+    step = (torch_step if way.endswith("torch") else tensorflow_step)(way, arrays[:count], arrays[count])
     before, seconds = resident(), []
     for _ in range(steps + 1):
         begin = time.perf_counter()
@@ -107,7 +123,7 @@ def main() -> None:
     parser = make_parser(__doc__, "attention")
     parser.add_argument("--rounds", type=int, default=1 if QUICK else 2)
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--ways", nargs="+", choices=ALONE + LAYERS, default=ALONE + LAYERS)
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:

@@ -218,16 +218,24 @@ def training_choices_table(training_choices: Figures) -> str:
     return table(["part", "ours, ms", "Keras, ms", "ratio"], rows)
 
 
-def attention_by_length(attention: Figures) -> str:
+ATTENTION = {
+    "exact": "exact",
+    "blockwise": "blockwise",
+    "auto": "automatic",
+    "window": "window of 512",
+    "keras": "Keras",
+    "torch": "PyTorch",
+}
+ATTENTION_LAYERS = {
+    "layer-auto": "ours",
+    "layer-window": "ours, window of 512",
+    "layer-keras": "`keras.layers.MultiHeadAttention`",
+    "layer-torch": "PyTorch",
+}
+
+
+def attention_by_length(attention: Figures, titles: dict = ATTENTION) -> str:
     """Milliseconds and MiB of each way at each length."""
-    titles = {
-        "exact": "exact",
-        "blockwise": "blockwise",
-        "auto": "automatic",
-        "window": "window of 512",
-        "keras": "Keras",
-        "torch": "PyTorch",
-    }
     lengths = sorted({int(name.split()[1]) for name in attention if name.split()[0] == "blockwise"})
     rows = []
     for length in lengths:
