@@ -131,20 +131,21 @@ def main() -> None:
         return print(json.dumps(measure(way, int(length), int(steps))))
     cases = [(w, n) for n in options.lengths for w in options.ways if n <= LONGEST.get(w, n)]
     runs = {case: [] for case in cases}
-    for _ in range(options.rounds):
+    settings = {"heads": HEADS, "width": WIDTH, "window": WINDOW, "seed": 0}
+    for done in range(1, options.rounds + 1):
         for way, length in cases:
-            steps = 2 if length > 4096 else 5 if length > 1024 else 15
+            steps = 1 if length > 8192 else 2 if length > 4096 else 5 if length > 1024 else 15
             command = [sys.executable, __file__, "--one", way, str(length), str(steps)]
+            command += ["--quick"] if QUICK else []
             printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             runs[way, length].append(json.loads(printed.splitlines()[-1]))
-    figures = {
-        f"{way} {length}": {key: statistics.median(run[key] for run in found) for key in ("ms", "mib")}
-        for (way, length), found in runs.items()
-    }
-    for name, one in figures.items():
-        print(f"{name:18}{one['ms']:10.1f} ms{one['mib']:9.0f} MiB")
-    settings = {"heads": HEADS, "width": WIDTH, "window": WINDOW, "rounds": options.rounds, "seed": 0}
-    save_results(options.output, "benchmarks/attention.py", {**settings, **figures})
+            one = runs[way, length][-1]
+            print(f"{way:14}{length:6}{one['ms']:10.1f} ms{one['mib']:9.0f} MiB", flush=True)
+        figures = {
+            f"{way} {length}": {key: statistics.median(run[key] for run in found) for key in ("ms", "mib")}
+            for (way, length), found in runs.items()
+        }
+        save_results(options.output, "benchmarks/attention.py", {**settings, "rounds": done, **figures})
 
 
 if __name__ == "__main__":
