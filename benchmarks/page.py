@@ -244,6 +244,11 @@ def attention_by_length(attention: Figures, titles: dict = ATTENTION) -> str:
     return table(["tokens", *titles.values()], rows)
 
 
+def attention_layers(attention: Figures) -> str:
+    """The same of layers with their projections."""
+    return attention_by_length(attention, ATTENTION_LAYERS)
+
+
 def long_steps(long_step: Figures) -> str:
     """Seconds and GiB of each backend."""
     rows = [
