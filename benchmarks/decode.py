@@ -4,14 +4,15 @@ The models, float32, on the CPU: decoder-only with 6 layers, and encoder-decoder
 2048, 8 heads, vocabulary 32,000, embedding and output projection tied. 64 new tokens behind a prompt of 8 tokens, or
 behind a source of 24: greedy at batch 1 and 32, and with 4 beams at batch 8 (encoder-decoder).
 
-How it is measured. Each engine lives in a fresh process of its own for each case. The processes take turns, one
-round each, and only one works at a time, so a machine that slows down slows all of them. A call is what a user of the
-library writes, from ids to the new tokens of all rows; a step is a 64th of its time, so it carries a share of reading
-the prompt or the source. The first two calls (compilation) and the first of each further round are not counted. Tokens
-are those returned: with beams, the best sequence's. "peak MiB" is the most resident memory since the model was built,
-compilation included, less what was resident then, after the allocator gave back what it could; "all MiB" is the same
-peak of the whole process, libraries and weights included. All processes are kept to `--threads` cores. Measure on an
-idle machine: other work slows engines unequally, torch most of all, whose threads wait for one another.
+How it is measured. Each engine lives in a fresh process of its own for each case. The processes take turns, one round
+each, every other time in reverse, and only one works at a time, so a machine that slows down slows all of them. A call
+is what a user of the library writes, from ids to the new tokens of all rows; a step is a 64th of its time, so it
+carries a share of reading the prompt or the source. The first two calls (compilation) and the first of each further
+round are not counted. Tokens are those returned: with beams, the best sequence's. "peak MiB" is the most resident
+memory since the model was built, compilation included, less what was resident then, after the allocator gave back what
+it could; "all MiB" is the same peak of the whole process, libraries and weights included. All processes are kept to
+`--threads` cores. Measure on an idle machine: other work slows engines unequally, torch most of all, whose threads
+wait for one another.
 
 A step at batch 1 has to read the weights once. The column "of bandwidth" is the bytes of weights that a call has to
 read (64 steps, and the prompt's or the source's layers once; by formula) over its time, as a fraction of the rate at
@@ -202,7 +203,7 @@ def measure_case(name: str, options) -> dict:
     workers = start(options.engines, case, options)
     (bandwidth,) = start(["bandwidth"], None, options)
     for number in range(options.rounds):
-        for worker in workers:
+        for worker in workers if number % 2 == 0 else workers[::-1]:  # whoever is first takes some percent longer
             progress(f"{name}, round {number + 1} of {options.rounds}: {worker.name}")
             worker.measure("generate", options.repeats, warm_up=2 if number == 0 else 1)
         measure_bandwidth(bandwidth)

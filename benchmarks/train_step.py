@@ -5,15 +5,15 @@ sinusoidal positions, decoder embedding and output projection tied, dropout 0.1,
 source and 64 x 24 target tokens with random lengths, padded with 0; cross-entropy as the mean over real
 tokens; Adam; on the CPU.
 
-How it is measured. Each engine lives in a fresh process of its own. The processes take turns, one round each,
-and only one works at a time, so a machine that slows down slows all of them. The Keras engines step through
-`model.fit` itself (a tf.data dataset of ready batches in memory; a callback stamps the end of each batch;
-`jit_compile` as Keras leaves it, or XLA for all with `--jit-compile always`), torch through the loop its users
-write. The first steps of each round are not counted. Peak memory is `ru_maxrss` after the last step less the
-resident memory of the idle process: library imported, model and data built, no step made. The rate of the machine
-is that of a 2048 x 2048 x 2048 float32 product in TensorFlow, taken in each round, too; the operations of a step are
-counted by formula (matrix products: forward, and twice that backward). Measure on an idle machine: other work slows
-engines unequally, torch most of all, whose threads wait for one another.
+How it is measured. Each engine lives in a fresh process of its own. The processes take turns, one round each, every
+other time in reverse, and only one works at a time, so a machine that slows down slows all of them. The Keras engines
+step through `model.fit` itself (a tf.data dataset of ready batches in memory; a callback stamps the end of each batch;
+`jit_compile` as Keras leaves it, or XLA for all with `--jit-compile always`), torch through the loop its users write.
+The first steps of each round are not counted. Peak memory is `ru_maxrss` after the last step less the resident memory
+of the idle process: library imported, model and data built, no step made. The rate of the machine is that of a 2048 x
+2048 x 2048 float32 product in TensorFlow, taken in each round, too; the operations of a step are counted by formula
+(matrix products: forward, and twice that backward). Measure on an idle machine: other work slows engines unequally,
+torch most of all, whose threads wait for one another.
 
 What is the same, and what is not. All engines have the same parameters, and drop the same things: attention
 weights and the output of each sub-layer, before the residual. Nothing else is dropped, neither embeddings nor
@@ -470,7 +470,7 @@ def measure(options) -> dict:
         worker.wait()
     try:
         for number in range(options.rounds):
-            for worker in workers:
+            for worker in workers if number % 2 == 0 else workers[::-1]:
                 progress(f"round {number + 1} of {options.rounds}: {worker.way.title}")
                 worker.measure(options.steps)
     except KeyboardInterrupt:  # stopped: what is whole counts
