@@ -26,15 +26,15 @@ BACKEND_TESTS := $(wildcard $(addprefix tests/,training decoding models layers o
 JAX_TESTS = $(BACKEND_TESTS)
 JAX_MARKS = not distributed
 TORCH_TESTS = $(BACKEND_TESTS)
-# What `make test` runs of them. Which models a generator takes, and where masks and settings of parts are lost, is judged
-# by the same Python on every backend, and the tests of that compile for long on JAX.
-JUDGING := $(addprefix tests/decoding/test_,trust.py positionwise.py structure.py comparison.py random_graphs.py \
-	nested_calls.py wrapped.py target.py texts.py verification.py any_functional_model.py) \
-	$(addprefix tests/layers/test_,lost_masks.py parts.py)
-JAX_PART := $(filter-out $(JUDGING), \
-	$(wildcard $(addprefix tests/,training models layers/test_*.py ops test_insight.py decoding/test_*.py)))
-TORCH_PART := $(addprefix tests/,models layers ops test_insight.py decoding/test_generator.py \
-	decoding/test_encoder_decoder.py decoding/test_decoder_only.py training/test_losses.py training/test_rematerialization.py)
+# What `make test` runs of them: all of layers, models, training and ops, and of decoding what every backend compiles in
+# its own way. Which models a generator takes, and where masks and settings of parts are lost, the same Python judges
+# everywhere.
+DECODING := $(addprefix tests/decoding/test_,generator.py encoder_decoder.py decoder_only.py)
+JAX_PART := $(filter-out $(addprefix tests/layers/test_,lost_masks.py parts.py), \
+	$(wildcard $(addprefix tests/,training models layers/test_*.py ops test_insight.py))) \
+	$(DECODING) $(addprefix tests/decoding/test_,beam_search.py sampling.py cache.py)
+TORCH_PART := $(addprefix tests/,models layers ops test_insight.py training/test_losses.py \
+	training/test_rematerialization.py) $(DECODING)
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart lecture browser-demo test test-jax test-torch test-slow test-distributed test-browser lint format dist bench clean
