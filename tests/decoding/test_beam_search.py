@@ -286,9 +286,9 @@ def oracle_of(strategy, model, prompts, **options):
 @pytest.mark.parametrize(
     "strategy, cache",
     [
-        pytest.param(*SEARCHES[0], marks=pytest.mark.long),
-        *SEARCHES[1:4],
-        pytest.param(*SEARCHES[4], marks=pytest.mark.long),
+        *(pytest.param(*search, marks=pytest.mark.slow) for search in SEARCHES[:2]),
+        *SEARCHES[2:4],
+        pytest.param(*SEARCHES[4], marks=pytest.mark.slow),
     ],
 )
 def test_encoder_decoder_with_padded_sources_and_forced_prefixes(strategy, cache, encoder_decoder, generators, roughen):
@@ -524,7 +524,7 @@ def best_covered(model, row, prompt, *, length_penalty, coverage_penalty, num_re
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("cache", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_coverage_penalty_ranks_all_sequences_as_the_formula_does(cache, covered, generators, roughen):
     model, initial = covered
     strategy = kt.BeamSearch(COVERED_BEAMS, **COVERED)

@@ -130,7 +130,10 @@ def test_no_number_of_samples(count):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["greedy", "sampling", "beams", "contrastive", "speculative"])
+@pytest.mark.parametrize(
+    "name",
+    ["greedy", "beams", *(pytest.param(x, marks=pytest.mark.slow) for x in ("sampling", "contrastive", "speculative"))],
+)
 def test_max_length_of_a_call_is_that_of_a_generator(name, model, draft):
     strategy = {
         "greedy": None,

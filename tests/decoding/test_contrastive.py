@@ -83,7 +83,7 @@ def assert_same(actual, expected):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("top_k, penalty", [(2, 0.6), (4, 0.3), (7, 0.9)])
+@pytest.mark.parametrize("top_k, penalty", [(2, 0.6), pytest.param(4, 0.3, marks=pytest.mark.slow), (7, 0.9)])
 def test_tokens_are_those_of_the_formula(top_k, penalty, model):
     assert_same(search(model, top_k, penalty)(PROMPTS), oracle(model, PROMPTS, top_k, penalty))
 
@@ -142,7 +142,7 @@ def test_the_end_token_ends_a_row(model, expected):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("window", [1, 2, 3, 5])
+@pytest.mark.parametrize("window", [1, 3, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 5))])
 def test_windows_shorter_and_longer_than_the_prompts(window, language_model):
     model = language_model(block(window=window, num_kv_heads=2))
     prompts = np.array([[2, 5, 4, 7, 1, 9, 3], [7, 0, 0, 0, 0, 0, 0], [9, 2, 6, 1, 0, 0, 0]])

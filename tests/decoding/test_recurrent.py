@@ -197,7 +197,15 @@ def test_beams_find_what_a_plain_search_over_the_full_model_finds(strategy, atte
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("cell, attention", [("rnn", None), ("lstm", None), ("gru", "dot"), ("lstm", "additive")])
+@pytest.mark.parametrize(
+    "cell, attention",
+    [
+        pytest.param("rnn", None, marks=pytest.mark.slow),
+        pytest.param("lstm", None, marks=pytest.mark.slow),
+        ("gru", "dot"),
+        ("lstm", "additive"),
+    ],
+)
 def test_beams_keep_whatever_state_there_is(cell, attention, roughen):
     model = seq2seq(roughen, cell, attention, num_layers=2 if attention is None else 1)
     strategy = kt.BeamSearch(3, num_return=2)
@@ -209,7 +217,10 @@ def test_beams_keep_whatever_state_there_is(cell, attention, roughen):
 @pytest.mark.long
 @pytest.mark.parametrize(
     "strategy",
-    [kt.BeamSearch(4, coverage_penalty=0.3, num_return=2), kt.ContrastiveSearch(3, penalty=0.8)],
+    [
+        kt.BeamSearch(4, coverage_penalty=0.3, num_return=2),
+        pytest.param(kt.ContrastiveSearch(3, penalty=0.8), marks=pytest.mark.slow),
+    ],
     ids=["coverage", "contrastive"],
 )
 def test_tokens_side_by_side_from_the_start_token(strategy, attending):

@@ -84,7 +84,7 @@ def skip_unless_installed(format):
         pytest.importorskip(package)
 
 
-@pytest.mark.parametrize("format", ["saved_model", "litert", "onnx"])
+@pytest.mark.parametrize("format", ["saved_model", "litert", pytest.param("onnx", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
 def test_every_output_is_there(make, format, tmp_path):
     """More rows than the .tflite file takes at once, shorter than it takes."""
@@ -99,7 +99,9 @@ def test_every_output_is_there(make, format, tmp_path):
         np.testing.assert_allclose(outputs[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("format", ["saved_model", "litert", "onnx"])
+@pytest.mark.parametrize(
+    "format", ["saved_model", *(pytest.param(x, marks=pytest.mark.slow) for x in ("litert", "onnx"))]
+)
 @pytest.mark.parametrize("broken", MODELS[nested])
 def test_any_output_that_differs_is_noticed(broken, format, tmp_path, monkeypatch):
     """What is traced, for the file, is wrong in one output; what Python computes is right."""

@@ -206,7 +206,12 @@ def pair(request):
     return other, plain, sides
 
 
-PAIRS = [(language_model, 7), (transformer, 7), (transformer, (22, 5)), (recurrent_seq2seq, (22, 5))]
+PAIRS = [
+    (language_model, 7),
+    pytest.param((transformer, 7), marks=pytest.mark.slow),
+    (transformer, (22, 5)),
+    pytest.param((recurrent_seq2seq, (22, 5)), marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.long
@@ -246,7 +251,7 @@ def test_padding_of_a_classifier(assert_close):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("padding_id", [7, None])
+@pytest.mark.parametrize("padding_id", [7, pytest.param(None, marks=pytest.mark.slow)])
 def test_trains_on_batches_padded_otherwise(padding_id):
     texts = [[0, 4, 11, 3], [0, 5, 3], [0, 28, 4, 9, 3], [6, 0, 0]] * 4
     for packed in (False, True):

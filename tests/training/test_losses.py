@@ -266,7 +266,7 @@ OUTPUTS = {
 }
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("policy", ["float32", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_fit_notices_probabilities(ids, output, policy):
     """The wrong `from_logits` raises, or the loss is NaN where nothing tells it to a step; the right one trains."""
