@@ -6,7 +6,7 @@ from keras_transformer.layers.embedding import TokenEmbedding
 from keras_transformer.layers.encoder import EncoderLayer
 from keras_transformer.layers.experts import MixtureOfExperts
 from keras_transformer.layers.feed_forward import FeedForward
-from keras_transformer.layers.normalization import RMSNormalization
+from keras_transformer.layers.normalization import LayerNormalization, RMSNormalization
 from keras_transformer.layers.pooling import MaskedPooling
 from keras_transformer.layers.position import (
     AlibiPosition,
@@ -23,6 +23,7 @@ __all__ = [
     "DotAttention",
     "EncoderLayer",
     "FeedForward",
+    "LayerNormalization",
     "LearnedPositionalEncoding",
     "MaskedPooling",
     "MixtureOfExperts",

@@ -1,28 +1,25 @@
-"""What encoder and decoder layers have in common: their arguments, and the residual around each sub-layer."""
+"""What encoder and decoder layers have in common: their arguments, and the parts they are made of."""
 
 from typing import Unpack
 
 import keras
 
-from keras_transformer.allocator import advise
 from keras_transformer.layers.attention import AttentionOptions, MultiHeadSelfAttention
-from keras_transformer.layers.checks import check_choice, check_positive, check_rate, check_sequence, describe
-from keras_transformer.layers.dropout import Dropout
+from keras_transformer.layers.checks import check_positive, check_rate, check_sequence, describe
 from keras_transformer.layers.feed_forward import FeedForward
-from keras_transformer.layers.normalization import NORMALIZATIONS
 from keras_transformer.layers.position import deserialize_position, serialize_position
-from keras_transformer.layers.projection import Projecting, WeightOptions
-from keras_transformer.layers.sequence import SequenceLayer
+from keras_transformer.layers.projection import WeightOptions
+from keras_transformer.layers.residual import Residual, ResidualOptions
 
 ATTENTION_OPTIONS = tuple(AttentionOptions.__annotations__)
 OF_FEED_FORWARD = {"intermediate_dim": None, "activation": "relu", "gated": False}  # the defaults
 
 
-class BlockOptions(AttentionOptions, WeightOptions):
+class BlockOptions(AttentionOptions, ResidualOptions, WeightOptions):
     """The options that a block hands on to its parts under the same names."""
 
 
-class TransformerBlock(SequenceLayer, Projecting):
+class TransformerBlock(Residual):
     """The arguments of `EncoderLayer` and `DecoderLayer`, and the parts they are made of."""
 
     causal = False
@@ -33,13 +30,9 @@ class TransformerBlock(SequenceLayer, Projecting):
         intermediate_dim: int | None = None,
         *,
         feed_forward: keras.layers.Layer | None = None,
-        dropout: float = 0.0,
         attention_dropout: float = 0.0,
         activation="relu",
         gated: bool = False,
-        normalize_first: bool = False,
-        norm: str = "layer",
-        norm_epsilon: float = 1e-5,
         use_bias: bool = True,
         **kwargs: Unpack[BlockOptions],
     ):
@@ -48,14 +41,9 @@ class TransformerBlock(SequenceLayer, Projecting):
             self.attention_options["position"] = deserialize_position(self.attention_options["position"])
         super().__init__(**kwargs)
         check_positive(self, num_heads=num_heads)
-        check_rate(self, dropout=dropout, attention_dropout=attention_dropout)
-        check_choice(self, "norm", norm, NORMALIZATIONS)
+        check_rate(self, attention_dropout=attention_dropout)
         self.num_heads = num_heads
-        self.dropout = dropout
         self.attention_dropout = attention_dropout
-        self.normalize_first = normalize_first
-        self.norm = norm
-        self.norm_epsilon = norm_epsilon
         self.use_bias = use_bias
         given = deserialize_position(feed_forward)
         self.feed_forward_is_given = given is not None
@@ -102,26 +90,6 @@ class TransformerBlock(SequenceLayer, Projecting):
             **options,
         )
 
-    def _build_residual(self, name: str, shape) -> None:
-        """Build the normalization and the dropout that go with the sub-layer of that name."""
-        norm = self.make(NORMALIZATIONS[self.norm], f"{name}_norm", axis=-1, epsilon=self.norm_epsilon)
-        norm.build(shape)
-        setattr(self, f"{name}_norm", norm)
-        setattr(self, f"{name}_dropout", self.make(Dropout, f"{name}_dropout", rate=self.dropout))
-
-    def _residual(self, name: str, x, sublayer, training):
-        """x + Dropout(sublayer(x)), normalized after (as in the paper) or, with `normalize_first`, before.
-
-        `sublayer` returns its output, or a pair of it and anything else, which is returned second, else None.
-        """
-        if training:
-            advise()
-        norm, dropout = getattr(self, f"{name}_norm"), getattr(self, f"{name}_dropout")
-        outputs = sublayer(norm(x) if self.normalize_first else x)
-        update, extra = outputs if isinstance(outputs, tuple) else (outputs, None)
-        x = x + dropout(update, training=training)
-        return (x if self.normalize_first else norm(x)), extra
-
     def _transform(self, x, mask, training):
         """What the feed-forward network makes of x."""
         options = {"mask": mask, "training": training}
@@ -153,13 +121,9 @@ class TransformerBlock(SequenceLayer, Projecting):
             "num_heads": self.num_heads,
             "intermediate_dim": feed_forward["intermediate_dim"],
             "feed_forward": serialize_position(given),
-            "dropout": self.dropout,
             "attention_dropout": self.attention_dropout,
             "activation": feed_forward["activation"],
             "gated": feed_forward["gated"],
-            "normalize_first": self.normalize_first,
-            "norm": self.norm,
-            "norm_epsilon": self.norm_epsilon,
             "use_bias": self.use_bias,
             **options,
         }

@@ -3,6 +3,7 @@
 import keras
 
 from keras_transformer.layers.ids import integers
+from keras_transformer.layers.prototype import Prototype
 from keras_transformer.layers.quantized import Unquantized
 
 
@@ -34,6 +35,15 @@ class Composite(Unquantized):
         options = {"dtype": self.dtype_policy, "trainable": self.trainable, **options, "name": name}
         changes = self._parts.changes.get(name)
         part = layer_class(**options) if changes is None else layer_class.from_config({**options, **changes})
+        return self._made(name, part)
+
+    def make_like(self, prototype: Prototype, name: str) -> keras.layers.Layer:
+        """A part of that name made like a layer that was given, but for what is handed down."""
+        trainable = self.trainable and prototype.config.get("trainable", True)
+        options = {"dtype": self.dtype_policy, "trainable": trainable, "name": name}
+        return self._made(name, prototype.copy(**{**options, **self._parts.changes.get(name, {})}))
+
+    def _made(self, name: str, part: keras.layers.Layer) -> keras.layers.Layer:
         self._parts.made[name] = part, part.get_config()
         return part
 

@@ -16,7 +16,8 @@ class DecoderLayer(TransformerBlock):
     x = Norm(x + Dropout(CausalSelfAttention(x))); x = Norm(x + Dropout(CrossAttention(x, memory)));
     x = Norm(x + Dropout(FeedForward(x))). Called without a memory, it has no cross-attention: the block of a
     decoder-only (GPT) model. With `normalize_first`, each sub-layer reads Norm(x) instead, and the stack wants a last
-    normalization behind it.
+    normalization behind it. `norm_placement` and `parallel_norms` of `EncoderLayer` have other places for it; sub-layers
+    are parallel where there is no memory.
 
     Args:
         num_heads, intermediate_dim, ...: As in `EncoderLayer`. `position` and `window` are the self-attention's.
@@ -33,8 +34,8 @@ class DecoderLayer(TransformerBlock):
     Output shape: (B, T, D). The padding mask of `inputs` passes through.
 
     Raises:
-        ValueError: As its parts do, on an unknown norm, and if it is called with a memory after it was built without
-            one, or the other way round.
+        ValueError: As `EncoderLayer` does, and if it is called with a memory after it was built without one, or the
+            other way round, or with a memory and `parallel_norms`.
 
     Example:
 
@@ -53,6 +54,12 @@ class DecoderLayer(TransformerBlock):
     def build(self, inputs_shape, memory_shape=None):
         super().build(inputs_shape)
         if memory_shape is not None:
+            if self.parallel_norms is not None:
+                raise ValueError(
+                    f"{describe(self)} adds self-attention and feed-forward network of the same x, which leaves "
+                    f"cross-attention no place, got parallel_norms={self.parallel_norms} and a memory. Call it without "
+                    "a memory, or leave parallel_norms out."
+                )
             options = {name: value for name, value in self.attention_options.items() if name not in NOT_FOR_MEMORY}
             self.cross_attention = self._attention(MultiHeadCrossAttention, "cross_attention", **options)
             self.cross_attention.build(inputs_shape, memory_shape)
@@ -103,10 +110,8 @@ class DecoderLayer(TransformerBlock):
         def transform(x):
             return self._transform(x, mask, training)
 
-        x, self_scores = self._residual("self_attention", inputs, attend, training)
-        scores = (self_scores,)
-        if memory is not None:
-            x, cross_scores = self._residual("cross_attention", x, attend_to_memory, training)
-            scores = (self_scores, cross_scores)
-        x, _ = self._residual("feed_forward", x, transform, training)
+        sublayers = {"self_attention": attend, "cross_attention": attend_to_memory, "feed_forward": transform}
+        if memory is None:
+            del sublayers["cross_attention"]
+        x, *scores, _ = self._run(inputs, sublayers, training)
         return (x, *scores) if return_attention_scores else x

@@ -11,7 +11,15 @@ class EncoderLayer(TransformerBlock):
 
     x = Norm(x + Dropout(SelfAttention(x))); x = Norm(x + Dropout(FeedForward(x))), or, with `normalize_first`,
     x = x + Dropout(SelfAttention(Norm(x))); x = x + Dropout(FeedForward(Norm(x))), which wants a last normalization
-    behind the stack (https://arxiv.org/abs/2002.04745).
+    behind the stack (https://arxiv.org/abs/2002.04745). `norm_placement` has others, f being a sub-layer:
+
+        "after"   x = Norm(x + Dropout(f(x)))
+        "before"  x = x + Dropout(f(Norm(x)))
+        "both"    x = x + Dropout(Norm'(f(Norm(x))))    "Gemma 2", https://arxiv.org/abs/2408.00118
+        "branch"  x = x + Dropout(Norm(f(x)))           "2 OLMo 2 Furious", https://arxiv.org/abs/2501.00656
+
+    With `parallel_norms` the two sub-layers read the same x and are added together, as in GPT-J, GPT-NeoX and Falcon:
+    x = x + Dropout(SelfAttention(Norm(x))) + Dropout(FeedForward(Norm'(x))).
 
     Args:
         num_heads: Number of attention heads H.
@@ -23,8 +31,12 @@ class EncoderLayer(TransformerBlock):
         activation: Of the feed-forward network: "relu", "gelu", "silu", ... or a function.
         gated: Whether the feed-forward network is gated (SwiGLU with "silu").
         normalize_first: Whether to normalize what goes into a sub-layer rather than what comes out.
-        norm: "layer" or "rms".
-        norm_epsilon: Added to the variance.
+        norm: "layer" or "rms"; or a layer that normalizes over the last axis, such as `RMSNormalization(offset=1.0)` or
+            one of your own: each place gets one of the same configuration, with the dtype of this layer.
+        norm_placement: "after", "before", "both" or "branch". Default: "before" with `normalize_first`, else "after".
+        norm_epsilon: Added to the variance; a layer as `norm` has its own.
+        parallel_norms: 2 or 1: the sub-layers are parallel, each with a norm of its own or with one for both. None:
+            they follow one another.
         use_bias: Whether the projections have biases.
         kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, kernel_constraint,
             bias_constraint: Of the projections, as in `keras.layers.Dense`.
@@ -36,7 +48,7 @@ class EncoderLayer(TransformerBlock):
     Input and output shape: (B, T, D), float. The padding mask passes through.
 
     Raises:
-        ValueError: As its parts do, and on an unknown norm.
+        ValueError: As its parts do, on an unknown norm or placement, and on options that contradict each other.
 
     Example:
 
@@ -71,6 +83,5 @@ class EncoderLayer(TransformerBlock):
         def transform(x):
             return self._transform(x, mask, training)
 
-        x, scores = self._residual("self_attention", inputs, attend, training)
-        x, _ = self._residual("feed_forward", x, transform, training)
+        x, scores, _ = self._run(inputs, {"self_attention": attend, "feed_forward": transform}, training)
         return (x, scores) if return_attention_scores else x

@@ -16,6 +16,7 @@ from keras_transformer.layers import (
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.normalization import normalization
 from keras_transformer.layers.recurrent import CELLS
+from keras_transformer.layers.residual import EPSILON
 from keras_transformer.models.packable import FURTHER, PackableModel
 
 
@@ -116,7 +117,8 @@ def language_model(
     (None, None, 11)
     """
     options = {"num_heads": num_heads, "intermediate_dim": intermediate_dim, "dropout": dropout, **options}
-    options.setdefault("normalize_first", True)
+    if options.get("norm_placement") is None:
+        options.setdefault("normalize_first", True)
     tokens, segment_ids, positions = inputs = _inputs("tokens", packed)
     embedding = TokenEmbedding(vocabulary_size, dim, scale=True, padding_id=padding_id, name="embedding")
     x = _embed(embedding, tokens, positions, options)
@@ -279,10 +281,11 @@ def _embed(embedding, tokens, positions, options: dict):
 
 
 def _finish(x, options: dict, name: str):
-    """The last normalization, which a stack of layers that normalize first needs."""
-    if not options.get("normalize_first"):
+    """The last normalization, which a stack needs unless its layers normalize what they put out."""
+    first = options.get("normalize_first") or options.get("parallel_norms") is not None
+    if options.get("norm_placement") in (None, "after") and not first:
         return x
-    return normalization(options.get("norm", "layer"), epsilon=options.get("norm_epsilon", 1e-5), name=name)(x)
+    return normalization(options.get("norm", "layer"), epsilon=options.get("norm_epsilon", EPSILON), name=name)(x)
 
 
 def _of_layer(options: dict) -> dict:

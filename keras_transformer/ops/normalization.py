@@ -13,7 +13,7 @@ def layer_normalization(x, scale, offset, epsilon: float):
 
     Args:
         x: (..., D), float.
-        scale, offset: (D,).
+        scale, offset: (D,), or None for none.
         epsilon: Added to the variance.
 
     Returns:
@@ -27,6 +27,8 @@ def layer_normalization(x, scale, offset, epsilon: float):
     """
     x = ops.convert_to_tensor(x)
     dtype = x.dtype
+    scale = ops.ones((x.shape[-1],)) if scale is None else scale
+    offset = ops.zeros((x.shape[-1],)) if offset is None else offset
     wide = keras.backend.result_type(dtype, "float32")
     return ops.cast(_normalize(epsilon)(ops.cast(x, wide), ops.cast(scale, wide), ops.cast(offset, wide)), dtype)
 

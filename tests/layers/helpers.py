@@ -33,6 +33,8 @@ CATALOGUE = {
     "PositionalEncoding": lambda **k: (kt.PositionalEncoding(50.0, **k), (X,)),
     "LearnedPositionalEncoding": lambda **k: (kt.LearnedPositionalEncoding(11, **k), (X,)),
     "RMSNormalization": lambda **k: (kt.RMSNormalization(epsilon=1e-3, **k), (X,)),
+    "RMSNormalization, offset": lambda **k: (kt.RMSNormalization(offset=1.0, **k), (X,)),
+    "LayerNormalization": lambda **k: (kt.LayerNormalization(epsilon=1e-2, center=False, **k), (X,)),
     "MaskedPooling": lambda **k: (kt.MaskedPooling("max", **k), (X,)),
     "FeedForward": lambda **k: (kt.FeedForward(INNER, activation="gelu", dropout=0.5, **k), (X,)),
     "FeedForward, gated": lambda **k: (kt.FeedForward(INNER, activation="silu", gated=True, use_bias=False, **k), (X,)),
@@ -122,6 +124,26 @@ CATALOGUE = {
             **k,
         ),
         (X, MEMORY),
+    ),
+    "EncoderLayer, norms": lambda **k: (
+        kt.EncoderLayer(
+            HEADS,
+            INNER,
+            head_dim=HEAD_DIM,
+            dropout=0.5,
+            norm=kt.RMSNormalization(offset=1.0),
+            norm_placement="both",
+            **k,
+        ),
+        (X,),
+    ),
+    "DecoderLayer, norms": lambda **k: (
+        kt.DecoderLayer(HEADS, INNER, head_dim=HEAD_DIM, norm="rms", norm_placement="branch", **k),
+        (X, MEMORY),
+    ),
+    "DecoderLayer, parallel": lambda **k: (
+        kt.DecoderLayer(HEADS, INNER, head_dim=HEAD_DIM, dropout=0.5, parallel_norms=1, **k),
+        (X,),
     ),
     "DecoderLayer, experts": lambda **k: (
         kt.DecoderLayer(

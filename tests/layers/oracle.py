@@ -30,13 +30,20 @@ def dense(w, x):
     return x @ w["kernel"] + w.get("bias", 0)
 
 
-def rms_norm(w, x, epsilon):
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon) * w["scale"]
+def rms_norm(w, x, epsilon, offset=0.0):
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon) * (offset + w["scale"])
 
 
 def layer_norm(w, x, epsilon):
     centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + epsilon) * w["gamma"] + w["beta"]
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + epsilon) * w.get("gamma", 1) + w.get("beta", 0)
+
+
+def normalized(w, x, norm, epsilon):
+    """By a norm that is named, or by one like the layer that is given."""
+    if norm == "layer" or type(norm).__name__ == "LayerNormalization":
+        return layer_norm(w, x, getattr(norm, "epsilon", epsilon))
+    return rms_norm(w, x, getattr(norm, "epsilon", epsilon), getattr(norm, "offset", 0.0))
 
 
 def sinusoids(positions, dim, max_wavelength=10000.0):
@@ -181,14 +188,6 @@ def feed_forward(w, x, *, activation="relu", gated=False):
     return dense(below(w, "outer"), hidden)
 
 
-def _residual(w, name, x, sublayer, normalize_first, norm, epsilon):
-    def normalized(x):
-        return {"layer": layer_norm, "rms": rms_norm}[norm](below(w, name + "_norm"), x, epsilon)
-
-    update, scores = sublayer(normalized(x) if normalize_first else x)
-    return (x + update if normalize_first else normalized(x + update)), scores
-
-
 def block(
     w,
     x,
@@ -204,6 +203,8 @@ def block(
     activation="relu",
     gated=False,
     normalize_first=False,
+    norm_placement=None,
+    parallel_norms=None,
     norm="layer",
     norm_epsilon=1e-5,
     position=None,
@@ -239,11 +240,30 @@ def block(
     def transform(x):
         return feed_forward(below(w, "feed_forward"), x, activation=activation, gated=gated), None
 
-    how = (normalize_first, norm, norm_epsilon)
-    x, scores = _residual(w, "self_attention", x, attend, *how)
-    all_scores = [scores]
-    if memory is not None:
-        x, scores = _residual(w, "cross_attention", x, attend_to_memory, *how)
+    def norm_of(name, x):
+        return normalized(below(w, name), x, norm, norm_epsilon)
+
+    if parallel_norms:
+        attended, scores = attend(norm_of("self_attention_norm", x))
+        other = "self_attention_norm" if parallel_norms == 1 else "feed_forward_norm"
+        return x + attended + transform(norm_of(other, x))[0], scores
+
+    all_scores = []
+    sublayers = {"self_attention": attend, "cross_attention": attend_to_memory, "feed_forward": transform}
+    for name, sublayer in sublayers.items():
+        if name == "cross_attention" and memory is None:
+            continue
+        if norm_placement == "before" or normalize_first:
+            update, scores = sublayer(norm_of(f"{name}_norm", x))
+            x = x + update
+        elif norm_placement == "both":
+            update, scores = sublayer(norm_of(f"{name}_norm", x))
+            x = x + norm_of(f"{name}_output_norm", update)
+        elif norm_placement == "branch":
+            update, scores = sublayer(x)
+            x = x + norm_of(f"{name}_norm", update)
+        else:
+            update, scores = sublayer(x)
+            x = norm_of(f"{name}_norm", x + update)
         all_scores.append(scores)
-    x, _ = _residual(w, "feed_forward", x, transform, *how)
-    return x, *all_scores
+    return x, *all_scores[:-1]

@@ -62,6 +62,8 @@ CONSTRUCTORS = [
         "positive capacity_factor",
     ),
     ("MixtureOfExperts", {"num_experts": 3, "intermediate_dim": 7, "z_loss": -1.0}, "got -1.0", "weight as z_loss"),
+    ("RMSNormalization", {"offset": "1"}, "got '1'", "a number as offset"),
+    ("LayerNormalization", {"rms_scaling": True}, "no rms_scaling", "Use kt.RMSNormalization()"),
     ("EncoderLayer", {"num_heads": HEADS}, "got None", "positive integer as intermediate_dim"),
     ("EncoderLayer", {"num_heads": HEADS, "feed_forward": 7}, "got 7", "a layer as feed_forward"),
     (
@@ -93,6 +95,24 @@ CONSTRUCTORS = [
         for bad, got, takes in [
             ({"intermediate_dim": 0}, "got 0", "positive integer as intermediate_dim"),
             ({"norm": "batch"}, "got 'batch'", "['layer', 'rms'] as norm"),
+            ({"norm_placement": "middle"}, "got 'middle'", "['after', 'before', 'both', 'branch'] as norm_placement"),
+            (
+                {"norm_placement": "both", "normalize_first": True},
+                "got both: 'both'",
+                "normalize_first=True, which means",
+            ),
+            (
+                {"norm": kt.RMSNormalization(), "norm_epsilon": 0.1},
+                "norm_epsilon=0.1",
+                "norm_epsilon or a layer as norm",
+            ),
+            ({"parallel_norms": 3}, "got 3", "1 or 2 norms as parallel_norms"),
+            ({"parallel_norms": True}, "got True", "1 or 2 norms as parallel_norms"),
+            (
+                {"parallel_norms": 2, "norm_placement": "after"},
+                "parallel_norms=2 and norm_placement='after'",
+                "before sub-layers that are parallel",
+            ),
             ({"activation": "rleu"}, "got 'rleu'", "'relu', 'gelu', 'silu'"),
             ({"window": 0}, "got 0", "positive integer as window"),
             ({"dropout": 1.5}, "got 1.5", "rate in [0, 1) as dropout"),
@@ -127,6 +147,15 @@ def test_wrong_rank(name, symbolic, built):
                          ids=["cross-attention", "decoder"])  # fmt: skip
 def test_wrong_rank_of_the_memory(make):
     refused(lambda: make()(X, FLAT), "MultiHeadCrossAttention", f"{(BATCH, DIM)}", "memory of shape")
+
+
+def test_another_axis_than_the_last():
+    refused(lambda: kt.LayerNormalization(axis=1)(X), "LayerNormalization", "axis=1", "the last axis")
+
+
+def test_parallel_sublayers_have_no_memory():
+    layer = kt.DecoderLayer(HEADS, INNER, head_dim=HEAD_DIM, parallel_norms=2)
+    refused(lambda: layer(X, MEMORY), "DecoderLayer", "parallel_norms=2 and a memory", "Call it without a memory")
 
 
 def test_wrong_rank_of_ids():

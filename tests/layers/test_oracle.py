@@ -1,5 +1,6 @@
 """Every layer, with each of its options, equals the formulas of `oracle.py` in float64 NumPy."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -80,11 +81,42 @@ def test_learned_positional_encoding(assert_close):
     assert_close(output, X + oracle.weights_of(layer)["embeddings"][:LENGTH])
 
 
-def test_rms_normalization(assert_close):
-    layer = kt.RMSNormalization(epsilon=1e-3)
-    layer(X)
+NORMS = {
+    "rms": lambda: kt.RMSNormalization(epsilon=1e-3),
+    "rms with an offset": lambda: kt.RMSNormalization(epsilon=1e-3, offset=1.0),
+    "layer": lambda: kt.LayerNormalization(epsilon=1e-2),
+    "layer without beta": lambda: kt.LayerNormalization(center=False),
+    "layer without gamma": lambda: kt.LayerNormalization(scale=False),
+    "layer without weights": lambda: kt.LayerNormalization(center=False, scale=False),
+}
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("x", [X, X[0], X[:, None]], ids=["", "rank 2", "rank 4"])
+def test_normalization(norm, x, assert_close):
+    layer = NORMS[norm]()
+    start = as_numpy(layer(x))
+    weights = {name: np.ones(DIM) for name in ("scale", "gamma")} | {"beta": np.zeros(DIM)}
+    assert_close(start, oracle.normalized(weights, x.astype("float64"), NORMS_AT_START.get(norm, layer), None))
     randomize(layer)
-    assert_close(layer(X), oracle.rms_norm(oracle.weights_of(layer), X.astype("float64"), 1e-3))
+    assert len(layer.weights) == {"layer": 2, "layer without weights": 0}.get(norm, 1)
+    assert_close(layer(x), oracle.normalized(oracle.weights_of(layer), x.astype("float64"), layer, None))
+
+
+NORMS_AT_START = {"rms with an offset": kt.RMSNormalization(epsilon=1e-3)}  # whatever the offset is
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("norm", ["rms", "rms with an offset", "layer"])
+def test_normalization_in_half_precision_is_computed_in_float32(norm, dtype):
+    layer = NORMS[norm]().from_config({**NORMS[norm]().get_config(), "dtype": dtype})
+    x = keras.ops.cast(X * 300, dtype.removeprefix("mixed_"))  # squares overflow float16
+    layer(x)
+    randomize(layer)
+    expected = oracle.normalized(oracle.weights_of(layer), as_numpy(x).astype("float64"), layer, None)
+    output = layer(x)
+    assert keras.backend.standardize_dtype(output.dtype) == dtype.removeprefix("mixed_")
+    np.testing.assert_allclose(as_numpy(output), expected, rtol=2**-8 if "bfloat16" in dtype else 2**-11, atol=1e-4)
 
 
 # Feed-forward
@@ -233,6 +265,10 @@ BLOCK_OPTIONS = {
     "norm": {"norm": "rms"},
     "normalize_first, norm": {"normalize_first": True, "norm": "rms", "norm_epsilon": 1e-2},
     "norm_epsilon": {"norm_epsilon": 1e-1},
+    "a norm": {"norm": kt.RMSNormalization(offset=1.0, epsilon=1e-2)},
+    "both": {"norm_placement": "both", "norm": kt.LayerNormalization(center=False)},
+    "branch": {"norm_placement": "branch", "norm": "rms"},
+    "before": {"norm_placement": "before"},
     "activation": {"activation": "gelu"},
     "gated": {"activation": "silu", "gated": True},
     "use_bias": {"use_bias": False},
@@ -266,7 +302,8 @@ MEMORY_MASKS = {
 
 
 def check_block(block, option, inputs, masks, causal, assert_close):
-    options = {"num_heads": HEADS, "head_dim": HEAD_DIM, **BLOCK_OPTIONS[option]}
+    options = BLOCK_OPTIONS[option] if isinstance(option, str) else option
+    options = {"num_heads": HEADS, "head_dim": HEAD_DIM, **options}
     if "position" in options:
         options["position"] = POSITIONS[options["position"]]()
     layer = block(intermediate_dim=INNER, **options)
@@ -283,6 +320,32 @@ def test_encoder_layer(option, assert_close):
     check_block(kt.EncoderLayer, option, [X], BLOCK_MASKS, False, assert_close)
 
 
+CHOICES = {
+    "num_kv_heads": [None, 1],
+    "qk_norm": [False, True],
+    "soft_cap": [None, 0.5],
+    "window": [None, 2],
+    "position": list(POSITIONS),
+    "use_bias": [True, False],
+    "activation": ["relu", "gelu", "silu"],
+    "gated": [False, True],
+    "norm": ["layer", "rms", kt.RMSNormalization(offset=0.5), kt.LayerNormalization(scale=False)],
+    "norm_placement": ["after", "before", "both", "branch"],
+    "parallel_norms": [None, None, 1, 2],
+}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_options_in_combination(seed, assert_close):
+    random = np.random.default_rng(seed)
+    for block, memory in ((kt.EncoderLayer, []), (kt.DecoderLayer, [MEMORY])):
+        options = {name: choices[random.integers(len(choices))] for name, choices in CHOICES.items()}
+        if memory or options["norm_placement"] != "before":
+            del options["parallel_norms"]
+        masks = {**BLOCK_MASKS, **(MEMORY_MASKS if memory else {})}
+        check_block(block, options, [X, *memory], masks, block.causal, assert_close)
+
+
 @pytest.mark.parametrize("option", BLOCK_OPTIONS)
 def test_decoder_layer(option, assert_close):
     check_block(kt.DecoderLayer, option, [X, MEMORY], {**BLOCK_MASKS, **MEMORY_MASKS}, True, assert_close)
@@ -291,6 +354,12 @@ def test_decoder_layer(option, assert_close):
 @pytest.mark.parametrize("option", ["nothing", "all"])
 def test_decoder_layer_without_memory(option, assert_close):
     check_block(kt.DecoderLayer, option, [X], BLOCK_MASKS, True, assert_close)
+
+
+@pytest.mark.parametrize("norms", [1, 2])
+@pytest.mark.parametrize("block", [kt.EncoderLayer, kt.DecoderLayer])
+def test_parallel_sublayers(block, norms, assert_close):
+    check_block(block, {"parallel_norms": norms}, [X], BLOCK_MASKS, block.causal, assert_close)
 
 
 @pytest.mark.parametrize("option", ["nothing", "all"])
