@@ -1,6 +1,7 @@
 """Layers: one concept a file."""
 
-from keras_transformer.layers.attention import MultiHeadCrossAttention, MultiHeadSelfAttention
+from keras_transformer.layers.attention import MultiHeadSelfAttention
+from keras_transformer.layers.cross_attention import MultiHeadCrossAttention
 from keras_transformer.layers.decoder import DecoderLayer
 from keras_transformer.layers.embedding import TokenEmbedding
 from keras_transformer.layers.encoder import EncoderLayer

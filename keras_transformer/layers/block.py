@@ -4,11 +4,13 @@ from typing import Unpack
 
 import keras
 
-from keras_transformer.layers.attention import AttentionOptions, MultiHeadSelfAttention
+from keras_transformer.layers.attention import MultiHeadSelfAttention
 from keras_transformer.layers.checks import check_positive, check_rate, check_sequence, describe
 from keras_transformer.layers.feed_forward import FeedForward
+from keras_transformer.layers.heads import AttentionOptions
 from keras_transformer.layers.position import deserialize_position, serialize_position
 from keras_transformer.layers.projection import WeightOptions
+from keras_transformer.layers.prototype import Prototype
 from keras_transformer.layers.residual import Residual, ResidualOptions
 
 ATTENTION_OPTIONS = tuple(AttentionOptions.__annotations__)
@@ -39,6 +41,8 @@ class TransformerBlock(Residual):
         self.attention_options = {name: kwargs.pop(name) for name in ATTENTION_OPTIONS if name in kwargs}
         if "position" in self.attention_options:
             self.attention_options["position"] = deserialize_position(self.attention_options["position"])
+        if "qk_norm" in self.attention_options:
+            self.attention_options["qk_norm"] = Prototype.of(self.attention_options["qk_norm"])
         super().__init__(**kwargs)
         check_positive(self, num_heads=num_heads)
         check_rate(self, attention_dropout=attention_dropout)
@@ -116,6 +120,8 @@ class TransformerBlock(Residual):
         options = dict(self.attention_options)
         if "position" in options:
             options["position"] = serialize_position(options["position"])
+        if "qk_norm" in options:
+            options["qk_norm"] = Prototype.serialize(options["qk_norm"])
         return {
             **super().get_config(),
             "num_heads": self.num_heads,

@@ -2,11 +2,11 @@
 
 import keras
 
-from keras_transformer.layers.attention import MultiHeadCrossAttention
 from keras_transformer.layers.block import TransformerBlock
 from keras_transformer.layers.checks import describe
+from keras_transformer.layers.cross_attention import MultiHeadCrossAttention
 
-NOT_FOR_MEMORY = ("position", "window")
+NOT_FOR_MEMORY = ("position", "window", "sinks")
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
@@ -16,11 +16,12 @@ class DecoderLayer(TransformerBlock):
     x = Norm(x + Dropout(CausalSelfAttention(x))); x = Norm(x + Dropout(CrossAttention(x, memory)));
     x = Norm(x + Dropout(FeedForward(x))). Called without a memory, it has no cross-attention: the block of a
     decoder-only (GPT) model. With `normalize_first`, each sub-layer reads Norm(x) instead, and the stack wants a last
-    normalization behind it. `norm_placement` and `parallel_norms` of `EncoderLayer` have other places for it; sub-layers
-    are parallel where there is no memory.
+    normalization behind it. `norm_placement` and `parallel_norms` of `EncoderLayer` have other places for it; with a
+    memory, sub-layers are not parallel.
 
     Args:
-        num_heads, intermediate_dim, ...: As in `EncoderLayer`. `position` and `window` are the self-attention's.
+        num_heads, intermediate_dim, ...: As in `EncoderLayer`. `position`, `window` and `sinks` are the
+            self-attention's.
 
     Call arguments:
         inputs: (B, T, D), float.

@@ -40,7 +40,8 @@ class EncoderLayer(TransformerBlock):
         use_bias: Whether the projections have biases.
         kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, kernel_constraint,
             bias_constraint: Of the projections, as in `keras.layers.Dense`.
-        num_kv_heads, head_dim, qk_norm, soft_cap, position, window: As in `MultiHeadSelfAttention`.
+        num_kv_heads, head_dim, position, window, sinks, qk_norm, qk_norm_over, scale, soft_cap, qkv_bias: As in
+            `MultiHeadSelfAttention`.
 
     Call arguments: As of `MultiHeadSelfAttention`; with `return_attention_scores=True` the layer returns its output
     and the weights (B, H, T, T).

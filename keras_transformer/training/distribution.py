@@ -35,7 +35,7 @@ def layout_map(
         kernels of attention's output; FeedForward's outer          (model, -), their biases on each device
         embeddings and logits: the vocabulary                       (model, -) and (-, model)
         experts of a MixtureOfExperts                               (expert, -, -), their biases (expert, -)
-        routers, norms, learned and relative positions, recurrent cells      on each device
+        routers, norms, attention's sinks, learned and relative positions, recurrent cells      on each device
         factors of LoRA, scales of what is quantized                on each device
 
     The optimizer's moments lie where their variables do. Counters, metrics and random seeds are on each device.
@@ -108,7 +108,8 @@ def layout_map(
         rf"{_ROWS}/bias": (),
         r".*/experts_(inner|outer)/kernel": (expert_axis, None, None),
         r".*/experts_(inner|outer)/bias": (expert_axis, None),
-        r".*/router": (),
+        r".*/router(_bias)?": (),
+        r".*/sinks": (),
         r"(.*/)?[^/]*decoder[^/]*/score": (
             model_axis,
             None,

@@ -55,6 +55,8 @@ CATALOGUE = {
             soft_cap=2.0,
             dropout=0.5,
             use_bias=False,
+            sinks=True,
+            scale=0.3,
             **k,
         ),
         (X,),
@@ -66,7 +68,16 @@ CATALOGUE = {
     "MultiHeadCrossAttention": lambda **k: (kt.MultiHeadCrossAttention(HEADS, HEAD_DIM, **k), (X, MEMORY)),
     "MultiHeadCrossAttention, all options": lambda **k: (
         kt.MultiHeadCrossAttention(
-            HEADS, HEAD_DIM, num_kv_heads=1, qk_norm=True, soft_cap=2.0, dropout=0.5, use_bias=False, **k
+            HEADS,
+            HEAD_DIM,
+            num_kv_heads=1,
+            qk_norm=kt.LayerNormalization(),
+            qk_norm_over="heads",
+            soft_cap=2.0,
+            dropout=0.5,
+            use_bias=False,
+            qkv_bias=True,
+            **k,
         ),
         (X, MEMORY),
     ),

@@ -102,6 +102,10 @@ def attention(
     head_dim=None,
     num_kv_heads=None,
     qk_norm=False,
+    qk_norm_over="head",
+    qkv_bias=None,
+    scale=None,
+    sinks=False,
     soft_cap=None,
     position=None,
     causal=False,
@@ -118,6 +122,11 @@ def attention(
     head_dim = head_dim or x.shape[-1] // num_heads
     groups = num_kv_heads or num_heads
     assert use_bias == ("output/bias" in w)
+    assert (use_bias if qkv_bias is None else qkv_bias) == any(name.endswith(("y/bias", "value/bias")) for name in w)
+
+    def norm_of(name, states):
+        return normalized(below(w, name), states, "rms" if qk_norm is True else qk_norm, 1e-6) if qk_norm else states
+
     if memory is None:
         query, key, value = np.split(
             dense(below(w, "query_key_value"), x), [num_heads * head_dim, (num_heads + groups) * head_dim], axis=-1
@@ -125,6 +134,8 @@ def attention(
     else:
         query = dense(below(w, "query"), x)
         key, value = np.split(dense(below(w, "key_value"), memory), 2, axis=-1)
+    if qk_norm_over == "heads":
+        query, key = norm_of("query_norm", query), norm_of("key_norm", key)
     batch, length, keys = x.shape[0], x.shape[1], key.shape[1]
     allowed = allowed_pairs(
         batch, length, keys, causal=causal, window=window, mask=mask, segments=segments, attention_mask=attention_mask
@@ -138,11 +149,11 @@ def attention(
             own = slice(h * head_dim, (h + 1) * head_dim)
             shared = slice(g * head_dim, (g + 1) * head_dim)
             q, k, v = query[b, :, own], key[b, :, shared], value[b, :, shared]
-            if qk_norm:
-                q, k = rms_norm(below(w, "query_norm"), q, 1e-6), rms_norm(below(w, "key_norm"), k, 1e-6)
+            if qk_norm_over == "head":
+                q, k = norm_of("query_norm", q), norm_of("key_norm", k)
             if kind == "RotaryPosition":
                 q, k = (rotary(states, position.max_wavelength, position.interleaved) for states in (q, k))
-            score = q @ k.T / math.sqrt(head_dim)
+            score = q @ k.T * (head_dim**-0.5 if scale is None else scale)
             if soft_cap is not None:
                 score = soft_cap * np.tanh(score / soft_cap)
             for t, s in np.ndindex(score.shape):
@@ -154,7 +165,8 @@ def attention(
             for t in range(length):
                 if allowed[b, t].any():
                     exponential = np.exp(score[t] - score[t].max()) * allowed[b, t]
-                    weights[b, h, t] = exponential / exponential.sum()
+                    sink = np.exp(w["sinks"][h] - score[t].max()) if sinks else 0
+                    weights[b, h, t] = exponential / (exponential.sum() + sink)
             heads[b, :, own] = weights[b, h] @ v
     return dense(below(w, "output"), heads), weights
 
@@ -209,6 +221,7 @@ def block(
     norm_epsilon=1e-5,
     position=None,
     window=None,
+    sinks=False,
     **options,
 ):
     """An encoder layer, or with `causal` a decoder layer: output, then the scores of each attention."""
@@ -223,6 +236,7 @@ def block(
             attention_mask=attention_mask,
             position=position,
             window=window,
+            sinks=sinks,
             **options,
         )
 

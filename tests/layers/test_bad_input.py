@@ -78,6 +78,9 @@ CONSTRUCTORS = [
     ("MultiHeadSelfAttention", {"num_heads": HEADS, "window": 0}, "got 0", "positive integer as window"),
     ("MultiHeadSelfAttention", {"num_heads": HEADS, "window": -3}, "got -3", "positive integer as window"),
     ("MultiHeadSelfAttention", {"num_heads": HEADS, "soft_cap": 0.0}, "got 0.0", "positive soft_cap"),
+    ("MultiHeadSelfAttention", {"num_heads": HEADS, "scale": -1.0}, "got -1.0", "positive scale"),
+    ("MultiHeadSelfAttention", {"num_heads": HEADS, "qk_norm": "rms"}, "got 'rms'", "True, False or a layer"),
+    ("MultiHeadSelfAttention", {"num_heads": HEADS, "qk_norm_over": "all"}, "got 'all'", "as qk_norm_over"),
     ("MultiHeadSelfAttention", {"num_heads": HEADS, "dropout": -0.1}, "got -0.1", "rate in [0, 1) as dropout"),
     ("MultiHeadSelfAttention", {"num_heads": HEADS, "position": "rotary"}, "got 'rotary'", "RotaryPosition()"),
     *(

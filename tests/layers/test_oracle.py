@@ -150,11 +150,19 @@ OPTIONS = {
     "num_kv_heads": {"num_heads": 6, "num_kv_heads": 2},
     "multi-query": {"num_heads": 3, "num_kv_heads": 1},
     "qk_norm": {"qk_norm": True},
+    "a qk_norm": {"qk_norm": kt.LayerNormalization(epsilon=1e-2, center=False)},
+    "qk_norm over heads": {"qk_norm": True, "qk_norm_over": "heads", "num_heads": 6, "num_kv_heads": 2},
+    "a qk_norm over heads": {"qk_norm": kt.RMSNormalization(offset=1.0), "qk_norm_over": "heads"},
+    "scale": {"scale": 0.7},
     "soft_cap": {"soft_cap": 0.5},
     "use_bias": {"use_bias": False},
+    "qkv_bias": {"use_bias": False, "qkv_bias": True},
+    "no qkv_bias": {"qkv_bias": False},
 }
 SELF_OPTIONS = {
     **OPTIONS,
+    "sinks": {"sinks": True},
+    "sinks, scale, grouped": {"sinks": True, "scale": 0.3, "num_heads": 6, "num_kv_heads": 2, "causal": True},
     "causal": {"causal": True},
     "window": {"window": 2},
     "causal window": {"causal": True, "window": 3},
@@ -322,7 +330,11 @@ def test_encoder_layer(option, assert_close):
 
 CHOICES = {
     "num_kv_heads": [None, 1],
-    "qk_norm": [False, True],
+    "qk_norm": [False, True, kt.LayerNormalization(), kt.RMSNormalization(offset=1.0)],
+    "qk_norm_over": ["head", "heads"],
+    "qkv_bias": [None, True, False],
+    "scale": [None, 0.4],
+    "sinks": [False, True],
     "soft_cap": [None, 0.5],
     "window": [None, 2],
     "position": list(POSITIONS),
