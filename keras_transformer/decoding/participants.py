@@ -13,7 +13,7 @@ from keras_transformer.decoding.program import Instruction, Slot
 from keras_transformer.layers.attention import MultiHeadSelfAttention
 from keras_transformer.layers.cross_attention import MultiHeadCrossAttention
 from keras_transformer.layers.decoder import DecoderLayer
-from keras_transformer.layers.position import LearnedPositionalEncoding, PositionalEncoding
+from keras_transformer.layers.positional_encoding import LearnedPositionalEncoding, PositionalEncoding
 from keras_transformer.layers.recurrent import DotAttention, RecurrentDecoderLayer
 
 TAKE_PART = (

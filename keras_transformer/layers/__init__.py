@@ -11,11 +11,10 @@ from keras_transformer.layers.normalization import LayerNormalization, RMSNormal
 from keras_transformer.layers.pooling import MaskedPooling
 from keras_transformer.layers.position import (
     AlibiPosition,
-    LearnedPositionalEncoding,
-    PositionalEncoding,
     RelativePosition,
     RotaryPosition,
 )
+from keras_transformer.layers.positional_encoding import LearnedPositionalEncoding, PositionalEncoding
 from keras_transformer.layers.recurrent import DotAttention, RecurrentDecoderLayer
 
 __all__ = [

@@ -16,12 +16,8 @@ from keras_transformer.context import decoding
 from keras_transformer.layers.checks import check_mask, check_positive, check_sequence, check_tokens, describe
 from keras_transformer.layers.heads import MultiHeadAttention
 from keras_transformer.layers.packed import check_segments
-from keras_transformer.layers.position import (
-    AttentionPosition,
-    current_positions,
-    deserialize_position,
-    serialize_position,
-)
+from keras_transformer.layers.position import AttentionPosition, deserialize_position, serialize_position
+from keras_transformer.layers.positional_encoding import current_positions
 from keras_transformer.ops.kernels import PositionBias
 from keras_transformer.ops.masks import boolean, checked
 from keras_transformer.ops.visibility import Visibility

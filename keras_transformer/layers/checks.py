@@ -33,6 +33,13 @@ def check_positive(layer, **values) -> None:
             raise ValueError(f"{describe(layer)} takes a positive integer as {name}, got {value!r}.")
 
 
+def check_above_zero(layer, **values) -> None:
+    """Raise ValueError unless each value is a positive number."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < value < np.inf:
+            raise ValueError(f"{describe(layer)} takes a positive {name}, got {value!r}.")
+
+
 def check_id(layer, vocabulary_size: int, **values) -> None:
     """Raise ValueError unless each value is an id of the vocabulary."""
     for name, value in values.items():

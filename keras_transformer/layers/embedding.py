@@ -4,7 +4,14 @@ import keras
 from keras import ops
 
 from keras_transformer.context import decoding
-from keras_transformer.layers.checks import check_dense, check_id, check_positive, check_sequence, describe
+from keras_transformer.layers.checks import (
+    check_above_zero,
+    check_dense,
+    check_id,
+    check_positive,
+    check_sequence,
+    describe,
+)
 from keras_transformer.layers.ids import check_ids, rows
 from keras_transformer.layers.quantized import Adaptable, int8_product
 from keras_transformer.layers.sequence import note_mask
@@ -15,7 +22,7 @@ from keras_transformer.ops.runtime import is_without_xla
 class TokenEmbedding(Adaptable, keras.layers.Embedding):
     """A vector for each token id, and, in reverse, the logit of each token for a vector.
 
-    forward: E[id] * sqrt(D) if `scale` else E[id]; reverse: x E^T (tied weights, "Using the Output Embedding to
+    forward: E[id] * sqrt(D) if `scale` else E[id]; reverse: x E^T + b (tied weights, "Using the Output Embedding to
     Improve Language Models", https://arxiv.org/abs/1608.05859; "Attention Is All You Need", section 3.4).
     This is where the padding mask starts: what is `padding_id` is not a token.
 
@@ -25,7 +32,8 @@ class TokenEmbedding(Adaptable, keras.layers.Embedding):
         padding_id: The id that sequences are padded with. None: every id is a token, and no mask starts here; what
             pads a sequence then has to be known from elsewhere, from lengths, say.
         scale: Whether to multiply by sqrt(D), as the paper does, so that the embedding is not drowned by a
-            positional encoding of unit size.
+            positional encoding of unit size; or a number to multiply by.
+        output_bias: Whether a learned vector b (V,) is added in reverse. It starts at 0.
         embeddings_initializer: Default: normal with standard deviation 1 / sqrt(D), which gives logits of unit size
             in reverse.
         kwargs: Further ones of `keras.layers.Embedding`: `embeddings_regularizer`, `embeddings_constraint`, `weights`,
@@ -57,7 +65,8 @@ class TokenEmbedding(Adaptable, keras.layers.Embedding):
         vocabulary_size: int,
         dim: int,
         *,
-        scale: bool = False,
+        scale: bool | float = False,
+        output_bias: bool = False,
         embeddings_initializer=None,
         padding_id: int | None = 0,
         **kwargs,
@@ -73,7 +82,10 @@ class TokenEmbedding(Adaptable, keras.layers.Embedding):
             check_id(self, vocabulary_size, padding_id=padding_id)
         self.vocabulary_size = self.input_dim = int(vocabulary_size)
         self.dim = self.output_dim = int(dim)
+        if not isinstance(scale, bool):
+            check_above_zero(self, scale=scale)
         self.scale = scale
+        self.output_bias = output_bias
         self.padding_id = None if padding_id is None else int(padding_id)
         if embeddings_initializer is None:
             embeddings_initializer = keras.initializers.RandomNormal(stddev=dim**-0.5)
@@ -81,10 +93,21 @@ class TokenEmbedding(Adaptable, keras.layers.Embedding):
         self.supports_masking = True
         if weights is not None:
             self.build()
-            self.set_weights(weights if isinstance(weights, list | tuple) and len(weights) == 1 else [weights])
+            self._embeddings.assign(weights[0] if isinstance(weights, list | tuple) and len(weights) == 1 else weights)
 
     def build(self, inputs_shape=None):
+        if self.built:  # by Keras, with the weights that it was given
+            return
+        self.bias = None
+        if self.output_bias:  # before what LoRA adds, whenever that is
+            self.bias = self.add_weight(name="output_bias", shape=(self.vocabulary_size,), initializer="zeros")
         super().build(inputs_shape)
+
+    @property
+    def variable_serialization_spec(self):
+        """What Keras saves, by quantization, in order."""
+        further = ["bias"] if self.output_bias else []
+        return {mode: [*names, *further] for mode, names in super().variable_serialization_spec.items()}
 
     def add_weight(self, *args, **kwargs):
         # This layer casts no inputs, so a model around it would decide to what its scales are rounded (Keras 3.15.1).
@@ -103,12 +126,14 @@ class TokenEmbedding(Adaptable, keras.layers.Embedding):
     def call(self, inputs, reverse: bool = False):
         if reverse:
             check_sequence(self, "inputs to reverse", inputs.shape, self.dim)
-            return self._project(ops.cast(inputs, self.compute_dtype))
+            logits = self._project(ops.cast(inputs, self.compute_dtype))
+            return logits if self.bias is None else logits + ops.cast(self.bias, logits.dtype)
         self._check_ids(inputs)
         if self.padding_id is not None:
             note_mask(self, inputs)
         embedded = rows(self.look_up, inputs, self.vocabulary_size)
-        return embedded * ops.cast(self.dim**0.5, embedded.dtype) if self.scale else embedded
+        factor = self.dim**0.5 if self.scale is True else self.scale
+        return embedded * ops.cast(factor, embedded.dtype) if factor else embedded
 
     def quantized_call(self, inputs, reverse: bool = False):
         return self.call(inputs, reverse)
@@ -180,5 +205,6 @@ class TokenEmbedding(Adaptable, keras.layers.Embedding):
             "vocabulary_size": self.vocabulary_size,
             "dim": self.dim,
             "scale": self.scale,
+            "output_bias": self.output_bias,
             "padding_id": self.padding_id,
         }

@@ -1,13 +1,19 @@
 """What self- and cross-attention share: heads, their projections and norms, and the call of `ops.attend`."""
 
-import math
 from typing import TypedDict, Unpack
 
 import keras
 from keras import ops
 
 from keras_transformer.context import is_recording, record
-from keras_transformer.layers.checks import check_choice, check_positive, check_rate, check_seed, describe
+from keras_transformer.layers.checks import (
+    check_above_zero,
+    check_choice,
+    check_positive,
+    check_rate,
+    check_seed,
+    describe,
+)
 from keras_transformer.layers.normalization import RMSNormalization
 from keras_transformer.layers.position import AttentionPosition
 from keras_transformer.layers.projection import Projecting, Projection, WeightOptions
@@ -62,9 +68,8 @@ class MultiHeadAttention(SequenceLayer, Projecting):
                 f"{describe(self)} takes a num_kv_heads that divides num_heads, "
                 f"got num_heads={num_heads}, num_kv_heads={num_kv_heads}."
             )
-        for name, value in {"scale": scale, "soft_cap": soft_cap}.items():
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{describe(self)} takes a positive {name}, or None, got {value!r}.")
+        given = {"scale": scale, "soft_cap": soft_cap}
+        check_above_zero(self, **{name: value for name, value in given.items() if value is not None})
         check_choice(self, "qk_norm_over", qk_norm_over, ("head", "heads"))
         qk_norm = Prototype.of(qk_norm)
         if not isinstance(qk_norm, bool | Prototype):

@@ -1,15 +1,20 @@
 """Where a token stands: sinusoids, rotary embedding, ALiBi slopes and T5's relative buckets."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from keras import ops
 
 
-def _angles(positions, num_frequencies: int, dim: int, max_wavelength: float):
-    """positions / max_wavelength^(2 i / dim) for i < num_frequencies, float32, of shape (..., num_frequencies)."""
-    frequencies = max_wavelength ** (-2.0 * np.arange(num_frequencies) / dim)
-    return ops.expand_dims(ops.cast(positions, "float32"), -1) * ops.convert_to_tensor(frequencies, "float32")
+def _frequencies(count: int, dim: int, max_wavelength: float) -> np.ndarray:
+    """max_wavelength^(-2 i / dim) for i < count."""
+    return max_wavelength ** (-2.0 * np.arange(count) / dim)
+
+
+def _angles(positions, frequencies):
+    """Each position times each frequency, float32, (..., number of frequencies)."""
+    return ops.expand_dims(ops.cast(positions, "float32"), -1) * np.asarray(frequencies, "float32")
 
 
 def sinusoids(positions, dim: int, max_wavelength: float = 10000.0):
@@ -33,31 +38,41 @@ def sinusoids(positions, dim: int, max_wavelength: float = 10000.0):
     [[0.0, 1.0, 0.0], [0.841, 0.54, 0.002]]
     """
     positions = ops.convert_to_tensor(positions)
-    angles = _angles(positions, (dim + 1) // 2, dim, max_wavelength)
+    angles = _angles(positions, _frequencies((dim + 1) // 2, dim, max_wavelength))
     pairs = ops.stack([ops.sin(angles), ops.cos(angles)], axis=-1)
     shape = ops.shape(positions)
     return ops.reshape(pairs, (*shape, dim + dim % 2))[..., :dim]  # interleave
 
 
-def rotate(x, positions, max_wavelength: float = 10000.0, interleaved: bool = False):
+def rotate(
+    x,
+    positions,
+    max_wavelength: float = 10000.0,
+    interleaved: bool = False,
+    *,
+    frequencies: Sequence[float] | None = None,
+    magnitude: float = 1.0,
+):
     """Rotary position embedding ("RoFormer", https://arxiv.org/abs/2104.09864, equation 34).
 
-    Each pair (a, b) of coordinates turns by its angle t = p / w^(2i / K):
-    (a, b) -> (a cos t - b sin t, b cos t + a sin t), so that a product of two turned vectors depends on their
-    distance only.
+    Each pair (a, b) of the first R coordinates turns by its angle t = p f_i:
+    (a, b) -> m (a cos t - b sin t, b cos t + a sin t), so that a product of two turned vectors depends on their
+    distance only. The other coordinates stay as they are.
 
     Args:
-        x: (B, H, T, K), float, K even.
+        x: (B, H, T, K), float.
         positions: (1 or B, T), int.
         max_wavelength: w, in positions over 2 pi.
         interleaved: Whether pair i is (x[2i], x[2i + 1]), as in the paper and llama2.c, rather than
-            (x[i], x[i + K / 2]), as in GPT-NeoX and Llama on Hugging Face.
+            (x[i], x[i + R / 2]), as in GPT-NeoX and Llama on Hugging Face.
+        frequencies: f, R / 2 floats in radians per position. Default: f_i = w^(-2i / K), R = K.
+        magnitude: m.
 
     Returns:
         Of the shape and dtype of `x`.
 
     Raises:
-        ValueError: If K is odd.
+        ValueError: If K is odd and there are no frequencies, or there are more of them than pairs.
 
     Example:
 
@@ -68,12 +83,30 @@ def rotate(x, positions, max_wavelength: float = 10000.0, interleaved: bool = Fa
     """
     x = ops.convert_to_tensor(x)
     width = x.shape[-1]
-    if width % 2:
-        raise ValueError(f"Rotary position embedding turns pairs and takes an even head width, got {width}.")
-    angles = ops.expand_dims(_angles(positions, width // 2, width, max_wavelength), 1)  # (1|B, 1, T, K/2)
-    cos, sin = ops.cast(ops.cos(angles), x.dtype), ops.cast(ops.sin(angles), x.dtype)
+    if frequencies is None:
+        if width % 2:
+            raise ValueError(f"Rotary position embedding turns pairs and takes an even head width, got {width}.")
+        frequencies = _frequencies(width // 2, width, max_wavelength)
+    turned = 2 * len(frequencies)  # R
+    if turned > width:
+        raise ValueError(
+            f"Rotary position embedding takes a frequency for each pair of coordinates, at most {width // 2} for heads "
+            f"of width {width}, got {len(frequencies)}."
+        )
+    angles = ops.expand_dims(_angles(positions, frequencies), 1)  # (1|B, 1, T, R/2)
+    cos, sin = ops.cos(angles), ops.sin(angles)
+    if magnitude != 1:
+        cos, sin = cos * magnitude, sin * magnitude
+    cos, sin = ops.cast(cos, x.dtype), ops.cast(sin, x.dtype)
+    if turned == width:
+        return _turn(x, cos, sin, interleaved)
+    return ops.concatenate([_turn(x[..., :turned], cos, sin, interleaved), x[..., turned:]], axis=-1)
+
+
+def _turn(x, cos, sin, interleaved: bool):
+    """All pairs of coordinates of x (B, H, T, R), each turned by the angle (1|B, 1, T, R/2) whose cosine it is."""
     if interleaved:
-        pairs = ops.reshape(x, (*ops.shape(x)[:-1], width // 2, 2))
+        pairs = ops.reshape(x, (*ops.shape(x)[:-1], x.shape[-1] // 2, 2))
         a, b = pairs[..., 0], pairs[..., 1]
         return ops.reshape(ops.stack([a * cos - b * sin, b * cos + a * sin], axis=-1), ops.shape(x))
     a, b = ops.split(x, 2, axis=-1)

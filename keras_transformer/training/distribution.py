@@ -115,6 +115,7 @@ def layout_map(
             None,
         ),  # of additive attention: its rows are the columns of query and key
         r"(.*/)?[^/]*embedding[^/]*/embeddings": (model_axis, None),
+        r"(.*/)?[^/]*embedding[^/]*/output_bias": (model_axis,),
         r"(.*/)?[^/]*position[^/]*/embeddings": (),
         r"(.*/)?logits/kernel": (None, model_axis),
         r"(.*/)?logits/bias": (model_axis,),

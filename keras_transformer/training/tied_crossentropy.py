@@ -35,7 +35,7 @@ class TiedCrossentropy(Small):
 
     Args:
         embedding: The `TokenEmbedding`; or the `keras.layers.Dense` that makes the logits of a model without tied
-            weights, with its bias.
+            weights. With its bias, if it has one.
         label_smoothing: As of `SequenceCrossentropy`, in [0, 1).
         ignore_id: The label of padding; None: every label counts.
         block_size: How many tokens are looked at together. Default: 256, or more if the vocabulary is small. More take
@@ -160,7 +160,8 @@ class TiedCrossentropy(Small):
                 "SequenceCrossentropy and Perplexity."
             )
         if isinstance(embedding, TokenEmbedding):  # both with what LoRA adds
-            return ops.convert_to_tensor(embedding.embeddings), None, "vd"
+            bias = None if embedding.bias is None else ops.convert_to_tensor(embedding.bias)
+            return ops.convert_to_tensor(embedding.embeddings), bias, "vd"
         bias = ops.convert_to_tensor(embedding.bias) if embedding.use_bias else None
         return ops.convert_to_tensor(embedding.kernel), bias, "dv"
 

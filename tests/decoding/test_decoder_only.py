@@ -10,12 +10,14 @@ POSITIONS = {
     "none": lambda: {},
     "rotary": lambda: {"position": kt.RotaryPosition()},
     "rotary, interleaved": lambda: {"position": kt.RotaryPosition(interleaved=True)},
+    "rotary, partial": lambda: {"position": kt.RotaryPosition(frequencies=[0.7, 0.1], magnitude=1.2)},
     "ALiBi": lambda: {"position": kt.AlibiPosition()},
     "relative": lambda: {"position": kt.RelativePosition(8, 16)},
 }
 ENCODINGS = {
     "sinusoidal": lambda: kt.PositionalEncoding(),
     "learned": lambda: kt.LearnedPositionalEncoding(11),
+    "learned, from the third row on": lambda: kt.LearnedPositionalEncoding(11, 2),
 }
 OPTIONS = {
     "grouped-query, window": {"num_kv_heads": 2, "window": 3},

@@ -23,6 +23,8 @@ POSITIONS = {
     "no position": lambda: None,
     "rotary": lambda: kt.RotaryPosition(50.0),
     "rotary interleaved": lambda: kt.RotaryPosition(interleaved=True),
+    "rotary, scaled": lambda: kt.RotaryPosition(frequencies=[0.7, 0.3, 0.11, 0.05, 0.01], magnitude=1.3),
+    "rotary, partial": lambda: kt.RotaryPosition(frequencies=[0.7, 0.3, 0.11], interleaved=True, magnitude=0.8),
     "alibi": kt.AlibiPosition,
     "relative": lambda: kt.RelativePosition(6, 5),
 }
@@ -30,8 +32,10 @@ POSITIONS = {
 # Every layer, with as many of its options as one can have: name -> (layer, inputs).
 CATALOGUE = {
     "TokenEmbedding": lambda **k: (kt.TokenEmbedding(VOCABULARY, DIM, scale=True, **k), (IDS,)),
+    "TokenEmbedding, bias": lambda **k: (kt.TokenEmbedding(VOCABULARY, DIM, scale=0.3, output_bias=True, **k), (IDS,)),
     "PositionalEncoding": lambda **k: (kt.PositionalEncoding(50.0, **k), (X,)),
     "LearnedPositionalEncoding": lambda **k: (kt.LearnedPositionalEncoding(11, **k), (X,)),
+    "LearnedPositionalEncoding, offset": lambda **k: (kt.LearnedPositionalEncoding(11, 2, **k), (X,)),
     "RMSNormalization": lambda **k: (kt.RMSNormalization(epsilon=1e-3, **k), (X,)),
     "RMSNormalization, offset": lambda **k: (kt.RMSNormalization(offset=1.0, **k), (X,)),
     "LayerNormalization": lambda **k: (kt.LayerNormalization(epsilon=1e-2, center=False, **k), (X,)),
@@ -130,7 +134,7 @@ CATALOGUE = {
             head_dim=HEAD_DIM,
             qk_norm=True,
             soft_cap=2.0,
-            position=kt.RotaryPosition(dtype=k.get("dtype")),
+            position=kt.RotaryPosition(frequencies=[0.7, 0.1], magnitude=1.3, dtype=k.get("dtype")),
             window=3,
             **k,
         ),

@@ -52,16 +52,17 @@ def sinusoids(positions, dim, max_wavelength=10000.0):
     return np.where(d % 2, np.cos(angles), np.sin(angles))
 
 
-def rotary(x, max_wavelength, interleaved):
-    """(T, K): pair i of each row t turned by t / w^(2 i / K)."""
+def rotary(x, position):
+    """(T, K): pair i of each row t turned by t / w^(2 i / K), or by t times its frequency; the other columns stay."""
     width = x.shape[-1]
-    turned = np.zeros_like(x)
+    frequencies = position.frequencies or [position.max_wavelength ** (-2 * i / width) for i in range(width // 2)]
+    turned = np.array(x)
     for t in range(len(x)):
-        for i in range(width // 2):
-            a, b = (2 * i, 2 * i + 1) if interleaved else (i, i + width // 2)
-            angle = t / max_wavelength ** (2 * i / width)
-            turned[t, a] = x[t, a] * np.cos(angle) - x[t, b] * np.sin(angle)
-            turned[t, b] = x[t, a] * np.sin(angle) + x[t, b] * np.cos(angle)
+        for i, frequency in enumerate(frequencies):
+            a, b = (2 * i, 2 * i + 1) if position.interleaved else (i, i + len(frequencies))
+            cos, sin = (position.magnitude * f(t * frequency) for f in (np.cos, np.sin))
+            turned[t, a] = x[t, a] * cos - x[t, b] * sin
+            turned[t, b] = x[t, a] * sin + x[t, b] * cos
     return turned
 
 
@@ -152,7 +153,7 @@ def attention(
             if qk_norm_over == "head":
                 q, k = norm_of("query_norm", q), norm_of("key_norm", k)
             if kind == "RotaryPosition":
-                q, k = (rotary(states, position.max_wavelength, position.interleaved) for states in (q, k))
+                q, k = (rotary(states, position) for states in (q, k))
             score = q @ k.T * (head_dim**-0.5 if scale is None else scale)
             if soft_cap is not None:
                 score = soft_cap * np.tanh(score / soft_cap)

@@ -45,6 +45,12 @@ CONSTRUCTORS = [
     ("PositionalEncoding", {"max_wavelength": 0}, "got 0", "positive max_wavelength"),
     ("LearnedPositionalEncoding", {"max_length": 0}, "got 0", "positive integer as max_length"),
     ("RotaryPosition", {"max_wavelength": -2.0}, "got -2.0", "positive max_wavelength"),
+    ("LearnedPositionalEncoding", {"max_length": 7, "offset": -1}, "got -1", "integer from 0 on as offset"),
+    ("RotaryPosition", {"frequencies": [0.5, float("nan")]}, "got [0.5, nan]", "finite numbers as frequencies"),
+    ("RotaryPosition", {"frequencies": 0.5}, "got 0.5", "a list of finite numbers as frequencies"),
+    ("RotaryPosition", {"frequencies": [0.5], "max_wavelength": 7.0}, "got both: 7.0", "max_wavelength or frequencies"),
+    ("RotaryPosition", {"magnitude": 0.0}, "got 0.0", "positive magnitude"),
+    ("TokenEmbedding", {"vocabulary_size": VOCABULARY, "dim": DIM, "scale": -0.5}, "got -0.5", "positive scale"),
     ("RelativePosition", {"num_buckets": 7}, "got 7", "even num_buckets of at least 4"),
     ("RelativePosition", {"num_buckets": 8, "max_distance": 4}, "got 4", "max_distance above num_buckets / 2"),
     ("FeedForward", {"intermediate_dim": 0}, "got 0", "positive integer as intermediate_dim"),
@@ -150,6 +156,11 @@ def test_wrong_rank(name, symbolic, built):
                          ids=["cross-attention", "decoder"])  # fmt: skip
 def test_wrong_rank_of_the_memory(make):
     refused(lambda: make()(X, FLAT), "MultiHeadCrossAttention", f"{(BATCH, DIM)}", "memory of shape")
+
+
+def test_more_frequencies_than_pairs():
+    layer = kt.MultiHeadSelfAttention(HEADS, 5, position=kt.RotaryPosition(frequencies=[1.0, 0.5, 0.1]))
+    refused(lambda: layer(X), "RotaryPosition", "got 5", "3 frequencies")
 
 
 def test_another_axis_than_the_last():

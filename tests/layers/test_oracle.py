@@ -42,13 +42,17 @@ def sizes_are_distinct():
 # Embeddings
 
 
-@pytest.mark.parametrize("scale", [False, True])
-def test_token_embedding(scale, assert_close):
-    layer = kt.TokenEmbedding(VOCABULARY, DIM, scale=scale)
-    output = layer(IDS)
-    table = oracle.weights_of(layer)["embeddings"]
-    assert_close(output, table[IDS] * (DIM**0.5 if scale else 1))
-    assert_close(layer(X, reverse=True), X.astype("float64") @ table.T)
+@pytest.mark.parametrize("output_bias", [False, True], ids=["", "bias"])
+@pytest.mark.parametrize(("scale", "factor"), [(False, 1), (True, DIM**0.5), (0.3, 0.3), (1, 1)])
+def test_token_embedding(scale, factor, output_bias, assert_close):
+    layer = kt.TokenEmbedding(VOCABULARY, DIM, scale=scale, output_bias=output_bias)
+    layer(IDS)
+    randomize(layer)
+    weights = oracle.weights_of(layer)
+    assert len(weights) == 1 + output_bias
+    table = weights["embeddings"]
+    assert_close(layer(IDS), table[IDS] * factor)
+    assert_close(layer(X, reverse=True), X.astype("float64") @ table.T + weights.get("output_bias", 0))
 
 
 def test_token_embedding_starts_at_unit_logits():
@@ -68,17 +72,27 @@ def test_positional_encoding(dim, assert_close):
     assert_close(kt.PositionalEncoding(50.0)(X[..., :dim]), expected)
 
 
-@pytest.mark.parametrize("layer", [kt.PositionalEncoding(), kt.LearnedPositionalEncoding(11)], ids=lambda x: x.name)
+@pytest.mark.parametrize(
+    "layer",
+    [kt.PositionalEncoding(), kt.LearnedPositionalEncoding(11), kt.LearnedPositionalEncoding(11, 2)],
+    ids=lambda x: x.name,
+)
 def test_positions_of_the_caller(layer, assert_close):
     positions = np.array([[0, 1, 2, 0, 1], [10, 9, 8, 7, 6], [3, 3, 3, 3, 3]], "int32")
     encoding = as_numpy(layer(np.zeros((1, 11, DIM), "float32")))[0]
     assert_close(layer(X, positions=positions), X + encoding[positions])
 
 
-def test_learned_positional_encoding(assert_close):
-    layer = kt.LearnedPositionalEncoding(11)
+@pytest.mark.parametrize("offset", [0, 2])
+def test_learned_positional_encoding(offset, assert_close):
+    layer = kt.LearnedPositionalEncoding(11, offset)
     output = layer(X)
-    assert_close(output, X + oracle.weights_of(layer)["embeddings"][:LENGTH])
+    table = oracle.weights_of(layer)["embeddings"]
+    assert table.shape == (11 + offset, DIM)
+    assert_close(output, X + table[offset : LENGTH + offset])
+    layer(np.zeros((1, 11, DIM), "float32"))
+    with pytest.raises(ValueError, match="holds 11 positions"):
+        layer(np.zeros((1, 12, DIM), "float32"))
 
 
 NORMS = {

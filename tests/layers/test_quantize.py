@@ -157,6 +157,29 @@ def test_a_table_is_quantized_both_ways(config, adapted, assert_close):
         assert_close(layer(X, reverse=True), theirs(X, reverse=True))
 
 
+@pytest.mark.parametrize("mode", [None, "int8", "int4"])
+@pytest.mark.parametrize("adapted", [False, True])
+def test_the_bias_of_a_table_stays_and_is_saved(mode, adapted, tmp_path):
+    ids = keras.Input((None,), dtype="int32")
+    table = kt.TokenEmbedding(VOCABULARY, DIM, output_bias=True)
+    model = keras.Model(ids, table(table(ids), reverse=True))
+    table.bias.assign(np.random.default_rng(3).normal(size=VOCABULARY))
+    if mode is not None:
+        model.quantize(mode)
+    if adapted:
+        table.enable_lora(2)
+        table.lora_embeddings_b.assign(np.random.default_rng(4).normal(size=(2, DIM)))
+    logits = as_numpy(model(IDS))
+    model.save(tmp_path / "model.keras")
+    loaded, clone = keras.models.load_model(tmp_path / "model.keras"), keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    for other in (loaded, clone):
+        np.testing.assert_allclose(as_numpy(other(IDS)), logits, rtol=0, atol=1e-6)
+    bias = as_numpy(table.bias)
+    table.bias.assign(np.zeros(VOCABULARY))
+    np.testing.assert_allclose(logits - as_numpy(model(IDS)), np.broadcast_to(bias, logits.shape), atol=1e-5)
+
+
 def test_the_gradient_goes_through_a_quantized_table():
     """Rounding has none, so that what lies before the logits would learn from noise."""
     if keras.backend.backend() == "torch":

@@ -74,6 +74,22 @@ def test_rotate_keeps_the_dtype_and_counts_in_float32(dtype, assert_close):
     assert dtype in str(result.dtype)
 
 
+@pytest.mark.parametrize("interleaved", [False, True], ids=["halves", "interleaved"])
+def test_rotate_by_frequencies_of_ones_own(interleaved, assert_close):
+    x, positions = np.random.default_rng(1).normal(size=(2, 3, 5, 13)), np.arange(7, 12)[None]
+    first, rest = x[..., :6], x[..., 6:]
+    result = rotate(
+        x.astype("float32"), positions, interleaved=interleaved, frequencies=50.0 ** (-np.arange(3) / 3), magnitude=1.5
+    )
+    expected = np.concatenate([1.5 * turned(first, positions, 50.0, interleaved), rest], axis=-1)
+    assert_close(result, expected, 2e-5)
+
+
+def test_rotate_takes_no_more_frequencies_than_pairs():
+    with pytest.raises(ValueError, match="at most 3 for heads of width 7, got 4"):
+        rotate(np.zeros((1, 1, 3, 7), "float32"), np.arange(3)[None], frequencies=[1.0] * 4)
+
+
 def test_rotate_takes_an_even_width():
     with pytest.raises(ValueError, match="even head width, got 7"):
         rotate(np.zeros((1, 1, 3, 7), "float32"), np.arange(3)[None])

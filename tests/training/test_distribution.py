@@ -253,7 +253,7 @@ def mesh():
 MODELS = {
     "transformer": lambda: kt.models.transformer(
         16, 24, num_layers=1, dim=8, num_heads=4, intermediate_dim=16, qk_norm=True, norm="rms", normalize_first=True,
-        position=kt.RelativePosition, gated=True, num_kv_heads=2,
+        position=kt.RelativePosition, gated=True, num_kv_heads=2, norm_placement="before",
     ),
     "language_model": lambda: kt.models.language_model(16, num_layers=1, dim=8, num_heads=2, intermediate_dim=8),
     "encoder_classifier": lambda: kt.models.encoder_classifier(16, 3, num_layers=1, dim=8, num_heads=2),
@@ -266,9 +266,11 @@ MODELS = {
 
 def own_model():
     tokens = keras.Input((None,), dtype="int32")
-    x = kt.LearnedPositionalEncoding(8)(kt.TokenEmbedding(16, 8)(tokens))
-    x = kt.RMSNormalization()(kt.FeedForward(8)(kt.MultiHeadSelfAttention(2, dropout=0.1)(x)))
-    return keras.Model(tokens, kt.MultiHeadCrossAttention(2)(x, x))
+    embedding = kt.TokenEmbedding(16, 8, output_bias=True)
+    x = kt.LearnedPositionalEncoding(8, 2)(embedding(tokens))
+    x = kt.RMSNormalization(offset=1.0)(kt.FeedForward(8)(kt.MultiHeadSelfAttention(2, dropout=0.1, sinks=True)(x)))
+    x = kt.EncoderLayer(2, 8, norm_placement="both", qk_norm=kt.LayerNormalization())(x)
+    return keras.Model(tokens, embedding(kt.MultiHeadCrossAttention(2)(x, x), reverse=True))
 
 
 @on_jax

@@ -96,10 +96,13 @@ def test_equals_the_definition(label_smoothing, training, jit_compile, axes, blo
         assert_close(gradient, 3 * one)
 
 
-@pytest.mark.parametrize("head", ["embedding", "dense", "dense without bias"])
+@pytest.mark.parametrize("head", ["embedding", "embedding with bias", "dense", "dense without bias"])
 def test_the_layer_adds_the_mean_over_real_tokens(head, assert_close):
-    if head == "embedding":
-        embedding = kt.TokenEmbedding(VOCABULARY, WIDTH, scale=True, weights=TABLE)
+    if head.startswith("embedding"):
+        with_bias = head == "embedding with bias"
+        embedding = kt.TokenEmbedding(VOCABULARY, WIDTH, scale=True, output_bias=with_bias, weights=TABLE)
+        if with_bias:
+            embedding.bias.assign(BIAS)
         logits = embedding(HIDDEN, reverse=True)
     else:
         embedding = keras.layers.Dense(VOCABULARY, use_bias=head == "dense")
