@@ -18,6 +18,7 @@ from keras_transformer.decoding import (
 from keras_transformer.insight import attention_weights
 from keras_transformer.layers import (
     AlibiPosition,
+    ClassToken,
     DecoderLayer,
     DotAttention,
     EncoderLayer,
@@ -40,6 +41,7 @@ from keras_transformer.version import __version__
 __all__ = [
     "AlibiPosition",
     "BeamSearch",
+    "ClassToken",
     "ContrastiveSearch",
     "DecoderLayer",
     "DotAttention",

@@ -8,6 +8,7 @@ import inspect
 
 import keras
 
+from keras_transformer._keras import layers_within
 from keras_transformer.decoding.positionwise import Axes, Shapes
 from keras_transformer.decoding.program import Instruction, Slot
 from keras_transformer.layers.attention import MultiHeadSelfAttention
@@ -16,6 +17,7 @@ from keras_transformer.layers.decoder import DecoderLayer
 from keras_transformer.layers.positional_encoding import LearnedPositionalEncoding, PositionalEncoding
 from keras_transformer.layers.recurrent import DotAttention, RecurrentDecoderLayer
 
+OURS = "keras_transformer.layers."
 TAKE_PART = (
     MultiHeadSelfAttention,
     MultiHeadCrossAttention,
@@ -34,6 +36,12 @@ NOT_KEPT = ("segment_ids", "attention_mask", "positions")
 def takes_part(instruction: Instruction) -> bool:
     """Whether the operation is one of our layers that look at other positions, or count them."""
     return type(instruction.operation) in TAKE_PART
+
+
+def is_known(part: keras.layers.Layer) -> bool:
+    """Whether a part of one of our layers is known, and not a norm, a position or a feed-forward network of the user's,
+    which may look at other positions than it should."""
+    return type(part).__module__.startswith(OURS) or type(part) is keras.layers.Dense
 
 
 def arguments(instruction: Instruction) -> dict:
@@ -57,9 +65,11 @@ def output_axes(
     """The time axis of each output of one of our layers, None for one that has none, if all that it is given is what
     decoding allows; None if it is not.
 
-    With `cached`, the mask is not looked at here: see `inspection.py`.
+    What has parts of the user's own is not known. With `cached`, the mask is not looked at here: see `inspection.py`.
     """
     operation, given = instruction.operation, arguments(instruction)
+    if not all(map(is_known, layers_within(operation))):
+        return None
     sequence = slots_of(given.pop("inputs", None))
     if len(sequence) != 1 or axes.get(sequence[0]) != 1 or not getattr(operation, "causal", True):
         return None

@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_transformer._keras import is_keras_op
 from keras_transformer.decoding.program import Adapted, Instruction, Slot
+from keras_transformer.layers.checks import OWN_ACTIVATIONS
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.embedding import TokenEmbedding
 from keras_transformer.layers.experts import MixtureOfExperts
@@ -113,7 +114,7 @@ def _merge(instruction, axes, shapes):
 def _activation(instruction, axes, shapes):
     function = instruction.operation.activation
     name = getattr(function, "__name__", "")
-    if getattr(keras.activations, name, None) is not function:
+    if function not in (getattr(keras.activations, name, None), *OWN_ACTIVATIONS.values()):
         return None  # of one's own
     first = _first(instruction, axes, shapes)
     along_time = name in (*SOFTMAXES, "glu") and first is not None and first[1] == first[2] - 1

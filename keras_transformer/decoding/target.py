@@ -5,15 +5,17 @@ import keras
 from keras_transformer.decoding.participants import arguments, slots_of, takes_part
 from keras_transformer.decoding.program import Instruction, Program
 from keras_transformer.layers.attention import MultiHeadSelfAttention
+from keras_transformer.layers.class_token import ClassToken
 from keras_transformer.layers.encoder import EncoderLayer
 from keras_transformer.layers.pooling import MaskedPooling
 
 NAMES = ("target", "tokens")
 QUERIED = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)  # whose output is of their first argument
-# What mixes all positions: no target tokens pass through it.
+# What mixes all positions, or moves them: no target tokens pass through it.
 WHOLE = (
     EncoderLayer,
     MaskedPooling,
+    ClassToken,
     keras.layers.Bidirectional,
     keras.layers.GlobalAveragePooling1D,
     keras.layers.GlobalMaxPooling1D,

@@ -1,6 +1,7 @@
 """Layers: one concept a file."""
 
 from keras_transformer.layers.attention import MultiHeadSelfAttention
+from keras_transformer.layers.class_token import ClassToken
 from keras_transformer.layers.cross_attention import MultiHeadCrossAttention
 from keras_transformer.layers.decoder import DecoderLayer
 from keras_transformer.layers.embedding import TokenEmbedding
@@ -19,6 +20,7 @@ from keras_transformer.layers.recurrent import DotAttention, RecurrentDecoderLay
 
 __all__ = [
     "AlibiPosition",
+    "ClassToken",
     "DecoderLayer",
     "DotAttention",
     "EncoderLayer",

@@ -6,7 +6,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_transformer.ops.activations import quick_gelu, tanh_gelu
 from keras_transformer.ops.masks import boolean
+
+OWN_ACTIVATIONS = {"quick_gelu": quick_gelu, "tanh_gelu": tanh_gelu}
 
 
 def describe(layer) -> str:
@@ -133,10 +136,12 @@ def check_mask(layer, mask, heads: int, query_shape, key_shape) -> None:
 
 def get_activation(layer, activation):
     """The activation function of that name, or the function itself."""
+    if isinstance(activation, str) and activation in OWN_ACTIVATIONS:
+        return OWN_ACTIVATIONS[activation]
     try:
         return keras.activations.get(activation)
     except ValueError:
         raise ValueError(
-            f"{describe(layer)} takes the name of a Keras activation ('relu', 'gelu', 'silu', ...) or a function "
-            f"as activation, got {activation!r}."
+            f"{describe(layer)} takes the name of a Keras activation ('relu', 'gelu', 'silu', ...), "
+            f"{' or '.join(map(repr, OWN_ACTIVATIONS))}, or a function as activation, got {activation!r}."
         ) from None

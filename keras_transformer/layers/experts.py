@@ -8,25 +8,19 @@ import keras
 from keras import ops
 
 from keras_transformer._keras import is_trial
-from keras_transformer.layers.checks import (
-    check_positive,
-    check_rate,
-    check_sequence,
-    describe,
-    get_activation,
-    token_mask,
-)
+from keras_transformer.layers.checks import check_positive, check_rate, check_sequence, describe, token_mask
 from keras_transformer.layers.dropout import Dropout
+from keras_transformer.layers.gating import Gating, GatingOptions
 from keras_transformer.layers.projection import Projecting, WeightOptions
 from keras_transformer.layers.shaped import Shaped
 from keras_transformer.ops.experts import dispatch
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
-class MixtureOfExperts(Shaped, Projecting):
+class MixtureOfExperts(Shaped, Gating):
     """E feed-forward networks, of which a router gives each token k: many weights, and the work of few.
 
-    With r = x W_r and S the experts with the k largest r, y = sum over e in S of p_e FFN_e(x), p the softmax of r
+    With r = x W_r + b_r and S the experts with the k largest r, y = sum over e in S of p_e FFN_e(x), p the softmax of r
     over S ("Mixtral of Experts", https://arxiv.org/abs/2401.04088) or, with `normalize=False`, over all experts
     ("Switch Transformers", https://arxiv.org/abs/2101.03961). FFN_e is a `FeedForward`. Tokens are brought together by
     expert (`ops/experts.py`), so the work is that of k experts however many there are. No token is dropped and none
@@ -46,7 +40,9 @@ class MixtureOfExperts(Shaped, Projecting):
         num_experts: Number of experts E.
         intermediate_dim: Width F of the inner layer of each.
         top_k: Number of experts k that a token takes.
-        activation, gated, dropout, use_bias: Of each expert, as of `FeedForward`.
+        activation, gated, gate_limit, gate_offset, dropout, use_bias: Of each expert, as of `FeedForward`. (gpt-oss:
+            "quick_gelu", gated, with a limit of 7 and an offset of 1.)
+        router_bias: Whether the router has a bias b_r.
         normalize: Whether the k weights of a token sum to one. With top_k=1 the router then learns from the two losses
             only, so Switch Transformers take False.
         balance_loss, z_loss: Weights of the two losses; 0 for none.
@@ -56,7 +52,7 @@ class MixtureOfExperts(Shaped, Projecting):
             other's weights. Outside of training nothing is dropped. None: nor is it in training.
         kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, kernel_constraint,
             bias_constraint: Of the matrices and biases of each expert by itself, as in `keras.layers.Dense`; the
-            initializer and regularizer of kernels also of the router's matrix.
+            initializer and regularizer also of the router's.
 
     Call arguments:
         inputs: (B, T, D), float.
@@ -64,8 +60,9 @@ class MixtureOfExperts(Shaped, Projecting):
 
     Output shape: (B, T, D). The padding mask passes through.
 
-    Weights are `router` (D, E), `experts_inner/kernel` (E, D, F) or, gated, (E, D, 2 F), and `experts_outer/kernel`
-    (E, F, D). They are not quantized by `quantize`, which warns of it, and take no LoRA.
+    Weights are `router` (D, E), `router_bias` (E,), `experts_inner/kernel` (E, D, F) or, gated, (E, D, 2 F), and
+    `experts_outer/kernel` (E, F, D). Those of experts are not quantized by `quantize`, which warns of it, and take no
+    LoRA.
 
     Raises:
         ValueError: If `top_k` is larger than `num_experts`, a number is not positive, or as `FeedForward` does.
@@ -84,15 +81,14 @@ class MixtureOfExperts(Shaped, Projecting):
         intermediate_dim: int,
         *,
         top_k: int = 2,
-        activation="relu",
-        gated: bool = False,
         dropout: float = 0.0,
         use_bias: bool = True,
+        router_bias: bool = False,
         normalize: bool = True,
         balance_loss: float = 0.01,
         z_loss: float = 0.001,
         capacity_factor: float | None = None,
-        **kwargs: Unpack[WeightOptions],
+        **kwargs: Unpack[GatingOptions],
     ):
         super().__init__(**kwargs)
         check_positive(self, num_experts=num_experts, intermediate_dim=intermediate_dim, top_k=top_k)
@@ -113,10 +109,9 @@ class MixtureOfExperts(Shaped, Projecting):
         self.num_experts = num_experts
         self.intermediate_dim = intermediate_dim
         self.top_k = top_k
-        self.activation = get_activation(self, activation)
-        self.gated = gated
         self.dropout = dropout
         self.use_bias = use_bias
+        self.router_bias = router_bias
         self.normalize = normalize
         self.balance_loss = balance_loss
         self.z_loss = z_loss
@@ -134,7 +129,16 @@ class MixtureOfExperts(Shaped, Projecting):
             regularizer=options["kernel_regularizer"],
             autocast=False,
         )
-        self.inner = self._experts("experts_inner", width, inner * (2 if self.gated else 1))
+        self.router_offset = None
+        if self.router_bias:
+            self.router_offset = self.add_weight(
+                name="router_bias",
+                shape=(self.num_experts,),
+                initializer=options["bias_initializer"],
+                regularizer=options["bias_regularizer"],
+                autocast=False,
+            )
+        self.inner = self._experts("experts_inner", width, self.inner_width(inner))
         self.dropout_layer = self.make(Dropout, "dropout", rate=self.dropout)
         self.outer = self._experts("experts_outer", inner, width)
 
@@ -152,18 +156,15 @@ class MixtureOfExperts(Shaped, Projecting):
         real = None if real is None else ops.reshape(real, (-1,))
         tokens = ops.reshape(inputs, (-1, inputs.shape[-1]))  # (N, D)
         logits = ops.matmul(ops.cast(tokens, "float32"), ops.cast(self.router, "float32"))  # (N, E)
+        if self.router_offset is not None:
+            logits = logits + ops.cast(self.router_offset, "float32")
         largest, chosen = ops.top_k(logits, self.top_k)
         normalizer = ops.logsumexp(largest if self.normalize else logits, axis=-1, keepdims=True)
         weights = ops.cast(ops.exp(largest - normalizer), inputs.dtype)  # (N, k)
 
         capacity_factor = self.capacity_factor if training else None
         slots = dispatch(chosen, self.num_experts, real=real, capacity_factor=capacity_factor)
-        hidden = self.inner(slots.spread(tokens), slots=slots)
-        if self.gated:
-            hidden, gate = ops.split(hidden, 2, axis=-1)
-            hidden = self.activation(hidden) * gate
-        else:
-            hidden = self.activation(hidden)
+        hidden = self.activate(self.inner(slots.spread(tokens), slots=slots), training)
         outputs = self.outer(self.dropout_layer(hidden, training=training), slots=slots)
         if training:
             self._add_losses(logits, slots.sizes, real)
@@ -188,10 +189,9 @@ class MixtureOfExperts(Shaped, Projecting):
             "num_experts": self.num_experts,
             "intermediate_dim": self.intermediate_dim,
             "top_k": self.top_k,
-            "activation": keras.activations.serialize(self.activation),
-            "gated": self.gated,
             "dropout": self.dropout,
             "use_bias": self.use_bias,
+            "router_bias": self.router_bias,
             "normalize": self.normalize,
             "balance_loss": self.balance_loss,
             "z_loss": self.z_loss,

@@ -4,15 +4,14 @@ from typing import Unpack
 
 import keras
 
-from keras_transformer.layers.checks import check_positive, check_rate, check_sequence, get_activation
+from keras_transformer.layers.checks import check_positive, check_rate, check_sequence
 from keras_transformer.layers.dropout import Dropout
-from keras_transformer.layers.projection import Projecting, WeightOptions
+from keras_transformer.layers.gating import Gating, GatingOptions
 from keras_transformer.layers.shaped import Shaped
-from keras_transformer.ops.activations import trained
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
-class FeedForward(Shaped, Projecting):
+class FeedForward(Shaped, Gating):
     """Position-wise feed-forward network: two dense layers around a non-linearity.
 
     FFN(x) = activation(x W1 + b1) W2 + b2, each position by itself ("Attention Is All You Need", section 3.3). With
@@ -21,8 +20,10 @@ class FeedForward(Shaped, Projecting):
 
     Args:
         intermediate_dim: Width F of the inner layer.
-        activation: Name of a Keras activation, or a function.
+        activation: Name of a Keras activation, "quick_gelu", "tanh_gelu", or a function.
         gated: Whether a second projection gates the first.
+        gate_limit: L: with it, min(x W1 + b1, L) is activated, and multiplied by x V1 + c1 within [-L, L] (gpt-oss).
+        gate_offset: Added to x V1 + c1.
         dropout: Rate at which inner activations are dropped.
         use_bias: Whether the dense layers have biases.
         kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, kernel_constraint,
@@ -46,18 +47,14 @@ class FeedForward(Shaped, Projecting):
         self,
         intermediate_dim: int,
         *,
-        activation="relu",
-        gated: bool = False,
         dropout: float = 0.0,
         use_bias: bool = True,
-        **kwargs: Unpack[WeightOptions],
+        **kwargs: Unpack[GatingOptions],
     ):
         super().__init__(**kwargs)
         check_positive(self, intermediate_dim=intermediate_dim)
         check_rate(self, dropout=dropout)
         self.intermediate_dim = intermediate_dim
-        self.activation = get_activation(self, activation)
-        self.gated = gated
         self.dropout = dropout
         self.use_bias = use_bias
         self.supports_masking = True
@@ -65,27 +62,19 @@ class FeedForward(Shaped, Projecting):
     def build(self, inputs_shape):
         check_sequence(self, "inputs", inputs_shape)
         width, inner = inputs_shape[-1], self.intermediate_dim
-        self.inner = self.project(inner * (2 if self.gated else 1), "inner", width, use_bias=self.use_bias)
+        self.inner = self.project(self.inner_width(inner), "inner", width, use_bias=self.use_bias)
         self.dropout_layer = self.make(Dropout, "dropout", rate=self.dropout)
         self.outer = self.project(width, "outer", inner, use_bias=self.use_bias)
 
     def call(self, inputs, training=None):
         check_sequence(self, "inputs", inputs.shape)
-        hidden = self.inner(inputs)
-        activation = trained(self.activation) if training else self.activation
-        if self.gated:
-            hidden, gate = keras.ops.split(hidden, 2, axis=-1)
-            hidden = activation(hidden) * gate
-        else:
-            hidden = activation(hidden)
+        hidden = self.activate(self.inner(inputs), training)
         return self.outer(self.dropout_layer(hidden, training=training))
 
     def get_config(self):
         return {
             **super().get_config(),
             "intermediate_dim": self.intermediate_dim,
-            "activation": keras.activations.serialize(self.activation),
-            "gated": self.gated,
             "dropout": self.dropout,
             "use_bias": self.use_bias,
         }

@@ -1,5 +1,6 @@
 """Pure functions on tensors: no state, no layers."""
 
+from keras_transformer.ops.activations import quick_gelu, tanh_gelu
 from keras_transformer.ops.attention import additive_attention, dot_product_attention
 from keras_transformer.ops.kernels import attention_kernel
 from keras_transformer.ops.masks import attention_mask
@@ -15,8 +16,10 @@ __all__ = [
     "dot_product_attention",
     "dropout",
     "layer_normalization",
+    "quick_gelu",
     "random_bits",
     "relative_buckets",
     "rotate",
     "sinusoids",
+    "tanh_gelu",
 ]

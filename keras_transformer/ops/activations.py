@@ -1,4 +1,4 @@
-"""Activations with their gradients written out, from the input alone: nothing else is kept for them."""
+"""Kinds of GELU: the exact one with its gradient written out, and two that Keras has no name for."""
 
 from collections.abc import Callable
 
@@ -52,3 +52,47 @@ def _gelu(x):
         return upstream * ops.cast(distribution + wide * density, x.dtype)
 
     return ops.gelu(x, approximate=False), gradient
+
+
+@keras.saving.register_keras_serializable("keras_transformer")
+def quick_gelu(x):
+    """x sigmoid(1.702 x) ("Gaussian Error Linear Units", https://arxiv.org/abs/1606.08415, section 2), as CLIP has it.
+
+    Layers of this package take it by its name, too, and save it: `FeedForward(32, activation="quick_gelu")`.
+
+    Args:
+        x: Float, of any shape.
+
+    Returns:
+        Of the shape and dtype of `x`.
+
+    Example:
+
+    >>> import numpy as np, keras_transformer as kt
+    >>> np.asarray(kt.ops.quick_gelu(np.array([-1.0, 0.0, 1.0])), "float64").round(3).tolist()
+    [-0.154, 0.0, 0.846]
+    """
+    x = ops.convert_to_tensor(x)
+    return x * ops.sigmoid(1.702 * x)
+
+
+@keras.saving.register_keras_serializable("keras_transformer")
+def tanh_gelu(x):
+    """x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, near the exact GELU ("Gaussian Error Linear Units",
+    https://arxiv.org/abs/1606.08415, section 2): what others call "gelu_new" or "gelu_pytorch_tanh".
+
+    Layers of this package take it by its name, too, and save it: `FeedForward(32, activation="tanh_gelu")`.
+
+    Args:
+        x: Float, of any shape.
+
+    Returns:
+        Of the shape and dtype of `x`.
+
+    Example:
+
+    >>> import numpy as np, keras_transformer as kt
+    >>> np.asarray(kt.ops.tanh_gelu(np.array([-2.0, 0.0, 2.0])), "float64").round(4).tolist()
+    [-0.0454, 0.0, 1.9546]
+    """
+    return ops.gelu(x, approximate=True)

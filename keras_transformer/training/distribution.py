@@ -117,6 +117,7 @@ def layout_map(
         r"(.*/)?[^/]*embedding[^/]*/embeddings": (model_axis, None),
         r"(.*/)?[^/]*embedding[^/]*/output_bias": (model_axis,),
         r"(.*/)?[^/]*position[^/]*/embeddings": (),
+        r"(.*/)?[^/]*class_token[^/]*/embeddings": (),
         r"(.*/)?logits/kernel": (None, model_axis),
         r"(.*/)?logits/bias": (model_axis,),
         r".*/(scale|gamma|beta)": (),

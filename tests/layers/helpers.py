@@ -39,11 +39,22 @@ CATALOGUE = {
     "RMSNormalization": lambda **k: (kt.RMSNormalization(epsilon=1e-3, **k), (X,)),
     "RMSNormalization, offset": lambda **k: (kt.RMSNormalization(offset=1.0, **k), (X,)),
     "LayerNormalization": lambda **k: (kt.LayerNormalization(epsilon=1e-2, center=False, **k), (X,)),
+    "ClassToken": lambda **k: (kt.ClassToken(embeddings_initializer="normal", **k), (X,)),
     "MaskedPooling": lambda **k: (kt.MaskedPooling("max", **k), (X,)),
     "FeedForward": lambda **k: (kt.FeedForward(INNER, activation="gelu", dropout=0.5, **k), (X,)),
+    "FeedForward, limited": lambda **k: (
+        kt.FeedForward(INNER, activation="quick_gelu", gated=True, gate_limit=0.7, gate_offset=1.0, **k),
+        (X,),
+    ),
     "FeedForward, gated": lambda **k: (kt.FeedForward(INNER, activation="silu", gated=True, use_bias=False, **k), (X,)),
     "MixtureOfExperts": lambda **k: (
         kt.MixtureOfExperts(5, INNER, activation="silu", gated=True, dropout=0.5, **k),
+        (X,),
+    ),
+    "MixtureOfExperts, limited": lambda **k: (
+        kt.MixtureOfExperts(
+            5, INNER, activation="quick_gelu", gated=True, gate_limit=0.7, gate_offset=1.0, router_bias=True, **k
+        ),
         (X,),
     ),
     "MultiHeadSelfAttention": lambda **k: (kt.MultiHeadSelfAttention(HEADS, HEAD_DIM, **k), (X,)),

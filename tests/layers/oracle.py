@@ -13,6 +13,8 @@ ACTIVATIONS = {
     "gelu": lambda x: x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2,
     "silu": lambda x: x / (1 + np.exp(-x)),
     "tanh": np.tanh,
+    "quick_gelu": lambda x: x / (1 + np.exp(-1.702 * x)),
+    "tanh_gelu": lambda x: x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
 }
 
 
@@ -172,11 +174,11 @@ def attention(
     return dense(below(w, "output"), heads), weights
 
 
-def mixture(w, x, *, top_k=2, activation="relu", gated=False, normalize=True):
+def mixture(w, x, *, top_k=2, normalize=True, **options):
     """Token by token, expert by expert."""
     y = np.zeros_like(x, dtype="float64")
     for place in np.ndindex(x.shape[:-1]):
-        logits = x[place] @ w["router"]
+        logits = x[place] @ w["router"] + w.get("router_bias", 0)
         chosen = np.argsort(-logits)[:top_k]
         p = np.exp(logits)
         p = p / (p[chosen] if normalize else p).sum()
@@ -187,15 +189,16 @@ def mixture(w, x, *, top_k=2, activation="relu", gated=False, normalize=True):
                 for name in w
                 if name.startswith(f"experts_{part}/")
             }
-            y[place] += p[e] * feed_forward(of_expert, x[place], activation=activation, gated=gated)
+            y[place] += p[e] * feed_forward(of_expert, x[place], **options)
     return y
 
 
-def feed_forward(w, x, *, activation="relu", gated=False):
+def feed_forward(w, x, *, activation="relu", gated=False, gate_limit=np.inf, gate_offset=0.0):
     hidden = dense(below(w, "inner"), x)
     if gated:
         hidden, gate = np.split(hidden, 2, axis=-1)
-        hidden = ACTIVATIONS[activation](hidden) * gate
+        hidden, gate = np.minimum(hidden, gate_limit), np.clip(gate, -gate_limit, gate_limit)
+        hidden = ACTIVATIONS[activation](hidden) * (gate + gate_offset)
     else:
         hidden = ACTIVATIONS[activation](hidden)
     return dense(below(w, "outer"), hidden)

@@ -57,6 +57,8 @@ CONSTRUCTORS = [
     ("FeedForward", {"intermediate_dim": 2.5}, "got 2.5", "positive integer as intermediate_dim"),
     ("FeedForward", {"intermediate_dim": INNER, "dropout": 1.0}, "got 1.0", "rate in [0, 1) as dropout"),
     ("FeedForward", {"intermediate_dim": INNER, "activation": "rleu"}, "got 'rleu'", "'relu', 'gelu', 'silu'"),
+    ("FeedForward", {"intermediate_dim": INNER, "gate_limit": 7.0}, "gate_limit=7.0", "with gated=True only"),
+    ("FeedForward", {"intermediate_dim": INNER, "gated": True, "gate_limit": 0}, "got 0", "positive gate_limit"),
     ("MixtureOfExperts", {"num_experts": 0, "intermediate_dim": 7}, "got 0", "positive integer as num_experts"),
     ("MixtureOfExperts", {"num_experts": 3, "intermediate_dim": 0}, "got 0", "positive integer as intermediate_dim"),
     ("MixtureOfExperts", {"num_experts": 3, "intermediate_dim": 7, "top_k": 0}, "got 0", "positive integer as top_k"),

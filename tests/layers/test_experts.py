@@ -116,8 +116,9 @@ def test_the_compiled_work_does_not_grow_with_the_number_of_experts(monkeypatch)
         {"gated": True, "activation": "silu", "use_bias": False},
         {"top_k": 1, "normalize": False, "activation": "gelu"},
         {"top_k": EXPERTS, "activation": "tanh"},
+        {"gated": True, "activation": "quick_gelu", "gate_limit": 0.7, "gate_offset": 1.0, "router_bias": True},
     ],
-    ids=["", "gated", "one", "all"],
+    ids=["", "gated", "one", "all", "gpt-oss"],
 )
 def test_equals_the_oracle(options, assert_close):
     if options.get("activation") == "gelu":

@@ -136,7 +136,7 @@ def test_normalization_in_half_precision_is_computed_in_float32(norm, dtype):
 # Feed-forward
 
 
-@pytest.mark.parametrize("activation", ["relu", "gelu", "silu", "tanh"])
+@pytest.mark.parametrize("activation", list(oracle.ACTIVATIONS))
 @pytest.mark.parametrize("gated", [False, True], ids=["", "gated"])
 @pytest.mark.parametrize("use_bias", [True, False], ids=["", "no bias"])
 def test_feed_forward(activation, gated, use_bias, assert_close):
@@ -146,6 +146,26 @@ def test_feed_forward(activation, gated, use_bias, assert_close):
     weights = oracle.weights_of(layer)
     assert len(weights) == (4 if use_bias else 2)
     assert_close(layer(X), oracle.feed_forward(weights, X, activation=activation, gated=gated))
+
+
+@pytest.mark.parametrize("limit, offset", [(0.3, 1.0), (0.5, 0.0), (None, -0.7)])
+def test_limits_of_a_gate(limit, offset, assert_close):
+    layer = kt.FeedForward(INNER, activation="quick_gelu", gated=True, gate_limit=limit, gate_offset=offset)
+    layer(X)
+    randomize(layer)
+    options = {"gate_offset": offset} if limit is None else {"gate_offset": offset, "gate_limit": limit}
+    expected = oracle.feed_forward(oracle.weights_of(layer), X, activation="quick_gelu", gated=True, **options)
+    assert_close(layer(X), expected)
+    assert_close(layer(X, training=True), expected)
+
+
+def test_class_token(assert_close):
+    layer = kt.ClassToken(embeddings_initializer="normal")
+    output, token = layer(X, mask=MASK), oracle.weights_of(layer)["embeddings"]
+    assert_close(output, np.concatenate([np.repeat(token[None], BATCH, 0), X], axis=1))
+    mask = as_numpy(layer.compute_mask(X, MASK))
+    np.testing.assert_array_equal(mask, np.concatenate([np.ones((BATCH, 1), bool), MASK], axis=1))
+    assert layer.compute_mask(X, None) is None
 
 
 def test_feed_forward_takes_a_function_as_activation(assert_close):
@@ -353,7 +373,7 @@ CHOICES = {
     "window": [None, 2],
     "position": list(POSITIONS),
     "use_bias": [True, False],
-    "activation": ["relu", "gelu", "silu"],
+    "activation": ["relu", "gelu", "silu", "quick_gelu", "tanh_gelu"],
     "gated": [False, True],
     "norm": ["layer", "rms", kt.RMSNormalization(offset=0.5), kt.LayerNormalization(scale=False)],
     "norm_placement": ["after", "before", "both", "branch"],
