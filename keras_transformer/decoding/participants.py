@@ -27,6 +27,7 @@ TAKE_PART = (
     PositionalEncoding,
     LearnedPositionalEncoding,
 )
+TAKE_PARTS = (MultiHeadSelfAttention, MultiHeadCrossAttention, DecoderLayer)  # norms, positions, ... of the user's own
 USE_MASK = (MultiHeadSelfAttention, DecoderLayer, RecurrentDecoderLayer)  # of the target; the others need none
 OF_THE_MEMORY = ("memory", "memory_mask", "memory_segment_ids", "initial_state")
 OF_THE_QUERIES = {MultiHeadCrossAttention: "attention_mask", DecoderLayer: "memory_attention_mask"}  # (..., T, S)
@@ -38,7 +39,7 @@ def takes_part(instruction: Instruction) -> bool:
     return type(instruction.operation) in TAKE_PART
 
 
-def is_known(part: keras.layers.Layer) -> bool:
+def _is_known(part: keras.layers.Layer) -> bool:
     """Whether a part of one of our layers is known, and not a norm, a position or a feed-forward network of the user's,
     which may look at other positions than it should."""
     return type(part).__module__.startswith(OURS) or type(part) is keras.layers.Dense
@@ -68,7 +69,7 @@ def output_axes(
     What has parts of the user's own is not known. With `cached`, the mask is not looked at here: see `inspection.py`.
     """
     operation, given = instruction.operation, arguments(instruction)
-    if not all(map(is_known, layers_within(operation))):
+    if isinstance(operation, TAKE_PARTS) and not all(map(_is_known, layers_within(operation))):
         return None
     sequence = slots_of(given.pop("inputs", None))
     if len(sequence) != 1 or axes.get(sequence[0]) != 1 or not getattr(operation, "causal", True):
