@@ -109,7 +109,7 @@ class MultiHeadAttention(SequenceLayer, Projecting):
                 )
                 setattr(self, name, norm)
         self.output_projection = self.project(width, "output", self.num_heads * head_dim, use_bias=self.use_bias)
-        self._width = width
+        self._width, self._head_dim = width, head_dim
         return head_dim
 
     def _project_heads(self, count: int, head_dim: int, name: str, width: int) -> Projection:
@@ -127,17 +127,17 @@ class MultiHeadAttention(SequenceLayer, Projecting):
         starts = [sum(counts[:i]) for i in range(1, len(counts))]
         return ops.split(heads, starts, axis=1)
 
-    def _joined(self, heads):
+    def _joined(self, heads, count: int):
         """The heads (B, n, T, K) of a token side by side, (B, T, n K)."""
-        _, count, _, width = heads.shape
         heads = ops.swapaxes(heads, 1, 2)
-        return ops.reshape(heads, (-1, ops.shape(heads)[1], count * width))
+        return ops.reshape(heads, (-1, ops.shape(heads)[1], count * self._head_dim))
 
     def _normalize(self, norm, heads):
         """Queries or keys (B, n, T, K) normalized, each head by itself or all heads of a token together."""
         if self.qk_norm_over == "head":
             return norm(heads)
-        return self._heads(norm(self._joined(heads)), heads.shape[1])
+        count = heads.shape[1]
+        return self._heads(norm(self._joined(heads, count)), count)
 
     def _attend(self, query, key, value, seen: Visibility, training, return_scores: bool, *, bias=None, sinks=None):
         """Attention over heads, and the projection of their concatenation to the model width."""
@@ -156,7 +156,7 @@ class MultiHeadAttention(SequenceLayer, Projecting):
             return_scores=return_scores or is_recording(),
         )
         record(self, weights, to_memory=self._attends_to_memory)
-        return self.output_projection(self._joined(output)), weights
+        return self.output_projection(self._joined(output, self.num_heads)), weights
 
     def get_config(self):
         return {

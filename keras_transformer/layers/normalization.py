@@ -49,7 +49,8 @@ class LayerNormalization(Small, keras.layers.LayerNormalization):
         super().build(inputs_shape)
 
     def call(self, inputs):
-        return layer_normalization(inputs, self.gamma, self.beta, self.epsilon)
+        normal = layer_normalization(inputs, self.gamma, self.beta, self.epsilon)
+        return ops.cast(normal, self.compute_dtype)  # Keras casts no inputs of this layer
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
@@ -89,7 +90,7 @@ class RMSNormalization(Small, keras.layers.RMSNormalization):
         return super().add_weight(*args, **{**kwargs, "initializer": initializer, "autocast": False})
 
     def call(self, inputs):
-        scale = ops.convert_to_tensor(self.scale)
+        scale = ops.cast(self.scale, keras.backend.result_type(self.scale.dtype, "float32"))
         return ops.rms_normalization(inputs, scale + self.offset if self.offset else scale, self.axis, self.epsilon)
 
     def get_config(self):

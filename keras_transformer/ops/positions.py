@@ -14,7 +14,9 @@ def _frequencies(count: int, dim: int, max_wavelength: float) -> np.ndarray:
 
 def _angles(positions, frequencies):
     """Each position times each frequency, float32, (..., number of frequencies)."""
-    return ops.expand_dims(ops.cast(positions, "float32"), -1) * np.asarray(frequencies, "float32")
+    return ops.expand_dims(ops.cast(positions, "float32"), -1) * ops.convert_to_tensor(
+        np.asarray(frequencies, "float32")
+    )
 
 
 def sinusoids(positions, dim: int, max_wavelength: float = 10000.0):
