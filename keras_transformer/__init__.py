@@ -1,7 +1,7 @@
 """Transformer layers for Keras 3 that compose, train, generate with a cache, and export."""
 
 from keras_transformer import _backend as _backend
-from keras_transformer import export, models, ops, text, training
+from keras_transformer import export, models, ops, pretrained, text, training
 from keras_transformer.decoding import (
     BeamSearch,
     ContrastiveSearch,
@@ -73,6 +73,7 @@ __all__ = [
     "export",
     "models",
     "ops",
+    "pretrained",
     "text",
     "training",
 ]

@@ -11,6 +11,7 @@ PACKAGES = {
     "ai_edge_litert": ("ai-edge-litert", "litert"),
     "ai_edge_quantizer": ("ai-edge-quantizer", "int4"),
     "jax": ("jax", "jax"),
+    "jinja2": ("jinja2", "pretrained"),
     "matplotlib": ("matplotlib", "plot"),
     "onnxruntime": ("onnxruntime", "onnx"),
     "sacrebleu": ("sacrebleu", "bleu"),
@@ -18,6 +19,7 @@ PACKAGES = {
     "tensorflow": ("tensorflow", "tensorflow"),
     "tensorflow_text": ("tensorflow-text", "text"),
     "tf2onnx": ("tf2onnx", "onnx"),
+    "tokenizers": ("tokenizers", "pretrained"),
     "torch": ("torch", "torch"),
 }
 

@@ -93,8 +93,8 @@ class Texts:
         if tokenizer is None:
             raise ValueError("The prompts are texts, and Generator was made without a target_tokenizer: give ids.")
         rows = encode(tokenizer, strings)
-        if isinstance(tokenizer, Tokenizer) and tokenizer.add_end:
-            rows = [row[:-1] for row in rows]
+        if isinstance(tokenizer, Tokenizer):
+            rows = [row[: len(row) - len(tokenizer.frame[1])] for row in rows]
         if self._has_sources and self.special.start is not None:
             rows = [row if row[:1] == [self.special.start] else [self.special.start, *row] for row in rows]
         return rows

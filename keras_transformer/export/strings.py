@@ -111,8 +111,8 @@ def tokenized(target: Generator | keras.Model, tokenizer, texts, padding_id: int
 
     own = getattr(tokenizer, "pad_id", 0)
     is_ours = isinstance(tokenizer, Tokenizer)
-    frame = [tokenizer.start_id] * tokenizer.add_start + [tokenizer.end_id] * tokenizer.add_end if is_ours else []
-    if own is None or own in frame:  # then padding does not tell where a row ends
+    start, end = tokenizer.frame if is_ours else ((), ())
+    if own is None or own in (*start, *end):  # then padding does not tell where a row ends
         rows, own = tokenizer.tokenize_ragged(texts), own or 0
         ids, lengths = rows.to_tensor(default_value=own), tf.cast(rows.row_lengths(), tf.int32)
     else:
@@ -120,9 +120,9 @@ def tokenized(target: Generator | keras.Model, tokenizer, texts, padding_id: int
         places = tf.range(1, tf.shape(ids)[1] + 1)
         lengths = tf.reduce_max(tf.pad(tf.cast(ids != own, tf.int32) * places, [[0, 0], [0, 1]]), axis=1)
     are_prompts = isinstance(target, Generator) and len(target.graph.input_names) == 1
-    ends = are_prompts and is_ours and tokenizer.add_end
+    ends = are_prompts and len(end)
     if ends:
-        lengths = tf.maximum(lengths - 1, 0)
+        lengths = tf.maximum(lengths - ends, 0)
     if None not in shape:
         ids = ids[:, : shape[1]]
         ids = tf.pad(ids, [[0, 0], [0, shape[1] - tf.shape(ids)[1]]], constant_values=own)

@@ -84,17 +84,17 @@ class Tokenizer(keras.layers.Layer):
         **kwargs,
     ) -> None:
         super().__init__(**kwargs)
-        room = 1 + int(add_start) + int(add_end)
+        self.max_length = max_length
+        self.add_start = bool(int(add_start))  # None is an error
+        self.add_end = bool(int(add_end))
         if max_length is not None:
             check_positive(self, max_length=max_length)
+            room = 1 + sum(map(len, self.frame))
             if max_length < room:
                 raise ValueError(
                     f"{self.name}: max_length={max_length} leaves no room for a piece; with "
                     f"add_start={add_start} and add_end={add_end} it must be at least {room}."
                 )
-        self.max_length = max_length
-        self.add_start = bool(add_start)
-        self.add_end = bool(add_end)
         self.special_tokens = checked_tokens(special_tokens, self.name)
 
     def encode(self, strings):
@@ -113,6 +113,11 @@ class Tokenizer(keras.layers.Layer):
     def padding_id(self) -> int | None:
         """The id that rows are padded with. None: every id is one of text."""
         return self.pad_id
+
+    @property
+    def frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ids in front of the pieces of a row, and those behind them."""
+        return (self.start_id,) * self.add_start, (self.end_id,) * self.add_end
 
     @property
     def vocabulary_size(self) -> int:
@@ -162,6 +167,11 @@ class Tokenizer(keras.layers.Layer):
         ids = np.arange(self.vocabulary_size)
         return np.isin(ids, (self.pad_id, self.start_id, self.end_id)) | (ids >= self.first_special_id)
 
+    def hidden_ids(self, skip_special_tokens: bool) -> np.ndarray:
+        """Which ids `detokenize` leaves out, (V,)."""
+        hidden = self.is_control()
+        return hidden if skip_special_tokens else hidden & (np.arange(len(hidden)) < self.first_special_id)
+
     def stop_ids(self) -> list[int]:
         """The ids at which `detokenize` stops reading: end and padding."""
         return [id for id in (self.end_id, self.pad_id) if id is not None]
@@ -201,29 +211,32 @@ class Tokenizer(keras.layers.Layer):
 
         pieces = self._pieces(self._string_tensor(strings))
         padding = self.padding_id or 0
+        start, end = self.frame
         lengths = tf.cast(pieces.row_lengths(), tf.int32)
         if self.max_length is not None:
-            lengths = tf.minimum(lengths, self.max_length - self.add_start - self.add_end)
+            lengths = tf.minimum(lengths, self.max_length - len(start) - len(end))
         # From here on with plain operations on dense rows, which LiteRT has, too.
         ids = pieces.to_tensor(default_value=padding)
         width = tf.reduce_max(tf.pad(lengths, [[0, 1]]))  # the pad is for a batch of no rows
-        ids = tf.pad(ids[:, :width], [[0, 0], [0, int(self.add_end)]])
+        ids = tf.pad(ids[:, :width], [[0, 0], [0, len(end)]])
         places = tf.expand_dims(tf.range(tf.shape(ids)[1]), 0)
         lengths = tf.expand_dims(lengths, 1)
         ids = tf.where(places < lengths, ids, padding)
-        if self.add_end:
-            ids = tf.where(places == lengths, self.end_id, ids)
-        return tf.pad(ids, [[0, 0], [1, 0]], constant_values=self.start_id) if self.add_start else ids
+        for place, id in enumerate(end):
+            ids = tf.where(places == lengths + place, id, ids)
+        for id in reversed(start):
+            ids = tf.pad(ids, [[0, 0], [1, 0]], constant_values=id)
+        return ids
 
     def tokenize_ragged(self, strings):
         """Strings (B,) to int32 ids as a `tf.RaggedTensor` (B, None): without padding, whatever id that is."""
         tf = needed("tensorflow", self.name)
 
         pieces = tf.cast(self._pieces(self._string_tensor(strings)), tf.int32)
+        start, end = self.frame
         if self.max_length is not None:
-            pieces = pieces[:, : self.max_length - self.add_start - self.add_end]
-        start = [tf.fill([pieces.nrows(), 1], self.start_id)] if self.add_start else []
-        end = [tf.fill([pieces.nrows(), 1], self.end_id)] if self.add_end else []
+            pieces = pieces[:, : self.max_length - len(start) - len(end)]
+        start, end = ([tf.fill([pieces.nrows(), 1], id) for id in ids] for ids in (start, end))
         return tf.concat([*start, pieces, *end], axis=1)
 
     def _pieces(self, strings):
@@ -245,7 +258,7 @@ class Tokenizer(keras.layers.Layer):
         may have rows of different lengths.
 
         Start and other control ids are left out, and special tokens unless `skip_special_tokens` is False. Ids outside
-        the vocabulary read as the unknown id does, so that one bad row does not fail a batch.
+        the vocabulary read as the unknown id does, if there is one, so that one bad row does not fail a batch.
         """
         tf = needed("tensorflow", self.name)
 
@@ -261,11 +274,11 @@ class Tokenizer(keras.layers.Layer):
         rows = tf.reshape(ids, [tf.reduce_prod(shape[:-1]), shape[-1]])  # (B, T) or (B * N, T)
         stops = functools.reduce(operator.or_, (rows == id for id in self.stop_ids()), tf.zeros_like(rows, tf.bool))
         known = (rows >= 0) & (rows < self.vocabulary_size)
-        rows = tf.cast(tf.where(known, rows, self.unk_id), tf.int32)
-        hidden = self.is_control()
-        if not skip_special_tokens:
-            hidden = hidden & (np.arange(self.vocabulary_size) < self.first_special_id)
+        rows = tf.cast(tf.where(known, rows, self.unk_id or 0), tf.int32)
+        hidden = self.hidden_ids(skip_special_tokens)
         kept = (tf.cumsum(tf.cast(stops, tf.int32), axis=1) == 0) & ~tf.gather(hidden, rows)
+        if self.unk_id is None:
+            kept = kept & known
         if real is not None:
             kept = kept & tf.reshape(real, tf.shape(kept))
         counts = tf.reduce_sum(tf.cast(kept, tf.int32), axis=1)  # of int64, LiteRT's operation makes empty texts

@@ -1,0 +1,140 @@
+"""The tokenizer of a folder that holds a checkpoint."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+
+from keras_transformer.text.definition import as_fast
+from keras_transformer.text.pretrained import PretrainedTokenizer
+
+_ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_MEDIA = ("image_token", "boi_token", "eoi_token", "audio_token", "boa_token", "eoa_token", "video_token")
+
+
+def load_tokenizer(folder: str | os.PathLike, *, vocabulary_size: int | None = None, **kwargs) -> PretrainedTokenizer:
+    """The tokenizer of a checkpoint, with the checkpoint's own ids.
+
+    Read are `tokenizer.json`, and of `tokenizer_config.json`, or `special_tokens_map.json` in older folders, which
+    tokens have a role; `chat_template.jinja` and `additional_chat_templates/`, or the templates in
+    `tokenizer_config.json`. Code that a folder may hold is never run.
+
+    Args:
+        folder: A folder, as `save_pretrained` of transformers writes it.
+        vocabulary_size: Number of ids of the model. Tokens that stand for images or sounds and have no row in the
+            model's embedding are left out; others are an error.
+        **kwargs: `add_start`, `add_end`, `special_tokens`, `max_length`, `name` of `PretrainedTokenizer`.
+
+    Raises:
+        ValueError: If the folder is not there, or holds no tokenizer that can be read; if a token has no id in the
+            model's vocabulary, or another one than the folder says elsewhere.
+
+    Example:
+        ```python
+        tokenizer = kt.pretrained.load_tokenizer("SmolLM2-135M-Instruct")
+        prompt = tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], add_generation_prompt=True)
+        ```
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"load_tokenizer takes a folder that holds a checkpoint. There is none: '{folder}'.")
+    config = _json(folder / "tokenizer_config.json")
+    if "added_tokens_decoder" not in config:
+        config = {**config, **_json(folder / "special_tokens_map.json")}
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise ValueError(_no_file(folder))
+    definition = file.read_text(encoding="utf-8")
+    named = {role: _content(token) for role, token in config.items() if role.endswith("_token") and _content(token)}
+    definition = _with_tokens(definition, config, named, str(file))
+    if vocabulary_size is not None:
+        definition = _without_media(definition, {named[role] for role in _MEDIA if role in named}, vocabulary_size)
+    return PretrainedTokenizer(
+        definition,
+        named_tokens=named,
+        chat_template=_chat_templates(folder, config),
+        vocabulary_size=vocabulary_size,
+        **kwargs,
+    )
+
+
+def _with_tokens(definition: str, config: Mapping, named: Mapping[str, str], owner: str) -> str:
+    """The definition with the tokens that only the configuration has, special ones."""
+    from tokenizers import AddedToken
+
+    fast = as_fast(definition, owner)
+    there = {token.content: id for id, token in fast.get_added_tokens_decoder().items()}
+    listed = {int(id): token for id, token in config.get("added_tokens_decoder", {}).items()}
+    others = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
+    others = others.values() if isinstance(others, Mapping) else others
+    tokens = {_content(token): _added(token) for _, token in sorted(listed.items())}
+    roles = [config[role] for role in (*_ROLES, *sorted(set(named) - set(_ROLES))) if role in named]
+    for token in (*roles, *others):
+        tokens.setdefault(_content(token), _added(token, special=True))
+    missing = [token for content, token in tokens.items() if content not in there]
+    if missing:
+        fast.add_tokens([AddedToken(**token) for token in missing])
+        definition = fast.to_str()
+    for id, token in listed.items():
+        if fast.token_to_id(_content(token)) != id:
+            raise ValueError(
+                f"{owner} gives the token {_content(token)!r} the id {fast.token_to_id(_content(token))}, "
+                f"tokenizer_config.json the id {id}. One of the files is of another checkpoint."
+            )
+    return definition
+
+
+def _without_media(definition: str, media: set[str], vocabulary_size: int) -> str:
+    """The definition without tokens that stand for images or sounds, where a text model has no such ids."""
+    content = json.loads(definition) if media else {}
+    beyond = [x for x in content.get("added_tokens", ()) if x["content"] in media and x["id"] >= vocabulary_size]
+    if not beyond:
+        return definition
+    content["added_tokens"] = [x for x in content["added_tokens"] if x not in beyond]
+    return json.dumps(content, ensure_ascii=False)
+
+
+def _chat_templates(folder: pathlib.Path, config: Mapping) -> str | dict[str, str] | None:
+    """The templates in files of their own, or else those of the configuration."""
+    files = {"default": folder / "chat_template.jinja"}
+    files |= {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+    templates = {name: path.read_text(encoding="utf-8") for name, path in files.items() if path.is_file()}
+    if not templates:
+        templates = config.get("chat_template")
+        if isinstance(templates, list):
+            templates = {x["name"]: x["template"] for x in templates}
+    return templates["default"] if isinstance(templates, dict) and list(templates) == ["default"] else templates
+
+
+def _content(token) -> str | None:
+    """The string of a token, which is written as a string or as a dict."""
+    token = token.get("content") if isinstance(token, Mapping) else token
+    return token if isinstance(token, str) else None
+
+
+def _added(token, special: bool = False) -> dict:
+    """The arguments of a token that is added."""
+    if isinstance(token, str):
+        return {"content": token, "special": special, "normalized": False}
+    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    return {"content": token["content"], "special": special, **{flag: token[flag] for flag in flags if flag in token}}
+
+
+def _json(path: pathlib.Path) -> dict:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds no dict, but {type(content).__name__}")
+    except ValueError as error:
+        raise ValueError(f"'{path}' cannot be read: {error}") from error
+    return content
+
+
+def _no_file(folder: pathlib.Path) -> str:
+    there = sorted(path.name for path in folder.iterdir())[:20]
+    return (
+        f"'{folder}' holds no tokenizer.json, but {there}. With transformers, "
+        "AutoTokenizer.from_pretrained(folder).save_pretrained(folder) writes one."
+    )
