@@ -9,6 +9,7 @@ import pytest
 import keras_transformer as kt
 
 pytest.importorskip("tensorflow")
+pytestmark = pytest.mark.once
 tokenizers = pytest.importorskip("tokenizers")
 
 from .checkpoints import ADDED, CHAT, KINDS, SPECIAL, TEXTS, odd_strings  # noqa: E402
