@@ -1,0 +1,37 @@
+"""What the package knows of a family of checkpoints: how to read its settings, and what its tensors are called."""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import keras
+
+from keras_transformer.pretrained.config import Settings
+from keras_transformer.pretrained.layouts import Entry
+
+
+class Architecture(Protocol):
+    """A shape of model with the switches of a family set, as `Family.read` makes one of a configuration file."""
+
+    entries: tuple[Entry, ...]
+
+    def build(self, architecture: str | None, dtype) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+        """Inputs and outputs of the model that `architectures` in the file names, in that dtype policy.
+
+        Raises:
+            ValueError: If there is no such model here.
+        """
+
+
+class Family(NamedTuple):
+    """A family of checkpoints, known by the `model_type` in their configuration file.
+
+    Attributes:
+        read: Its settings as the switches of a shape of model.
+        prefix: What the names of the base model's tensors begin with where it is part of another; those in entries do
+            not, unless they begin with a colon, which stands for no prefix.
+        ignored: Regular expressions of names of tensors that hold nothing that was learned, such as masks.
+    """
+
+    read: Callable[[Settings], Architecture]
+    prefix: str
+    ignored: tuple[str, ...] = ()

@@ -1,0 +1,185 @@
+"""From a folder to a Generator: the special ids and the ways to choose tokens that generation_config.json names."""
+
+import os
+
+from keras_transformer.decoding import (
+    BeamSearch,
+    ForbiddenTokens,
+    ForcedTokens,
+    Generator,
+    Greedy,
+    MinimumLength,
+    NoRepeatNGram,
+    RepetitionPenalty,
+    Sampling,
+)
+from keras_transformer.decoding.strategies import Strategy
+from keras_transformer.pretrained.config import Settings
+from keras_transformer.pretrained.hub import folder_of
+from keras_transformer.pretrained.loading import load_model
+from keras_transformer.pretrained.model import PretrainedModel
+from keras_transformer.pretrained.tokenizer import load_tokenizer
+
+# Settings that choose no other token: lengths, which the generator is told, what is returned, how it is computed.
+HARMLESS = frozenset(
+    """
+    _commit_hash _from_model_config _original_object_hash assistant_confidence_threshold assistant_early_exit
+    assistant_lookbehind cache_config cache_implementation chat_format compile_config disable_compile
+    is_assistant low_memory max_length max_matching_ngram_size max_new_tokens max_time max_window_size
+    num_assistant_tokens num_assistant_tokens_schedule output_attentions output_hidden_states output_logits
+    output_scores prefill_chunk_size prompt_lookup_num_tokens remove_invalid_values renormalize_logits
+    return_dict_in_generate return_legacy_cache stop_strings target_lookbehind transformers_version trust_remote_code
+    use_cache use_model_defaults
+    """.split()
+)
+# What a setting has to be where there is nothing like it here: of no effect.
+WITHOUT = {
+    "begin_suppress_tokens": ([],),
+    "constraints": ([],),
+    "diversity_penalty": (0.0,),
+    "dola_layers": (None,),
+    "encoder_no_repeat_ngram_size": (0,),
+    "encoder_repetition_penalty": (1.0,),
+    "epsilon_cutoff": (0.0,),
+    "eta_cutoff": (0.0,),
+    "exponential_decay_length_penalty": (None,),
+    "force_words_ids": (None,),
+    "guidance_scale": (1.0,),
+    "min_new_tokens": (None, 0),
+    "num_beam_groups": (1,),
+    "penalty_alpha": (0.0,),
+    "sequence_bias": (None,),
+    "token_healing": (False,),
+    "top_h": (None,),
+    "typical_p": (1.0,),
+    "watermarking_config": (None,),
+}
+
+
+def load_generator(folder: str | os.PathLike, max_length: int = 128, strategy: Strategy | None = None) -> Generator:
+    """A generator of the model in a folder, as its `generation_config.json` has it.
+
+    Start, ends, padding, forbidden and forced tokens are the file's, or, without it, those of `config.json`. With a
+    tokenizer in the folder the generator takes and returns texts. Where the file asks for samples, it samples, each
+    call another one unless it is given a `seed`; a repetition penalty is that of `kt.RepetitionPenalty`, on
+    log-probabilities, where `transformers` multiplies or divides logits.
+
+    Ids that the vocabulary does not have, as the defaults of a configuration class may be, start and end nothing.
+
+    Args:
+        folder: As of `load_model`.
+        max_length: Longest sequence, prompt and new tokens together.
+        strategy: How tokens are chosen, in place of what the file says.
+
+    Raises:
+        ValueError: As `load_model` and `Generator` do; or if the file asks for what there is not here, by name.
+    """
+    folder = folder_of(folder)
+    model = load_model(folder)
+    tokenizer = None
+    if (folder / "tokenizer.json").is_file():
+        tokenizer = load_tokenizer(folder, vocabulary_size=model.output_shape[-1])
+    return make_generator(model, max_length, strategy, f"'{folder / 'generation_config.json'}'", tokenizer)
+
+
+def make_generator(
+    model: PretrainedModel, max_length: int, strategy: Strategy | None, where: str, target_tokenizer=None, **options
+) -> Generator:
+    """A generator of a loaded model, with what its checkpoint says of generation."""
+    given = model.checkpoint["generation_config"]
+    settings = Settings(model.checkpoint["config"] if given is None else given, where)
+    size = model.output_shape[-1]
+    ends = known(ids(settings.get("eos_token_id")), size)
+    starts = known(ids(settings.get("decoder_start_token_id", settings.get("bos_token_id"))), size)
+    settings.get("bos_token_id")
+    chosen = read_strategy(settings)
+    processors = read_processors(settings, ends, max_length)
+    is_chosen = not settings.get("_from_model_config", given is None)
+    padding = read_padding(settings, ends, size, is_chosen)
+    if given is not None:
+        for name, nothing in WITHOUT.items():
+            settings.only(name, *nothing)
+        settings.check(HARMLESS)
+    return Generator(
+        model,
+        max_length=max_length,
+        start_token=starts[0] if starts else None,
+        end_token=ends[0] if len(ends) == 1 else ends or None,
+        padding_id=padding,
+        strategy=chosen if strategy is None else strategy,
+        processors=processors,
+        target_tokenizer=target_tokenizer,
+        **options,
+    )
+
+
+def ids(value) -> list[int]:
+    """One id, several or none, as a list."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def known(tokens: list[int], size: int) -> list[int]:
+    """Those of the ids that the vocabulary has."""
+    return [token for token in tokens if token < size]
+
+
+def read_padding(settings: Settings, ends: list[int], size: int, is_chosen: bool) -> int | None:
+    """The id behind the end of a sequence, or None where each id is a token.
+
+    An end may pad, as it does nothing else there. Another id is never generated once it pads, so it has to be one that
+    somebody chose: where `transformers` only wrote down the defaults of a configuration class, any id may be a token.
+    """
+    padding = settings.get("pad_token_id")
+    if padding is None or not 0 <= padding < size:
+        return None
+    return padding if padding in ends or is_chosen else None
+
+
+def read_strategy(settings: Settings) -> Strategy:
+    """How tokens are chosen. `transformers` keeps 50 of them where a file asks for samples and does not say."""
+    names = ("temperature", "top_k", "top_p", "min_p", "num_return_sequences", "num_beams", "length_penalty")
+    temperature, top_k, top_p, min_p, count, beams, length_penalty = (settings.get(name) for name in names)
+    early = settings.get("early_stopping", False)
+    count = count or 1
+    samples = settings.get("do_sample", False)
+    if beams is not None and beams > 1:
+        if samples:
+            raise ValueError(f"{settings.where} has do_sample=true and num_beams={beams}; one of the two is supported.")
+        return BeamSearch(beams, length_penalty=length_penalty or 1.0, num_return=count, early_stopping=bool(early))
+    if not samples:
+        return Greedy()
+    return Sampling(
+        temperature=1.0 if temperature is None else temperature,
+        top_k=50 if top_k is None else top_k or None,
+        top_p=top_p,
+        min_p=min_p,
+        seed=None,
+        num_return=count,
+    )
+
+
+def read_processors(settings: Settings, ends: list[int], max_length: int) -> list:
+    """What changes the log-probabilities before a token is chosen."""
+    processors = []
+    if settings.get("repetition_penalty", 1.0) != 1.0:
+        processors.append(RepetitionPenalty(settings["repetition_penalty"]))
+    if settings.get("no_repeat_ngram_size", 0):
+        processors.append(NoRepeatNGram(settings["no_repeat_ngram_size"]))
+    if settings.get("min_length", 0) and ends:
+        processors.append(MinimumLength(min(settings["min_length"], max_length), ends))
+    words = settings.get("bad_words_ids") or []
+    if any(len(word) != 1 for word in words):
+        raise ValueError(f"{settings.where} has bad_words_ids of several tokens; words of one token are supported.")
+    forbidden = [*ids(settings.get("suppress_tokens")), *(word[0] for word in words)]
+    if forbidden:
+        processors.append(ForbiddenTokens(forbidden))
+    forced = {position: token for position, token in settings.get("forced_decoder_ids") or [] if token is not None}
+    if settings.get("forced_bos_token_id") is not None:
+        forced[1] = settings["forced_bos_token_id"]
+    if settings.get("forced_eos_token_id") is not None:
+        forced[max_length - 1] = ids(settings["forced_eos_token_id"])[0]
+    if forced:
+        processors.append(ForcedTokens(forced))
+    return processors

@@ -1,0 +1,125 @@
+"""From a folder to a model."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import keras
+
+from keras_transformer.pretrained.config import Settings, read_json
+from keras_transformer.pretrained.families import FAMILIES
+from keras_transformer.pretrained.family import Family
+from keras_transformer.pretrained.gguf import read_gguf
+from keras_transformer.pretrained.hub import folder_of
+from keras_transformer.pretrained.initializers import loading
+from keras_transformer.pretrained.model import PretrainedModel
+from keras_transformer.pretrained.variables import fill, of_model
+from keras_transformer.pretrained.weights import Tensor, find
+
+
+def load_model(folder: str | os.PathLike, dtype=None) -> PretrainedModel:
+    """A plain functional model from a folder of a checkpoint, `config.json` and `*.safetensors`.
+
+    The layers are those of this package, named and readable in `model.summary()`. The input of a language model is
+    "tokens" (B, T), int; what comes out is what `architectures` in the file says: logits (B, T, V) of "...ForCausalLM",
+    hidden states (B, T, D) of a bare "...Model". Dropout rates are those of the file, and act in training.
+
+    Code in the folder is never run: what a `model_type` that is known here means, this package knows; where the file
+    also names code of its own (`auto_map`), that is left alone, and the settings are checked as ever.
+
+    Args:
+        folder: Where the files are; or a `.gguf` file, which `gguf` reads; or the name of a model on a hub,
+            "owner/model", from where `huggingface_hub` downloads it, if that is installed.
+        dtype: Dtype or dtype policy of the model, such as "bfloat16" or "mixed_bfloat16". Default: Keras' own, float32
+            unless set otherwise, whatever type the tensors have.
+
+    Returns:
+        A functional `keras.Model`, to call, `fit`, save, hand to `kt.Generator`, and give back by
+        `kt.pretrained.save_model`.
+
+    Raises:
+        ValueError: If a file is missing, damaged or a pickle, the `model_type` or the architecture is not known, a
+            setting is not known or asks for what the layers do not have, or a tensor is missing, not wanted, or of
+            another shape.
+    """
+    source = read_source(folder)
+    family, where = family_of(source.config, source.where), source.where
+    settings = Settings(source.config, where)
+    if "quantization_config" in source.config:
+        raise ValueError(
+            f"{where} holds quantized weights ({source.config['quantization_config']}). Dequantize them first: load "
+            "them with transformers and that option, and `save_pretrained`."
+        )
+    architecture = family.read(settings)
+    settings.check()
+    tensors = source.tensors()
+    tensors = {name: x for name, x in tensors.items() if not any(re.fullmatch(y, name) for y in family.ignored)}
+    prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
+    policy = keras.config.dtype_policy() if dtype is None else keras.dtype_policies.get(dtype)
+    types = Counter(x.dtype.name for x in tensors.values())
+    usual = types.most_common(1)[0][0] if types else "float32"
+    checkpoint = {
+        "config": source.config,
+        "generation_config": source.generation_config,
+        "prefix": prefix,
+        "dtype": usual,
+        "dtypes": {name: x.dtype.name for name, x in tensors.items() if x.dtype.name != usual},
+    }
+    with loading():
+        inputs, outputs = architecture.build((source.config.get("architectures") or [None])[0], policy)
+        model = PretrainedModel(inputs, outputs, name=source.config["model_type"], checkpoint=checkpoint)
+    fill(model, of_model(model, architecture.entries, prefix), tensors, where)
+    return model
+
+
+class Source(NamedTuple):
+    """A checkpoint that has been found.
+
+    Attributes:
+        where: What error messages call it.
+        config, generation_config: What its files say; the second may not be there.
+        tensors: Finds its tensors.
+    """
+
+    where: str
+    config: dict
+    generation_config: dict | None
+    tensors: Callable[[], Mapping[str, Tensor]]
+
+
+def read_source(folder: str | os.PathLike) -> Source:
+    """The checkpoint in a folder, in a GGUF file, or of a name on a hub.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    folder = folder_of(folder)
+    where = f"'{folder}'"
+    if folder.is_file():
+        if folder.suffix != ".gguf":
+            raise ValueError(f"{where} is a file. load_model takes a folder with config.json, or a .gguf file.")
+        config, tensors = read_gguf(folder)
+        return Source(where, config, None, lambda: tensors)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{where} is no folder of a checkpoint: it has no config.json.")
+    generation = folder / "generation_config.json"
+    generation = read_json(generation) if generation.is_file() else None
+    return Source(where, read_json(folder / "config.json"), generation, lambda: find(folder))
+
+
+def family_of(config: dict, where: str) -> Family:
+    """The family of a checkpoint, by its `model_type`.
+
+    Raises:
+        ValueError: If it is not known.
+    """
+    kind = config.get("model_type")
+    if kind not in FAMILIES:
+        code = " The file names code of its own to run (auto_map), which is never done." if "auto_map" in config else ""
+        raise ValueError(
+            f"{where} holds a model of the type {kind!r}, which is not known here; known are "
+            f"{', '.join(sorted(FAMILIES))}.{code}"
+        )
+    return FAMILIES[kind]

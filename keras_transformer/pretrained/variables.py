@@ -1,0 +1,106 @@
+"""The variables of a model and the tensors they are made of, both ways, one at a time."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import keras
+import ml_dtypes
+import numpy as np
+
+from keras_transformer._keras import layers_within
+from keras_transformer.layers.quantized import Adaptable
+from keras_transformer.pretrained.layouts import Entry
+from keras_transformer.pretrained.weights import Tensor, listed
+
+
+def of_model(model: keras.Model, entries: Iterable[Entry], prefix: str) -> list[Entry]:
+    """Those entries whose variable the model has, with the whole names of their tensors."""
+    paths = {variable.path for variable in model.weights}
+    return [
+        entry._replace(
+            tensors=tuple(whole_name(name, prefix) for name in entry.tensors),
+            copies=tuple(whole_name(name, prefix) for name in entry.copies),
+        )
+        for entry in entries
+        if entry.path in paths
+    ]
+
+
+def whole_name(name: str, prefix: str) -> str:
+    """The name of a tensor, which has the prefix of the base model unless a colon says that it stands beside it."""
+    return name[1:] if name.startswith(":") else prefix + name
+
+
+def fill(model: keras.Model, entries: list[Entry], tensors: Mapping[str, Tensor], where: str) -> None:
+    """Give each variable of the model its value.
+
+    Raises:
+        ValueError: If a tensor is missing, not wanted, or of another shape.
+    """
+    wanted = {name for entry in entries for name in entry.tensors}
+    copies = {name: entry for entry in entries for name in entry.copies if name in tensors and name not in wanted}
+    missing = [name for entry in entries for name in entry.tensors if name not in tensors]
+    if missing:
+        raise ValueError(f"{where} lacks tensors that the model needs: {listed(missing)}.")
+    extra = sorted(set(tensors) - wanted - set(copies))
+    if extra:
+        raise ValueError(f"{where} has tensors that the model has no place for: {listed(extra)}.")
+    for name, entry in copies.items():
+        one, other = tensors[name].read(), tensors[entry.tensors[0]].read()
+        if one.shape != other.shape or one.tobytes() != other.tobytes():
+            raise ValueError(
+                f"{where} has the tensor {name}, which should be the same as {entry.tensors[0]}, as the settings say "
+                "(tie_word_embeddings), and is not."
+            )
+    variables = {variable.path: variable for variable in model.weights}
+    for entry in entries:
+        variable = variables.pop(entry.path)
+        sources = [tensors[name] for name in entry.tensors]
+        for name, source, shape in zip(entry.tensors, sources, entry.layout.shapes(variable.shape), strict=True):
+            if source.shape != shape:
+                raise ValueError(
+                    f"{where} has the tensor {name} of shape {source.shape}, the model needs {shape} (for the variable "
+                    f"'{entry.path}')."
+                )
+        value = entry.layout.read([source.read() for source in sources])
+        variable.assign(np.ascontiguousarray(value, dtype=as_dtype(variable.dtype)))
+    if variables:
+        raise ValueError(f"Nothing is known of what the variables {listed(variables)} are to be filled from.")
+
+
+def as_dtype(name: str) -> np.dtype | None:
+    """A NumPy dtype, "bfloat16" included; None if there is no such type."""
+    try:
+        return np.dtype(getattr(ml_dtypes, name, name))
+    except TypeError:
+        return None
+
+
+def values(model: keras.Model, entries: list[Entry], dtypes: Mapping[str, np.dtype]) -> Iterator[np.ndarray]:
+    """The tensors of the entries, each in its type; LoRA is added to the matrix it belongs to.
+
+    Raises:
+        ValueError: If a layer is quantized.
+    """
+    variables = {variable.path: variable for variable in model.weights}
+    adapted = {}
+    for layer in layers_within(model):
+        if isinstance(layer, Adaptable) and layer.built:
+            if layer.quantization_mode is not None:
+                raise ValueError(
+                    f"The layer '{layer.path}' is quantized ({layer.quantization_mode}), so the tensors of the "
+                    "checkpoint cannot be given back. Save the model before it is quantized."
+                )
+            if layer.lora_enabled:
+                adapted[layer._matrix.path] = layer
+    for entry in entries:
+        value = keras.ops.convert_to_numpy(variables[entry.path])
+        if entry.path in adapted:
+            value = merged(value, adapted[entry.path])
+        for name, tensor in zip(entry.tensors, entry.layout.write(value), strict=True):
+            yield np.ascontiguousarray(tensor, dtype=dtypes[name])
+
+
+def merged(matrix: np.ndarray, layer: Adaptable) -> np.ndarray:
+    """The matrix with the change that LoRA learned, W + (alpha / rank) A B."""
+    a, b = (keras.ops.convert_to_numpy(factor).astype("float32") for factor in layer._factors.values())
+    return matrix.astype("float32") + (layer.lora_alpha / layer.lora_rank) * (a @ b)

@@ -1,0 +1,90 @@
+"""What generation_config.json says becomes the settings of a Generator."""
+
+import json
+
+import numpy as np
+import pytest
+
+import keras_transformer as kt
+from keras_transformer.pretrained.config import Settings
+from keras_transformer.pretrained.generating import read_padding, read_strategy
+
+from .helpers import continue_greedily, save_random
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder of a small model, and the model."""
+    path = tmp_path_factory.mktemp("gpt2") / "folder"
+    return path, save_random("gpt2-gelu", path)
+
+
+def generator(folder, strategy=None, **settings):
+    """A generator of the folder with another generation_config.json."""
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    return kt.pretrained.load_generator(folder, max_length=13, strategy=strategy)
+
+
+def test_special_ids_and_sampling(folder):
+    made = generator(
+        folder[0],
+        bos_token_id=7,
+        eos_token_id=[3, 0, 50256],
+        pad_token_id=5,
+        do_sample=True,
+        temperature=0.7,
+        top_k=11,
+        top_p=0.9,
+        repetition_penalty=1.3,
+        suppress_tokens=[2, 13],
+        min_length=4,
+        no_repeat_ngram_size=2,
+        transformers_version="5",
+    )
+    assert (made.start_token, made.end_token, made.padding_id, made.max_length) == (7, (3, 0), 5, 13)
+    assert made.strategy == kt.Sampling(temperature=0.7, top_k=11, top_p=0.9, seed=None)
+    penalty, ngrams, least, forbidden = made.processors
+    assert penalty == kt.RepetitionPenalty(1.3) and ngrams == kt.NoRepeatNGram(2)
+    assert least == kt.MinimumLength(4, [3, 0]) and tuple(forbidden.tokens) == (2, 13)
+
+
+@pytest.mark.parametrize(
+    ("ends", "chosen", "padding", "expected"),
+    [([3], False, 3, 3), ([3], True, 5, 5), ([3], False, 5, None), ([3], True, 500, None), ([], True, None, None)],
+)
+def test_padding_is_an_end_or_chosen(ends, chosen, padding, expected):
+    assert read_padding(Settings({"pad_token_id": padding}, "x"), ends, 97, chosen) == expected
+
+
+def test_strategies():
+    assert read_strategy(Settings({}, "x")) == kt.Greedy()
+    assert read_strategy(Settings({"do_sample": True}, "x")) == kt.Sampling(top_k=50, seed=None)
+    beams = {"num_beams": 3, "length_penalty": 0.7, "early_stopping": True, "num_return_sequences": 2}
+    expected = kt.BeamSearch(3, length_penalty=0.7, early_stopping=True, num_return=2)
+    assert read_strategy(Settings(beams, "x")) == expected
+    with pytest.raises(ValueError, match="num_beams=3; one of the two"):
+        read_strategy(Settings({"num_beams": 3, "do_sample": True}, "x"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"wobble": 3}, "wobble=3"),
+        ({"penalty_alpha": 0.6}, "penalty_alpha=0.6; 0.0 is supported"),
+        ({"bad_words_ids": [[3, 4]]}, "words of one token"),
+        ({"typical_p": 0.4}, "typical_p=0.4"),
+    ],
+)
+def test_what_is_not_there_is_named(folder, settings, message):
+    with pytest.raises(ValueError, match=message):
+        generator(folder[0], **settings)
+
+
+def test_an_end_ends(folder):
+    whole = continue_greedily(folder[1], [0, 5], 11)
+    end = whole[6]
+    made = generator(folder[0], eos_token_id=[end, 96], bos_token_id=0)
+    first = 2 + whole[2:].index(end)
+    result = made([[0, 5]])
+    assert result["lengths"].tolist() == [[first + 1]]
+    np.testing.assert_array_equal(result["tokens"][0, 0, : first + 1], whole[: first + 1])

@@ -1,0 +1,79 @@
+"""GGUF files, made of a random model as the converter makes them."""
+
+import numpy as np
+import pytest
+
+import keras_transformer as kt
+
+from .cases import CASES
+from .helpers import outputs, read_tensors, save_random
+
+gguf = pytest.importorskip("gguf")
+IDS = np.random.default_rng(7).integers(0, 97, (2, 11))
+
+
+def convert(folder, path, architecture: str, **further) -> None:
+    """The file of a folder: rows of queries and keys of a llama in pairs of neighbours."""
+    kind, options = CASES[folder.name]
+    heads, kv_heads = options["num_attention_heads"], options["num_key_value_heads"]
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_block_count(options["num_hidden_layers"])
+    writer.add_embedding_length(options["hidden_size"])
+    writer.add_feed_forward_length(options["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_layer_norm_rms_eps(options.get("rms_norm_eps", 1e-6))
+    writer.add_context_length(2048)
+    writer.add_vocab_size(97)
+    if "head_dim" in options:
+        writer.add_key_length(options["head_dim"])
+        writer.add_value_length(options["head_dim"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    for name, value in further.items():
+        writer.add_float32(f"{architecture}.{name}", value)
+    kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
+    names = gguf.get_tensor_name_map(kinds[architecture], options["num_hidden_layers"])
+    for name, tensor in read_tensors(folder).items():
+        values = tensor.float().numpy()
+        if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
+            count = heads if "q_proj" in name else kv_heads
+            pairs = values.reshape(count, 2, len(values) // count // 2, *values.shape[1:])
+            values = pairs.swapaxes(1, 2).reshape(values.shape)
+        if name.endswith("norm.weight") and architecture == "gemma3":
+            values = values + 1
+        name = names.get_name(name, (".weight", ".bias"))
+        writer.add_tensor(name, np.ascontiguousarray(values))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "architecture"), [("llama", "llama"), ("qwen3-tied", "qwen3")])
+def test_a_file_is_the_checkpoint_it_was_made_of(name, architecture, tmp_path):
+    reference = save_random(name, tmp_path / name)
+    convert(tmp_path / name, tmp_path / "x.gguf", architecture)
+    model = kt.pretrained.load_model(tmp_path / "x.gguf")
+    expected = outputs(reference, IDS)
+    assert abs(np.array(model(IDS)) - expected).max() < 2e-4 * abs(expected).max()
+    kt.pretrained.save_model(model, tmp_path / "out")
+    before, after = read_tensors(tmp_path / name), read_tensors(tmp_path / "out")
+    assert before.keys() == after.keys() and all((before[key] == after[key]).all() for key in before)
+
+
+def test_what_is_not_known_of_a_file(tmp_path):
+    save_random("qwen3-tied", tmp_path / "qwen3-tied")
+    convert(tmp_path / "qwen3-tied", tmp_path / "x.gguf", "qwen3", wobble=0.25)
+    with pytest.raises(ValueError, match=r"wobble=0.25"):
+        kt.pretrained.load_model(tmp_path / "x.gguf")
+    writer = gguf.GGUFWriter(tmp_path / "y.gguf", "dragon")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(ValueError, match="architecture 'dragon'; known in GGUF files are"):
+        kt.pretrained.load_model(tmp_path / "y.gguf")
+    (tmp_path / "z.gguf").write_bytes(b"what is this")
+    with pytest.raises(ValueError, match="no GGUF file"):
+        kt.pretrained.load_model(tmp_path / "z.gguf")
