@@ -1,7 +1,7 @@
 """Transformer layers for Keras 3 that compose, train, generate with a cache, and export."""
 
 from keras_transformer import _backend as _backend
-from keras_transformer import export, models, ops, pretrained, text, training
+from keras_transformer import export, incremental, models, ops, pretrained, text, training
 from keras_transformer.decoding import (
     BeamSearch,
     ContrastiveSearch,
@@ -18,6 +18,7 @@ from keras_transformer.decoding import (
 from keras_transformer.insight import attention_weights
 from keras_transformer.layers import (
     AlibiPosition,
+    AttentionPosition,
     ClassToken,
     DecoderLayer,
     DotAttention,
@@ -40,6 +41,7 @@ from keras_transformer.version import __version__
 
 __all__ = [
     "AlibiPosition",
+    "AttentionPosition",
     "BeamSearch",
     "ClassToken",
     "ContrastiveSearch",
@@ -71,6 +73,7 @@ __all__ = [
     "__version__",
     "attention_weights",
     "export",
+    "incremental",
     "models",
     "ops",
     "pretrained",

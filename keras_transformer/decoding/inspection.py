@@ -16,6 +16,7 @@ from keras_transformer.decoding.positionwise import time_axes
 from keras_transformer.decoding.program import Instruction
 from keras_transformer.decoding.trial import Mixed, Trial
 from keras_transformer.layers.checks import describe
+from keras_transformer.layers.class_token import ClassToken
 
 REMEDY = (
     "In the path of the target tokens, let only keras_transformer's layers look at other positions: attention with "
@@ -84,6 +85,11 @@ class Inspection:
     def _judge(self, instruction: Instruction) -> tuple[int | None, ...]:
         """The time axis of each output; None where there is none."""
         self.keeps_state = False
+        if isinstance(instruction.operation, ClassToken):
+            raise ValueError(
+                f"{describe(instruction.operation)} of the model '{self.graph.model.name}' puts a vector before the "
+                "target tokens, so that no output stands where its token does. It belongs to an encoder."
+            )
         sequences = [slot for slot in instruction.inputs if slot in self.graph.dependent]
         if all(slot in self.axes for slot in sequences):
             found = time_axes(instruction, self.axes, self.seen.shapes)

@@ -12,6 +12,7 @@ from keras_transformer.layers.normalization import LayerNormalization, RMSNormal
 from keras_transformer.layers.pooling import MaskedPooling
 from keras_transformer.layers.position import (
     AlibiPosition,
+    AttentionPosition,
     RelativePosition,
     RotaryPosition,
 )
@@ -20,6 +21,7 @@ from keras_transformer.layers.recurrent import DotAttention, RecurrentDecoderLay
 
 __all__ = [
     "AlibiPosition",
+    "AttentionPosition",
     "ClassToken",
     "DecoderLayer",
     "DotAttention",

@@ -1,5 +1,6 @@
 """Recurrent decoders that take part in decoding as attention does: the context keeps the state from step to step."""
 
+from functools import partial
 from typing import Unpack
 
 import keras
@@ -8,6 +9,7 @@ from keras import ops
 from keras_transformer.context import decoding, record
 from keras_transformer.layers.checks import check_choice, check_positive, check_sequence, describe
 from keras_transformer.layers.projection import Projecting, WeightOptions
+from keras_transformer.layers.scan import scan
 from keras_transformer.layers.sequence import SequenceLayer
 from keras_transformer.ops.attention import additive_attention
 from keras_transformer.ops.exact import exact_attention
@@ -166,27 +168,10 @@ class RecurrentDecoderLayer(SequenceLayer, Projecting):
         """The outputs (B, T, O) of `step` from one token to the next."""
         context = decoding()
         if context is not None:
-            return context.recur(self, inputs, states, step, lambda *arguments: self._scan(step, *arguments))
+            return context.recur(self, inputs, states, step, partial(scan, step, dtype=self.dtype_policy))
         if step == self._step:
             return self.rnn(inputs, initial_state=states, mask=mask)[0]
-        return self._scan(step, inputs, states, mask)[0]
-
-    def _scan(self, step, inputs, states, mask):
-        """The outputs of `step` from one token to the next, and the last states: the loop of `keras.layers.RNN`."""
-        if mask is not None:  # handed on as an input: on JAX, the loop's own mask wants outputs as wide as the states
-            inputs = ops.concatenate([inputs, ops.cast(ops.expand_dims(mask, -1), inputs.dtype)], axis=-1)
-
-        def step_where_kept(inputs, states):
-            outputs, new_states = step(inputs[:, :, :-1], states)
-            kept = inputs[:, :, -1:] > 0
-            return outputs, [ops.where(kept, new, old) for new, old in zip(new_states, states, strict=True)]
-
-        cell = _FunctionCell(
-            step if mask is None else step_where_kept, [self.units] * self.num_states, self.compute_dtype
-        )
-        loop = keras.layers.RNN(cell, return_sequences=True, return_state=True, dtype=self.dtype_policy, name="loop")
-        outputs, *states = loop(inputs, initial_state=states)
-        return outputs, states
+        return scan(step, inputs, states, mask, dtype=self.dtype_policy)[0]
 
     def compute_mask(self, inputs, previous_mask=None):
         return previous_mask if self._memory_shape is None or previous_mask is None else (previous_mask, previous_mask)
@@ -280,21 +265,6 @@ class DotAttention(SequenceLayer, Projecting):
 
     def get_config(self):
         return {**super().get_config(), "units": self.units}
-
-
-class _FunctionCell:
-    """A cell for `keras.layers.RNN` out of a step on tokens side by side, which may look at what its function sees."""
-
-    def __init__(self, step, state_size: list[int], compute_dtype: str):
-        self.step = step
-        self.state_size = state_size
-        self.compute_dtype = compute_dtype
-
-    def __call__(self, inputs, states):
-        outputs, states = self.step(ops.expand_dims(inputs, 1), [ops.expand_dims(state, 1) for state in states])
-        return outputs[:, 0], [state[:, 0] for state in states]
-
-    call = __call__  # by this name Keras knows a cell
 
 
 def _as_list(states) -> list:
