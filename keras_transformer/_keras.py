@@ -11,12 +11,14 @@ argument, `_call_context_args`.
 What is called within one outermost call of a layer shares a `CallContext`, in which the masks that were made are noted:
 within a subclassed model a tensor has no history.
 `DataAdapter` is what `fit` takes as it is, without shuffling it, in any backend; `PyDataset`, its public relative, is
-shuffled by default, which no resumed training repeats, and cannot end an epoch early. Tried on Keras 3.12.0 and 3.15.1.
+shuffled by default, which no resumed training repeats, and cannot end an epoch early.
+What a variable begins with that was made in a `StatelessScope` is in `_initializer`; a checkpoint puts itself there.
+Tried on Keras 3.12.0 and 3.15.1.
 """
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import keras
@@ -154,6 +156,14 @@ def is_optional(tensor) -> bool:
 def make_optional(tensor) -> None:
     """Let a symbolic tensor, the input of a model, be left out."""
     tensor._keras_history.operation.optional = True
+
+
+def begin_with(variable: keras.Variable, initializer: Callable) -> None:
+    """Have a variable that was made in a `keras.StatelessScope` begin with something else at the end of the scope.
+
+    Assigning to it afterwards would take its memory twice: of what it began with, and of what it is to be.
+    """
+    variable._initializer = initializer
 
 
 def layers_within(layer: keras.layers.Layer) -> list:

@@ -67,10 +67,10 @@ def load_model(folder: str | os.PathLike, dtype=None) -> PretrainedModel:
         "dtype": usual,
         "dtypes": {name: x.dtype.name for name, x in tensors.items() if x.dtype.name != usual},
     }
-    with loading():
+    with loading(), keras.StatelessScope():
         inputs, outputs = architecture.build((source.config.get("architectures") or [None])[0], policy)
         model = PretrainedModel(inputs, outputs, name=source.config["model_type"], checkpoint=checkpoint)
-    fill(model, of_model(model, architecture.entries, prefix), tensors, where)
+        fill(model, of_model(model, architecture.entries, prefix), tensors, where)
     return model
 
 

@@ -1,14 +1,15 @@
 """The variables of a model and the tensors they are made of, both ways, one at a time."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 
 import keras
 import ml_dtypes
 import numpy as np
 
-from keras_transformer._keras import layers_within
+from keras_transformer._keras import begin_with, layers_within
 from keras_transformer.layers.quantized import Adaptable
-from keras_transformer.pretrained.layouts import Entry
+from keras_transformer.pretrained.layouts import Entry, Layout
 from keras_transformer.pretrained.weights import Tensor, listed
 
 
@@ -31,7 +32,8 @@ def whole_name(name: str, prefix: str) -> str:
 
 
 def fill(model: keras.Model, entries: list[Entry], tensors: Mapping[str, Tensor], where: str) -> None:
-    """Give each variable of the model its value.
+    """Say what each variable of the model begins with: each is read when the variable is made, at the end of the
+    `keras.StatelessScope` in which the model was.
 
     Raises:
         ValueError: If a tensor is missing, not wanted, or of another shape.
@@ -61,10 +63,14 @@ def fill(model: keras.Model, entries: list[Entry], tensors: Mapping[str, Tensor]
                     f"{where} has the tensor {name} of shape {source.shape}, the model needs {shape} (for the variable "
                     f"'{entry.path}')."
                 )
-        value = entry.layout.read([source.read() for source in sources])
-        variable.assign(np.ascontiguousarray(value, dtype=as_dtype(variable.dtype)))
+        begin_with(variable, partial(_read, entry.layout, sources))
     if variables:
         raise ValueError(f"Nothing is known of what the variables {listed(variables)} are to be filled from.")
+
+
+def _read(layout: Layout, sources: list[Tensor], shape, dtype: str) -> np.ndarray:
+    """The value of a variable."""
+    return np.ascontiguousarray(layout.read([source.read() for source in sources]), dtype=as_dtype(dtype))
 
 
 def as_dtype(name: str) -> np.dtype | None:
