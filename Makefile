@@ -26,13 +26,15 @@ BACKEND_TESTS := $(wildcard $(addprefix tests/,training decoding models layers o
 JAX_TESTS = $(BACKEND_TESTS)
 JAX_MARKS = not distributed
 TORCH_TESTS = $(BACKEND_TESTS)
-# What `make test` runs of them: all of layers, models, training and ops, and of decoding what every backend compiles in
-# its own way. Which models a generator takes, and where masks and settings of parts are lost, the same Python judges
-# everywhere.
+# What `make test` runs of them: operations, layers, losses, and of decoding what every backend compiles in its own way.
+# What the same Python does everywhere, such as judging which models a generator takes, where masks and settings are lost,
+# batches and their order, `make test` runs on TensorFlow only.
 DECODING := $(addprefix tests/decoding/test_,generator.py encoder_decoder.py decoder_only.py)
-JAX_PART := $(filter-out $(addprefix tests/layers/test_,lost_masks.py parts.py), \
-	$(wildcard $(addprefix tests/,training models layers/test_*.py ops test_insight.py))) \
-	$(DECODING) $(addprefix tests/decoding/test_,beam_search.py sampling.py cache.py)
+JAX_PART := tests/ops tests/test_insight.py $(DECODING) \
+	$(filter-out $(addprefix tests/layers/test_,bad_input.py lost_masks.py parts.py specs.py wrappers.py), \
+	$(wildcard tests/layers/test_*.py)) $(addprefix tests/decoding/test_,beam_search.py sampling.py) \
+	$(addprefix tests/training/test_,distribution.py half_precision.py losses.py metrics.py rematerialization.py \
+	resume.py tied_crossentropy.py)
 TORCH_PART := $(addprefix tests/,models layers ops test_insight.py training/test_losses.py \
 	training/test_rematerialization.py) $(DECODING)
 
