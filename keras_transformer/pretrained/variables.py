@@ -69,8 +69,8 @@ def fill(model: keras.Model, entries: list[Entry], tensors: Mapping[str, Tensor]
 
 
 def _read(layout: Layout, sources: list[Tensor], shape, dtype: str) -> np.ndarray:
-    """The value of a variable."""
-    return np.ascontiguousarray(layout.read([source.read() for source in sources]), dtype=as_dtype(dtype))
+    """The value of a variable: a copy, as backends may take an array as it is, and this one lies in a file."""
+    return np.array(layout.read([source.read() for source in sources]), as_dtype(dtype), order="C")
 
 
 def as_dtype(name: str) -> np.dtype | None:
