@@ -2,6 +2,7 @@
 
 import math
 
+import keras
 import numpy as np
 import pytest
 
@@ -80,10 +81,10 @@ def test_positions_that_depend_on_the_length_have_a_limit(kind):
     factors = [1.0, 2.0, 3.0] if kind == "longrope" else 1.0
     np.testing.assert_allclose(position.frequencies, 10000.0 ** (-np.arange(3) / 3) / factors, rtol=1e-6)
     layer = kt.MultiHeadSelfAttention(1, 6, causal=True, position=position)
-    assert np.isfinite(np.array(layer(np.ones((1, 5, 6), "float32")))).all()
+    assert np.isfinite(keras.ops.convert_to_numpy(layer(np.ones((1, 5, 6), "float32")))).all()
     with pytest.raises(ValueError, match="up to 5 tokens, got one of 6"):
         layer(np.ones((1, 6, 6), "float32"))
-    turned = np.array(position.rotate(np.ones((1, 1, 2, 6), "float32"), np.array([[4, 5]])))
+    turned = keras.ops.convert_to_numpy(position.rotate(np.ones((1, 1, 2, 6), "float32"), np.array([[4, 5]])))
     assert np.isfinite(turned[..., 0, :]).all() and np.isnan(turned[..., 1, :]).all()
     assert math.isclose(position.magnitude, math.sqrt(1 + math.log(4) / math.log(5)) if kind == "longrope" else 1.0)
 
