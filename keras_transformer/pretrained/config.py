@@ -8,18 +8,19 @@ from pathlib import Path
 # besides, how generation goes (generation_config.json has that), how weights were initialized and other heads trained.
 HARMLESS = frozenset(
     """
-    _attn_implementation _attn_implementation_autoset _commit_hash _name_or_path architectures attn_implementation
-    auto_map bad_words_ids begin_suppress_tokens chunk_size_feed_forward classifier_dropout decoder_start_token_id
-    diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size exponential_decay_length_penalty
-    finetuning_task forced_bos_token_id forced_decoder_ids forced_eos_token_id gradient_checkpointing id2label init_std
-    initializer_factor initializer_range keys_to_ignore_at_inference label2id length_penalty max_length min_length
-    model_type n_ctx name_or_path no_repeat_ngram_size num_beam_groups num_beams num_labels num_return_sequences
-    output_attentions output_hidden_states output_past output_router_logits output_scores prefix pretraining_tp
-    problem_type remove_invalid_values repetition_penalty return_dict return_dict_in_generate router_aux_loss_coef
-    sep_token_id summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
-    suppress_tokens task_specific_params temperature tf_legacy_loss tie_last_hidden_states tokenizer_class top_k top_p
-    torch_dtype torchscript transformers_version typical_p unsloth_fixed unsloth_version use_bfloat16 use_cache
-    bos_token_id eos_token_id pad_token_id transformers.js_config max_position_embeddings
+    _attn_implementation _attn_implementation_autoset _commit_hash _name_or_path _num_labels architectures
+    attn_implementation auto_map bad_words_ids begin_suppress_tokens bos_token_id cache_implementation
+    chunk_size_feed_forward classifier_dropout decoder_start_token_id diversity_penalty do_sample dtype
+    early_stopping encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty finetuning_task
+    forced_bos_token_id forced_decoder_ids forced_eos_token_id gradient_checkpointing id2label init_std
+    initializer_factor initializer_range is_llama_config keys_to_ignore_at_inference label2id length_penalty
+    max_length max_position_embeddings min_length model_type n_ctx name_or_path no_repeat_ngram_size num_beam_groups
+    num_beams num_labels num_return_sequences output_attentions output_hidden_states output_past
+    output_router_logits output_scores pad_token_id prefix pretraining_tp problem_type remove_invalid_values
+    repetition_penalty return_dict return_dict_in_generate router_aux_loss_coef sep_token_id summary_activation
+    summary_first_dropout summary_proj_to_labels summary_type summary_use_proj suppress_tokens task_specific_params
+    temperature tf_legacy_loss tie_last_hidden_states tokenizer_class top_k top_p torch_dtype torchscript
+    transformers.js_config transformers_version typical_p unsloth_fixed unsloth_version use_bfloat16 use_cache
     """.split()
 )
 # Harmless where they have this value, which says that there is no such thing.
@@ -29,7 +30,9 @@ ABSENT = {
     "is_decoder": (False, True),
     "is_encoder_decoder": False,
     "pruned_heads": {},
+    "rope_interleaved": False,
     "tie_encoder_decoder": False,
+    "use_mrope": False,
 }
 
 

@@ -21,7 +21,16 @@ from keras_transformer.pretrained.llama import (
     read_decoder,
     windows,
 )
+from keras_transformer.pretrained.rope import read_rotary, rotary
 
+YARN = {  # of gpt-oss, where a file has none
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+    "original_max_position_embeddings": 4096,
+}
 NO_LOSSES = {
     "balance_loss": 0.0,
     "z_loss": 0.0,
@@ -98,12 +107,13 @@ def read_gpt_oss(s: Settings) -> Decoder:
     s.get("experts_per_token")
     s.get("initial_context_length")  # said again among the positions
     types = layer_types(s, lambda i: "full_attention" if i % 2 else SLIDING)
+    turned = read_rotary(s, s.get("head_dim", 64), theta=150000.0, otherwise=YARN)
     decoder = read_decoder(
         s,
         num_kv_heads=8,
         head_dim=64,
         epsilon=1e-5,
-        theta=150000.0,
+        position=lambda i: rotary(**turned),
         activation=quick_gelu,
         use_bias=s.get("attention_bias", True),
         sinks=True,

@@ -83,6 +83,7 @@ def read_falcon(s: Settings) -> Decoder:
     num_heads, num_layers = s["num_attention_heads"], s["num_hidden_layers"]
     head_dim = dim // num_heads
     s.only("alibi", False, why="as their penalty is rounded to bfloat16, which grows with the length")
+    s.only("apply_residual_connection_post_layernorm", False)
     turned = read_rotary(s, head_dim)
     is_new, multi_query = s.get("new_decoder_architecture", False), s.get("multi_query", True)
     num_kv_heads, parallel = s.get("num_kv_heads", num_heads), s.get("parallel_attn", True)

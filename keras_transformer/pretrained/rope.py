@@ -70,6 +70,7 @@ def read_rotary(
     theta: float = 10000.0,
     fraction: float = 1.0,
     layer_type: str | None = None,
+    otherwise: dict | None = None,
 ) -> dict:
     """The arguments of `rotary`, for a type of layers.
 
@@ -79,11 +80,12 @@ def read_rotary(
         theta: The largest wavelength, over 2 pi, where the file has none.
         fraction: Which part of a head is turned where the file does not tell.
         layer_type: The type of the layers, where they differ.
+        otherwise: The kind and its numbers where the file has none.
 
     Raises:
         ValueError: If the kind of scaling is not known.
     """
-    given = _parameters(settings, layer_type)
+    given = _parameters(settings, layer_type, otherwise or {})
     theta = given.get("rope_theta", settings.get("rope_theta", theta))
     fraction = given.get("partial_rotary_factor", settings.get("partial_rotary_factor", fraction))
     kind = given.get("rope_type", given.get("type", "default"))
@@ -115,10 +117,10 @@ def read_rotary(
     return options if limit is None else {**options, "max_length": limit}
 
 
-def _parameters(settings: Settings, layer_type: str | None) -> Settings:
-    """The dict that describes the positions of a type of layers, empty where there is none."""
+def _parameters(settings: Settings, layer_type: str | None, otherwise: dict) -> Settings:
+    """The dict that describes the positions of a type of layers."""
     old, new = settings.get("rope_scaling"), settings.get("rope_parameters")
-    given = old or new or Settings({}, settings.where)
+    given = old or new or Settings(otherwise, settings.where)
     if layer_type is not None and layer_type in given:
         given = given.get(layer_type)
     return given or Settings({}, settings.where)
