@@ -53,6 +53,35 @@ def layer_norm(path: str, name: str) -> list[Entry]:
     return [Entry(f"{path}/gamma", (f"{name}.weight",), SAME), Entry(f"{path}/beta", (f"{name}.bias",), SAME)]
 
 
+def of_decoder(
+    num_layers: int, outer: dict[str, str], parts: dict[str, str], *, kernel: Layout = TRANSPOSED, fused=None
+) -> tuple[Entry, ...]:
+    """The entries of a decoder of layer norms and projections.
+
+    Args:
+        num_layers: Number of layers.
+        outer: Names of tensors by the paths of variables outside of layers.
+        parts: Those in a layer, "{i}" in place of its number.
+        kernel: The layout of the matrices of projections.
+        fused: That of the matrix and the bias of queries, keys and values, where it is another one.
+    """
+    names = dict(outer)
+    for i in range(num_layers):
+        names |= {f"decoder_{i}/{path}": name.format(i=i) for path, name in parts.items()}
+    found = []
+    for path, name in names.items():
+        if path in ("embedding", "position"):
+            copies = (f"{outer['logits']}.weight",) if path == "embedding" else ()
+            found.append(Entry(f"{path}/embeddings", (f"{name}.weight",), SAME, copies))
+        elif path.endswith("norm"):
+            found += layer_norm(path, name)
+        elif path.endswith("query_key_value") and fused is not None:
+            found += dense(path, name, fused, fused)
+        else:
+            found += dense(path, name, TRANSPOSED if path == "logits" else kernel)
+    return tuple(found)
+
+
 def joined(*sizes: int, transpose: bool = True) -> Layout:
     """Matrices (outputs, inputs), or vectors, of which the outputs stand side by side in the variable.
 

@@ -1,4 +1,4 @@
-"""Families whose queries, keys and values are one matrix, head by head: GPT-NeoX (Pythia) and Falcon; and OPT."""
+"""Families whose queries, keys and values are one matrix, head by head: GPT-NeoX (Pythia) and Falcon."""
 
 from functools import partial
 
@@ -7,37 +7,8 @@ from keras_transformer.pretrained.activations import read_activation
 from keras_transformer.pretrained.config import Settings
 from keras_transformer.pretrained.decoder import Decoder
 from keras_transformer.pretrained.family import Family
-from keras_transformer.pretrained.layouts import SAME, Entry, dense, interleaved, joined, layer_norm
+from keras_transformer.pretrained.layouts import interleaved, of_decoder
 from keras_transformer.pretrained.rope import read_rotary, rotary
-
-
-def entries(num_layers: int, outer: dict[str, str], parts: dict[str, str], fused=None) -> tuple[Entry, ...]:
-    """The entries of a model of layer norms and projections.
-
-    Args:
-        num_layers: Number of layers.
-        outer: Names of tensors by the paths of variables outside of layers.
-        parts: Those in a layer, "{i}" in place of its number.
-        fused: The layout of the matrix of queries, keys and values.
-    """
-    found = []
-    for path, name in {
-        **outer,
-        **{f"decoder_{i}/{path}": name.format(i=i) for path, name in parts.items() for i in range(num_layers)},
-    }.items():
-        if path == "embedding":
-            found.append(
-                Entry("embedding/embeddings", (f"{name}.weight",), SAME, copies=(outer["logits"] + ".weight",))
-            )
-        elif path == "position":
-            found.append(Entry("position/embeddings", (f"{name}.weight",), SAME))
-        elif path.endswith("norm"):
-            found += layer_norm(path, name)
-        elif path.endswith("query_key_value") and fused is not None:
-            found += dense(path, name, fused, fused)
-        else:
-            found += dense(path, name)
-    return tuple(found)
 
 
 def read_neox(s: Settings) -> Decoder:
@@ -70,7 +41,7 @@ def read_neox(s: Settings) -> Decoder:
         dim=dim,
         num_layers=num_layers,
         layer=lambda i: {**options, "norm": norm(), "position": rotary(**turned)},
-        entries=entries(num_layers, outer, parts, interleaved(num_heads, 1, 1, 1, head_dim=head_dim)),
+        entries=of_decoder(num_layers, outer, parts, fused=interleaved(num_heads, 1, 1, 1, head_dim=head_dim)),
         norm=norm,
         tied=s.get("tie_word_embeddings", False),
         stddev=s.get("initializer_range", 0.02),
@@ -121,68 +92,14 @@ def read_falcon(s: Settings) -> Decoder:
         dim=dim,
         num_layers=num_layers,
         layer=lambda i: {**options, "norm": norm(), "position": rotary(**turned)},
-        entries=entries(num_layers, outer, parts, fused),
+        entries=of_decoder(num_layers, outer, parts, fused=fused),
         norm=norm,
         tied=s.get("tie_word_embeddings", True),
         stddev=s.get("initializer_range", 0.02),
     )
 
 
-def read_opt(s: Settings) -> Decoder:
-    """OPT: learned positions behind two rows that nothing reads; the embedding may be narrower than the layers."""
-    dim, num_heads, num_layers = s["hidden_size"], s["num_attention_heads"], s["num_hidden_layers"]
-    s.only("layerdrop", 0.0, why="as layers are not left out in training")
-    s.get("activation_dropout")  # of older files; their code does not use it
-    is_learned, first = s.get("layer_norm_elementwise_affine", True), s.get("do_layer_norm_before", True)
-    norm = partial(LayerNormalization, epsilon=1e-5, center=is_learned, scale=is_learned)
-    width, is_there = s.get("word_embed_proj_dim", dim), not s.get("_remove_final_layer_norm", False)
-    options = {
-        "num_heads": num_heads,
-        "intermediate_dim": s["ffn_dim"],
-        "activation": read_activation(s, "activation_function", "relu"),
-        "use_bias": s.get("enable_bias", True),
-        "dropout": s.get("dropout", 0.1),
-        "attention_dropout": s.get("attention_dropout", 0.0),
-        "norm_placement": "before" if first else "after",
-    }
-    outer = {
-        "embedding": "decoder.embed_tokens",
-        "embedding_projection": "decoder.project_in",
-        "position": "decoder.embed_positions",
-        "decoder_norm": "decoder.final_layer_norm",
-        "output_projection": "decoder.project_out",
-        "logits": ":lm_head",
-    }
-    parts = {
-        "self_attention_norm": "decoder.layers.{i}.self_attn_layer_norm",
-        "self_attention/output": "decoder.layers.{i}.self_attn.out_proj",
-        "feed_forward_norm": "decoder.layers.{i}.final_layer_norm",
-        "feed_forward/inner": "decoder.layers.{i}.fc1",
-        "feed_forward/outer": "decoder.layers.{i}.fc2",
-    }
-    found = list(entries(num_layers, outer, parts))
-    for i in range(num_layers):
-        for kind, weights in {"kernel": "weight", "bias": "bias"}.items():
-            projections = tuple(f"decoder.layers.{i}.self_attn.{x}_proj.{weights}" for x in "qkv")
-            found.append(
-                Entry(f"decoder_{i}/self_attention/query_key_value/{kind}", projections, joined(dim, dim, dim))
-            )
-    return Decoder(
-        vocabulary_size=s["vocab_size"],
-        dim=dim,
-        num_layers=num_layers,
-        layer=lambda i: {**options, "norm": norm()},
-        entries=tuple(found),
-        norm=norm if first and is_there else None,
-        tied=s.get("tie_word_embeddings", True),
-        positions=(s["max_position_embeddings"], 2),
-        embedding_dim=width if width != dim else None,
-        stddev=s.get("init_std", 0.02),
-    )
-
-
 FAMILIES = {
     "falcon": Family(read_falcon, "transformer."),
     "gpt_neox": Family(read_neox, "gpt_neox.", (r".*\.attention\.(masked_)?bias", r".*rotary_emb\.inv_freq")),
-    "opt": Family(read_opt, "model."),
 }

@@ -19,12 +19,14 @@ def model_class(kind: str):
     return getattr(transformers, WITH_LOGITS.get(kind, f"{kind}ForCausalLM"))
 
 
-def save_random(name: str, folder: Path, *, dtype: str = "float32", shards: str = "60KB", bare: bool = False):
+def save_random(
+    name: str, folder: Path, *, dtype: str = "float32", shards: str = "60KB", bare: bool = False, **changes
+):
     """A model of a case, saved to the folder, in that type and in shards of that size; as float32, as it comes back."""
     kind, options = CASES[name]
     torch.manual_seed(1234)
     kinds = getattr(transformers, f"{kind}Model") if bare else model_class(kind)
-    model = kinds(getattr(transformers, f"{kind}Config")(**options))
+    model = kinds(getattr(transformers, f"{kind}Config")(**{**options, **changes}))
     with torch.no_grad():
         for parameter in model.parameters():  # norms and biases, too
             parameter.add_(0.15 * torch.randn_like(parameter))

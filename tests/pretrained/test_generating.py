@@ -9,7 +9,8 @@ import keras_transformer as kt
 from keras_transformer.pretrained.config import Settings
 from keras_transformer.pretrained.generating import read_padding, read_strategy
 
-from .helpers import continue_greedily, save_random
+from .checkpoints import byte_level
+from .helpers import continue_greedily, rewrite_config, save_random
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +89,21 @@ def test_an_end_ends(folder):
     result = made([[0, 5]])
     assert result["lengths"].tolist() == [[first + 1]]
     np.testing.assert_array_equal(result["tokens"][0, 0, : first + 1], whole[: first + 1])
+
+
+@pytest.mark.tensorflow
+def test_texts_go_in_and_come_out(tmp_path):
+    tokenizer = byte_level("gpt2")
+    reference = save_random("gpt2-gelu", tmp_path, vocab_size=tokenizer.get_vocab_size())
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    made = kt.pretrained.load_generator(tmp_path, max_length=13)
+    prompt = tokenizer.encode("banana").ids
+    result = made(["banana"])
+    expected = continue_greedily(reference, prompt, 13 - len(prompt))
+    length = int(result["lengths"][0, 0])
+    assert result["tokens"][0, 0, :length].tolist() == expected[:length]
+    assert result["texts"][0][0].startswith("banana")
+
+    rewrite_config(tmp_path, vocab_size=5)
+    with pytest.raises(ValueError, match="needs"):
+        kt.pretrained.load_generator(tmp_path)
