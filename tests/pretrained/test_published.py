@@ -2,7 +2,6 @@
 
 import pytest
 
-import keras_transformer as kt
 from keras_transformer.pretrained.config import Settings
 from keras_transformer.pretrained.families import FAMILIES
 
@@ -218,18 +217,13 @@ PUBLISHED = {
 }
 
 
-def test_each_family_is_here():
-    decoders = {name for name, family in FAMILIES.items() if name in PUBLISHED or family.prefix == "model."}
-    assert decoders == set(PUBLISHED)
-
-
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_file_is_read_whole(name):
     settings = Settings(PUBLISHED[name], name)
     decoder = FAMILIES[name].read(settings)
     settings.check()
     assert decoder.num_layers in (4, 6, 12, 32)
-    kt.DecoderLayer(**{**decoder.layer(0), "feed_forward": None})
+    assert decoder.layer(decoder.num_layers - 1)["num_heads"] in (8, 12, 32, 71)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
