@@ -33,7 +33,7 @@ def layout_map(
         variable                                                    (rows, columns)
         kernels of queries, keys, values; FeedForward's inner       (-, model), their biases (model,)
         kernels of attention's output; FeedForward's outer          (model, -), their biases on each device
-        embeddings and logits: the vocabulary                       (model, -) and (-, model)
+        embeddings and logits: the vocabulary                       (model, -) and (-, model), their biases (model,)
         experts of a MixtureOfExperts                               (expert, -, -), their biases (expert, -)
         routers, norms, attention's sinks, learned and relative positions, recurrent cells      on each device
         factors of LoRA, scales of what is quantized                on each device

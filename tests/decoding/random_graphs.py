@@ -143,13 +143,19 @@ class RandomGraph:
 
 
 def _block(graph, x, **options):
-    options = {"normalize_first": graph.pick(True, False), "gated": graph.pick(True, False), **options}
+    placement = graph.pick("after", "before", "both", "branch")
+    options = {"norm_placement": placement, "gated": graph.pick(True, False), **options}
+    if graph.random.random() < 0.3:
+        options |= {"sinks": True, "scale": 0.5, "qk_norm": kt.LayerNormalization(), "qk_norm_over": "heads"}
     if graph.random.random() < 0.4:
         options["position"] = graph.pick(kt.RotaryPosition(), kt.AlibiPosition(), kt.RelativePosition())
     if graph.random.random() < 0.3:
         options["window"] = int(graph.random.integers(1, 5))
-    layer = kt.DecoderLayer(2, 7, norm=graph.pick("layer", "rms"), num_kv_heads=graph.pick(1, 2), **options)
     memory = graph.memory() if graph.random.random() < 0.7 else None
+    if memory is None and placement == "before":
+        options["parallel_norms"] = graph.pick(None, 1, 2)
+    norm = graph.pick("layer", "rms", kt.RMSNormalization(offset=1.0))
+    layer = kt.DecoderLayer(2, 7, norm=norm, num_kv_heads=graph.pick(1, 2), **options)
     x = layer(x, memory) if memory is not None else layer(x)
     if graph.random.random() < 0.2:  # a layer that is called twice
         x = layer(x, graph.memory()) if memory is not None else layer(x)

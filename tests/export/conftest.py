@@ -20,8 +20,19 @@ def encoder_decoder():
 
 @pytest.fixture(scope="package")
 def decoder_only():
-    """A generator that continues prompts, with rotary positions, grouped queries and a window."""
-    options = {"position": kt.RotaryPosition, "num_kv_heads": 2, "head_dim": 6, "window": 3}
+    """A generator that continues prompts, with rotary positions, grouped queries, a window and what else there is."""
+    options = {
+        "position": lambda: kt.RotaryPosition(frequencies=[0.7, 0.1], magnitude=1.2),
+        "num_kv_heads": 2,
+        "head_dim": 6,
+        "window": 3,
+        "sinks": True,
+        "scale": 0.3,
+        "qk_norm": kt.LayerNormalization(center=False),
+        "qk_norm_over": "heads",
+        "norm": kt.RMSNormalization(offset=1.0),
+        "norm_placement": "both",
+    }
     model = roughen(kt.models.language_model(29, **SIZES, **options))
     return kt.Generator(model, max_length=11, **OPTIONS)
 
@@ -29,7 +40,11 @@ def decoder_only():
 @pytest.fixture(scope="package")
 def classifier():
     """A plain model."""
-    return roughen(kt.models.encoder_classifier(29, 3, **SIZES))
+
+    def limited():
+        return kt.FeedForward(13, activation="quick_gelu", gated=True, gate_limit=0.7, gate_offset=1.0)
+
+    return roughen(kt.models.encoder_classifier(29, 3, **SIZES, parallel_norms=2, feed_forward=limited))
 
 
 @pytest.fixture(scope="package")

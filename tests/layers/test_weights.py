@@ -15,7 +15,7 @@ PROJECTING = [
     for name in CATALOGUE
     if name.startswith(("FeedForward", "MultiHead", "Encoder", "Decoder", "Recurr", "Dot")) and "experts" not in name
 ]
-TABLES = ["TokenEmbedding", "LearnedPositionalEncoding"]
+TABLES = ["TokenEmbedding", "LearnedPositionalEncoding", "ClassToken"]
 
 
 @keras.saving.register_keras_serializable("test_weights")
@@ -69,7 +69,7 @@ def test_regularizers_reach_each_weight_and_add_up(name, assert_close):
         "recurrent": absolute,
         "embeddings": keras.regularizers.L1L2(0.1, 0.2),
     }
-    ones = {"bias_initializer": "ones"} if "bias" in names(name) else {}
+    ones = {f"{x}_initializer": "ones" for x in names(name) if x == "bias" or name == "ClassToken"}
     layer, inputs = called(name, **ones, **{f"{x}_regularizer": given[x] for x in names(name)})
     functions = {
         "kernel": lambda w: 0.5 * np.square(w).sum(),
