@@ -24,16 +24,22 @@ OPTIONS = {
     "multi-query, normalized queries and keys": {"num_kv_heads": 1, "qk_norm": True},
     "soft cap, pre-norm": {"soft_cap": 1.5, "normalize_first": True},
     "RMS norm, gated, no bias": {"norm": "rms", "gated": True, "activation": "silu", "use_bias": False},
-    "sinks and scale": {"sinks": True, "scale": 0.7, "num_kv_heads": 2, "window": 3},
-    "queries and keys normalized over heads": {
+    "norms before and after, sinks, scale": {
+        "norm_placement": "both",
+        "norm": kt.RMSNormalization(offset=1.0),
+        "sinks": True,
+        "scale": 0.7,
+        "num_kv_heads": 2,
+        "window": 3,
+    },
+    "norms in the branch, normalized over heads": {
+        "norm_placement": "branch",
+        "norm": kt.LayerNormalization(center=False),
         "qk_norm": kt.LayerNormalization(),
         "qk_norm_over": "heads",
         "num_kv_heads": 2,
-        "qkv_bias": False,
     },
-    "norms before and after": {"norm_placement": "both", "norm": kt.RMSNormalization(offset=1.0)},
-    "norms in the branch": {"norm_placement": "branch", "norm": kt.LayerNormalization(center=False)},
-    "parallel": {"parallel_norms": 2},
+    "parallel": {"parallel_norms": 2, "qkv_bias": False},
     "head width, dropout": {"head_dim": 7, "dropout": 0.5, "attention_dropout": 0.5},
 }
 

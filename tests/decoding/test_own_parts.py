@@ -79,18 +79,21 @@ PARTS = {
     "position": lambda mixes: {"intermediate_dim": 13, "position": Position(mixes)},
 }
 
+QUICK = ("norm", "position")
+EACH = [part if part in QUICK else pytest.param(part, marks=pytest.mark.slow) for part in PARTS]
+
 
 def block(part, mixes):
     return kt.DecoderLayer(4, head_dim=6, name="mine", **PARTS[part](mixes))
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", EACH)
 def test_a_part_of_ones_own_generates(part, language_model, assert_decodes_exactly):
     model = language_model(block(part, False), encoding=kt.PositionalEncoding())
     assert_decodes_exactly(model, jit_compile=False)
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", EACH)
 def test_a_part_that_mixes_positions_is_refused_by_the_name_of_its_block(part, language_model):
     model = language_model(block(part, True), encoding=kt.PositionalEncoding())
     with pytest.raises(ValueError, match="DecoderLayer 'mine'.*mixes time steps"):
