@@ -9,7 +9,7 @@ from keras import ops
 
 import keras_transformer as kt
 
-from .helpers import CATALOGUE, DIM, HEAD_DIM, HEADS, IDS, INNER, VOCABULARY, as_numpy, build, randomize
+from .helpers import CATALOGUE, DIM, HEAD_DIM, HEADS, IDS, INNER, VOCABULARY, X, as_numpy, build, randomize
 
 LOAD = """
     import json, pathlib
@@ -92,3 +92,41 @@ def test_each_layer_given_the_same_position_shares_its_weights():
     assert first.self_attention.position is second.self_attention.position
     tables = [weight for weight in model.weights if "relative_position" in weight.path]
     assert len(tables) == 2
+
+
+@keras.saving.register_keras_serializable("test_serialization")
+class Shrink(keras.layers.Layer):
+    """A norm of the user's own."""
+
+    def __init__(self, power=0.5, **kwargs):
+        super().__init__(**kwargs)
+        self.power = power
+        self.supports_masking = True
+
+    def build(self, inputs_shape):
+        self.factor = self.add_weight(name="factor", shape=(inputs_shape[-1],), initializer="ones")
+
+    def call(self, inputs):
+        return self.factor * ops.sign(inputs) * ops.abs(inputs) ** self.power
+
+    def get_config(self):
+        return {**super().get_config(), "power": self.power}
+
+
+def test_norms_of_ones_own_survive_a_file(tmp_path, assert_close):
+    norm = Shrink(0.7)
+    norm.build((None, None, DIM))  # what it is made of counts, not its weights
+    x = keras.Input((None, DIM))
+    layer = kt.EncoderLayer(HEADS, INNER, head_dim=HEAD_DIM, norm=norm, norm_placement="both", qk_norm=Shrink(0.9))
+    model = keras.Model(x, layer(x))
+    randomize(model)
+    factors = [w for w in model.weights if w.name == "factor"]
+    assert len({id(w) for w in factors}) == 6 and all(w is not norm.factor for w in factors)
+    layer.feed_forward_output_norm.trainable = False
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert_close(loaded(X), model(X))
+    assert loaded.layers[1].get_config() == layer.get_config()
+    assert loaded.layers[1].self_attention_output_norm.power == 0.7
+    assert loaded.layers[1].self_attention.key_norm.power == 0.9
+    assert [w.trainable for w in loaded.weights] == [w.trainable for w in model.weights]
