@@ -1,7 +1,7 @@
 """A configuration file as it is read: each setting counts as read or not, and what nobody read is no secret."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 # Settings that change nothing about what a model computes: notes about the file, what `transformers` returns or keeps
@@ -44,6 +44,7 @@ class Settings(Mapping):
     Args:
         values: The settings by name.
         where: What error messages call them.
+        tensors: The names of the tensors beside them, where that is known.
 
     Example:
 
@@ -53,8 +54,9 @@ class Settings(Mapping):
     (8, 'silu', ['shiny'])
     """
 
-    def __init__(self, values: Mapping, where: str):
+    def __init__(self, values: Mapping, where: str, tensors: Iterable[str] = ()):
         self.where = where
+        self._tensors = frozenset(tensors)
         self._values = {
             name: Settings(value, where) if isinstance(value, Mapping) else value for name, value in values.items()
         }
@@ -101,6 +103,16 @@ class Settings(Mapping):
             known = " or ".join(repr(x) for x in supported)
             raise ValueError(f"{self.where} has {name}={value!r}; {known} is supported{why and f', {why}'}.")
 
+    def has_tensor(self, ending: str) -> bool:
+        """Whether there is a tensor whose name ends so: there are parts of which no setting tells."""
+        return any(f".{name}".endswith(f".{ending}") for name in self._tensors)
+
+    def skip(self, name: str) -> None:
+        """Let a setting count as read, with all that is in it."""
+        inner = self.get(name)
+        for further in inner if isinstance(inner, Settings) else ():
+            inner.skip(further)
+
     def unread(self) -> list[str]:
         """The names of settings that nobody read, those within others behind a dot."""
         names = []
@@ -113,13 +125,20 @@ class Settings(Mapping):
 
     def check(self, harmless=HARMLESS) -> None:
         """Raise ValueError if a setting was not read and is not known to be harmless."""
-        unknown = [name for name in self.unread() if name not in harmless and not self._is_absent(name)]
+        unknown = list(self._unknown(harmless))
         if unknown:
             found = ", ".join(f"{name}={self.plain(name)!r}" for name in unknown)
             raise ValueError(
                 f"{self.where} has settings that are not known here, so the model might compute something else than "
                 f"was trained: {found}. If they change nothing, take them out of the file."
             )
+
+    def _unknown(self, harmless) -> Iterator[str]:
+        for name, value in self._values.items():
+            if isinstance(value, Settings) and name in self._read:
+                yield from (f"{name}.{inner}" for inner in value._unknown(harmless))
+            elif name not in self._read and value is not None and name not in harmless and not self._is_absent(name):
+                yield name
 
     def plain(self, name: str):
         """A setting as the file has it, by its name or, of one within another, by both; it does not count as read."""
@@ -133,8 +152,7 @@ class Settings(Mapping):
         return {name: self.plain(name) for name in self._values}
 
     def _is_absent(self, name: str) -> bool:
-        allowed = ABSENT.get(name, ...)
-        value = self.plain(name) if name in self._values else ...
+        allowed, value = ABSENT.get(name, ...), self.plain(name)
         return allowed is not ... and (value in allowed if isinstance(allowed, tuple) else value == allowed)
 
 
@@ -144,10 +162,23 @@ def read_json(path: Path) -> dict:
     Raises:
         ValueError: If the file is none, or holds something else.
     """
+    return _read(path, dict, "an object with settings")
+
+
+def read_json_list(path: Path) -> list:
+    """The list in a JSON file.
+
+    Raises:
+        ValueError: If the file is none, or holds something else.
+    """
+    return _read(path, list, "a list")
+
+
+def _read(path: Path, kind: type, description: str):
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"'{path}' is no JSON file: {error}.") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"'{path}' holds a {type(values).__name__} where an object with settings was expected.")
+    if not isinstance(values, kind) or not values and kind is list:
+        raise ValueError(f"'{path}' holds a {type(values).__name__} where {description} was expected.")
     return values

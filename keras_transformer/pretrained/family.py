@@ -30,8 +30,13 @@ class Family(NamedTuple):
         prefix: What the names of the base model's tensors begin with where it is part of another; those in entries do
             not, unless they begin with a colon, which stands for no prefix.
         ignored: Regular expressions of names of tensors that hold nothing that was learned, such as masks.
+        heads: Of tensors that a file may have beside those of its model, such as those of pretraining. They are kept
+            (`kept.Kept`).
+        renamed: Regular expressions of names that older files have, and what is put in their place.
     """
 
     read: Callable[[Settings], Architecture]
     prefix: str
     ignored: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()

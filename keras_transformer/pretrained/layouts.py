@@ -42,6 +42,23 @@ class Entry(NamedTuple):
 SAME = Layout(lambda tensors: tensors[0], lambda x: [x])
 TRANSPOSED = Layout(lambda tensors: tensors[0].T, lambda x: [x.T])  # PyTorch's Linear is (outputs, inputs)
 
+TWICE = Layout(lambda tensors: tensors[0], lambda x: [x, x])  # the second one is not used
+
+
+def shaped(*shape: int) -> Layout:
+    """A tensor of the same numbers in another shape, -1 for one size.
+
+    Example:
+
+    >>> from keras_transformer.pretrained.layouts import shaped
+    >>> shaped(1, 1, -1).shapes((1, 5))
+    [(1, 1, 5)]
+    """
+    return Layout(lambda tensors: tensors[0].reshape(-1, tensors[0].shape[-1]), lambda x: [x.reshape(shape)])
+
+
+CONVOLUTION = Layout(lambda tensors: tensors[0].transpose(2, 3, 1, 0), lambda x: [x.transpose(3, 2, 0, 1)])
+
 
 def dense(path: str, name: str, kernel: Layout = TRANSPOSED, bias: Layout = SAME) -> list[Entry]:
     """The entries of a projection."""

@@ -10,11 +10,13 @@ import keras
 
 from keras_transformer.pretrained.config import Settings, read_json
 from keras_transformer.pretrained.families import FAMILIES
-from keras_transformer.pretrained.family import Family
+from keras_transformer.pretrained.family import Architecture, Family
 from keras_transformer.pretrained.gguf import read_gguf
 from keras_transformer.pretrained.hub import folder_of
 from keras_transformer.pretrained.initializers import loading
+from keras_transformer.pretrained.kept import keep, of_heads
 from keras_transformer.pretrained.model import PretrainedModel
+from keras_transformer.pretrained.sentence import module_tensors, read_modules, read_sentence_encoder
 from keras_transformer.pretrained.variables import fill, of_model
 from keras_transformer.pretrained.weights import Tensor, find
 
@@ -23,8 +25,14 @@ def load_model(folder: str | os.PathLike, dtype=None) -> PretrainedModel:
     """A plain functional model from a folder of a checkpoint, `config.json` and `*.safetensors`.
 
     The layers are those of this package, named and readable in `model.summary()`. The input of a language model is
-    "tokens" (B, T), int; what comes out is what `architectures` in the file says: logits (B, T, V) of "...ForCausalLM",
-    hidden states (B, T, D) of a bare "...Model". Dropout rates are those of the file, and act in training.
+    "tokens" (B, T), int; what comes out is what `architectures` in the file says: logits (B, T, V) of "...ForCausalLM"
+    and "...ForMaskedLM", those of classes (B, classes) of "...ForSequenceClassification", hidden states (B, T, D) of a
+    bare "...Model", or a dict of them, "hidden", and of what its pooler makes of them, "pooled". Encoders that tell
+    kinds of tokens apart have an input "token_types" (B, T), too, which may be left out: all are of kind 0 then. That
+    of images is "pixels" (B, height, width, channels); in PyTorch, channels come first. Dropout rates are those of the
+    file, and act in training.
+
+    A sentence encoder, as sentence-transformers saves one (`modules.json`), gives one vector (B, D) for each text.
 
     Code in the folder is never run: what a `model_type` that is known here means, this package knows; where the file
     also names code of its own (`auto_map`), that is left alone, and the settings are checked as ever.
@@ -46,16 +54,15 @@ def load_model(folder: str | os.PathLike, dtype=None) -> PretrainedModel:
     """
     source = read_source(folder)
     family, where = family_of(source.config, source.where), source.where
-    settings = Settings(source.config, where)
     if "quantization_config" in source.config:
         raise ValueError(
             f"{where} holds quantized weights ({source.config['quantization_config']}). Dequantize them first: load "
             "them with transformers and that option, and `save_pretrained`."
         )
-    architecture = family.read(settings)
+    tensors = named(source.tensors(), family)
+    settings = Settings(source.config, where, tensors)
+    architecture = read_architecture(family, settings, source.modules)
     settings.check()
-    tensors = source.tensors()
-    tensors = {name: x for name, x in tensors.items() if not any(re.fullmatch(y, name) for y in family.ignored)}
     prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
     policy = keras.config.dtype_policy() if dtype is None else keras.dtype_policies.get(dtype)
     types = Counter(x.dtype.name for x in tensors.values())
@@ -63,15 +70,40 @@ def load_model(folder: str | os.PathLike, dtype=None) -> PretrainedModel:
     checkpoint = {
         "config": source.config,
         "generation_config": source.generation_config,
+        "modules": source.modules,
         "prefix": prefix,
         "dtype": usual,
         "dtypes": {name: x.dtype.name for name, x in tensors.items() if x.dtype.name != usual},
     }
     with loading(), keras.StatelessScope():
         inputs, outputs = architecture.build((source.config.get("architectures") or [None])[0], policy)
-        model = PretrainedModel(inputs, outputs, name=source.config["model_type"], checkpoint=checkpoint)
-        fill(model, of_model(model, architecture.entries, prefix), tensors, where)
+        name = source.config["model_type"]
+        model = PretrainedModel(inputs, outputs, name=name, checkpoint=checkpoint)
+        entries = of_model(model, architecture.entries, prefix)
+        known = {tensor for entry in entries for tensor in (*entry.tensors, *entry.copies)}
+        unused = of_heads({name: x for name, x in tensors.items() if name not in known}, family.heads)
+        if unused:
+            model = PretrainedModel(inputs, keep(outputs, unused, policy), name=name, checkpoint=checkpoint)
+            entries = of_model(model, architecture.entries, prefix)
+        fill(model, entries, tensors, where)
     return model
+
+
+def named(tensors: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
+    """The tensors that hold what was learned, by the names that they have today."""
+    found = {}
+    for name, tensor in tensors.items():
+        if not any(re.fullmatch(pattern, name) for pattern in family.ignored):
+            for pattern, today in family.renamed:
+                name = re.sub(pattern, today, name)
+            found[name] = tensor
+    return found
+
+
+def read_architecture(family: Family, settings: Settings, modules: Mapping | None) -> Architecture:
+    """The shape of model that the settings describe, of a sentence encoder where there are modules of one."""
+    architecture = family.read(settings)
+    return architecture if modules is None else read_sentence_encoder(architecture, modules, settings.where)
 
 
 class Source(NamedTuple):
@@ -80,12 +112,14 @@ class Source(NamedTuple):
     Attributes:
         where: What error messages call it.
         config, generation_config: What its files say; the second may not be there.
+        modules: What those of a sentence encoder say, if it is one.
         tensors: Finds its tensors.
     """
 
     where: str
     config: dict
     generation_config: dict | None
+    modules: dict | None
     tensors: Callable[[], Mapping[str, Tensor]]
 
 
@@ -101,12 +135,19 @@ def read_source(folder: str | os.PathLike) -> Source:
         if folder.suffix != ".gguf":
             raise ValueError(f"{where} is a file. load_model takes a folder with config.json, or a .gguf file.")
         config, tensors = read_gguf(folder)
-        return Source(where, config, None, lambda: tensors)
+        return Source(where, config, None, None, lambda: tensors)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{where} is no folder of a checkpoint: it has no config.json.")
     generation = folder / "generation_config.json"
     generation = read_json(generation) if generation.is_file() else None
-    return Source(where, read_json(folder / "config.json"), generation, lambda: find(folder))
+    modules = read_modules(folder)
+    return Source(
+        where,
+        read_json(folder / "config.json"),
+        generation,
+        modules,
+        lambda: {**find(folder), **module_tensors(folder, modules or {})},
+    )
 
 
 def family_of(config: dict, where: str) -> Family:

@@ -7,7 +7,8 @@ from pathlib import Path
 import keras
 
 from keras_transformer.pretrained.config import Settings
-from keras_transformer.pretrained.loading import family_of
+from keras_transformer.pretrained.layouts import Entry
+from keras_transformer.pretrained.loading import family_of, read_architecture
 from keras_transformer.pretrained.model import PretrainedModel
 from keras_transformer.pretrained.variables import as_dtype, of_model, values
 from keras_transformer.pretrained.weights import CODES, SHARD_SIZE, write
@@ -39,18 +40,15 @@ def save_model(
     if dtype is not None and as_dtype(dtype) not in CODES:
         raise ValueError(f"save_model takes the dtype of tensors, such as 'bfloat16', or None, got {dtype!r}.")
     config = dict(checkpoint["config"])
-    architecture = family_of(config, "the model").read(Settings(config, "the model's configuration"))
+    settings = Settings(config, "the model's configuration")
+    architecture = read_architecture(family_of(config, "the model"), settings, checkpoint.get("modules"))
     entries = of_model(model, architecture.entries, checkpoint["prefix"])
-    paths = {variable.path: variable for variable in model.weights}
-    tensors = {}
-    for entry in entries:
-        for name, shape in zip(entry.tensors, entry.layout.shapes(paths[entry.path].shape), strict=True):
-            kept = checkpoint["dtypes"].get(name, checkpoint["dtype"])
-            tensors[name] = as_dtype(dtype or kept), tuple(shape)
     folder = Path(folder)
+    places = {entry.tensors[0].rpartition("/")[0] for entry in entries}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write(folder, tensors, values(model, entries, {name: x for name, (x, _) in tensors.items()}), shard_size)
+        for place in sorted(places):
+            here = [entry for entry in entries if entry.tensors[0].rpartition("/")[0] == place]
+            _write_tensors(model, here, folder / place, dtype, shard_size)
     except OSError as error:
         raise ValueError(f"'{folder}' cannot be written: {error}") from error
     if dtype is not None:
@@ -58,7 +56,24 @@ def save_model(
     _write_json(folder / "config.json", config)
     if checkpoint["generation_config"] is not None:
         _write_json(folder / "generation_config.json", checkpoint["generation_config"])
+    for name, content in (checkpoint.get("modules") or {}).items():
+        _write_json(folder / name, content)
 
 
-def _write_json(path: Path, values: dict) -> None:
+def _write_tensors(model: PretrainedModel, entries: list[Entry], folder: Path, dtype: str | None, shard_size: int):
+    """Write the tensors of entries into a folder, by the last part of their names."""
+    checkpoint, paths = model.checkpoint, {variable.path: variable for variable in model.weights}
+    tensors = {}
+    for entry in entries:
+        for name, shape in zip(entry.tensors, entry.layout.shapes(paths[entry.path].shape), strict=True):
+            kept = checkpoint["dtypes"].get(name, checkpoint["dtype"])
+            tensors[name] = as_dtype(dtype or kept), tuple(shape)
+    folder.mkdir(parents=True, exist_ok=True)
+    dtypes = {name: x for name, (x, _) in tensors.items()}
+    here = {name.rpartition("/")[2]: x for name, x in tensors.items()}
+    write(folder, here, values(model, entries, dtypes), shard_size)
+
+
+def _write_json(path: Path, values: dict | list) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

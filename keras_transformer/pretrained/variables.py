@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_transformer._keras import begin_with, layers_within
 from keras_transformer.layers.quantized import Adaptable
+from keras_transformer.pretrained.kept import kept_entries
 from keras_transformer.pretrained.layouts import Entry, Layout
 from keras_transformer.pretrained.weights import Tensor, listed
 
@@ -21,7 +22,7 @@ def of_model(model: keras.Model, entries: Iterable[Entry], prefix: str) -> list[
             tensors=tuple(whole_name(name, prefix) for name in entry.tensors),
             copies=tuple(whole_name(name, prefix) for name in entry.copies),
         )
-        for entry in entries
+        for entry in (*entries, *kept_entries(model))
         if entry.path in paths
     ]
 

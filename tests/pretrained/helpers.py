@@ -26,12 +26,17 @@ def save_random(
     kind, options = CASES[name]
     torch.manual_seed(1234)
     kinds = getattr(transformers, f"{kind}Model") if bare else model_class(kind)
-    model = kinds(getattr(transformers, f"{kind}Config")(**{**options, **changes}))
-    with torch.no_grad():
-        for parameter in model.parameters():  # norms and biases, too
-            parameter.add_(0.15 * torch.randn_like(parameter))
-    model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=shards)
+    model = randomized(kinds(getattr(transformers, f"{kind}Config")(**{**options, **changes})), dtype)
+    model.save_pretrained(folder, max_shard_size=shards)
     return load_reference(kinds, folder)
+
+
+def randomized(model, dtype: str):
+    """A model whose norms and biases are random, too, in that type."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.15 * torch.randn_like(parameter))
+    return model.to(getattr(torch, dtype))
 
 
 def load_reference(kinds: type, folder: Path):
@@ -65,6 +70,13 @@ def read_tensors(folder: Path) -> dict:
     """All tensors of a folder."""
     load = pytest.importorskip("safetensors.torch").load_file
     return {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load(path).items()}
+
+
+def same(found: dict, expected: dict) -> None:
+    """Raise AssertionError unless the tensors are equal bit for bit, in the same types."""
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor), name
 
 
 def step(model, ids, rate: float):

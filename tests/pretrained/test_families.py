@@ -7,7 +7,16 @@ import pytest
 import keras_transformer as kt
 
 from .cases import CASES, QUICK
-from .helpers import continue_greedily, load_reference, model_class, outputs, read_tensors, save_random, step, torch
+from .helpers import (
+    continue_greedily,
+    load_reference,
+    model_class,
+    outputs,
+    read_tensors,
+    same,
+    save_random,
+    step,
+)
 
 IDS = np.random.default_rng(7).integers(0, 97, (2, 23))
 IDS[0, :3] = 0
@@ -58,9 +67,3 @@ def test_a_step_of_training_and_half_precision(name, tmp_path):
     for key, tensor in step(reference, IDS, rate).state_dict().items():
         change, expected = trained[key] - before[key], tensor.detach() - before[key]
         assert (change - expected).abs().max() <= 1e-4 * max(expected.abs().max(), 1e-2 * rate), key
-
-
-def same(found: dict, expected: dict) -> None:
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor), name

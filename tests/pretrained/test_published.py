@@ -215,6 +215,156 @@ PUBLISHED = {
         "swiglu_limit": 7.0,
     },
 }
+BERT = {
+    "architectures": ["BertForMaskedLM"],
+    "attention_probs_dropout_prob": 0.1,
+    "classifier_dropout": None,
+    "gradient_checkpointing": False,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.1,
+    "hidden_size": 768,
+    "id2label": {"0": "negative", "1": "neutral", "2": "positive"},
+    "initializer_range": 0.02,
+    "intermediate_size": 3072,
+    "label2id": {"negative": 0, "neutral": 1, "positive": 2},
+    "layer_norm_eps": 1e-12,
+    "max_position_embeddings": 512,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "pad_token_id": 0,
+    "position_embedding_type": "absolute",
+    "transformers_version": "4.6.0.dev0",
+    "type_vocab_size": 2,
+    "use_cache": True,
+    "vocab_size": 30522,
+}
+ROBERTA = {
+    **BERT,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "layer_norm_eps": 1e-05,
+    "max_position_embeddings": 514,
+    "pad_token_id": 1,
+    "type_vocab_size": 1,
+    "vocab_size": 50265,
+}
+DUMPED = {  # what older files have in each tower of CLIP
+    "add_cross_attention": False,
+    "architectures": None,
+    "attention_dropout": 0.0,
+    "bad_words_ids": None,
+    "dropout": 0.0,
+    "hidden_act": "quick_gelu",
+    "id2label": {"0": "LABEL_0", "1": "LABEL_1"},
+    "initializer_factor": 1.0,
+    "is_decoder": False,
+    "is_encoder_decoder": False,
+    "layer_norm_eps": 1e-05,
+    "length_penalty": 1.0,
+    "max_length": 20,
+    "pruned_heads": {},
+    "return_dict": True,
+    "tie_encoder_decoder": False,
+    "tie_word_embeddings": True,
+    "top_k": 50,
+    "torchscript": False,
+    "use_bfloat16": False,
+}
+CLIP_TEXT = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "projection_dim": 768}
+CLIP_VISION = {**CLIP_TEXT, "hidden_size": 1024, "num_hidden_layers": 24, "patch_size": 14}
+ENCODERS = {
+    "bert": BERT,
+    "clip": {
+        "architectures": ["CLIPModel"],
+        "initializer_factor": 1.0,
+        "logit_scale_init_value": 2.6592,
+        "projection_dim": 768,
+        "text_config": {**DUMPED, **CLIP_TEXT, "model_type": "clip_text_model", "eos_token_id": 2},
+        "text_config_dict": CLIP_TEXT,
+        "vision_config": {**DUMPED, **CLIP_VISION, "image_size": 224, "model_type": "clip_vision_model"},
+        "vision_config_dict": CLIP_VISION,
+    },
+    "clip_text_model": {**DUMPED, **CLIP_TEXT, "num_hidden_layers": 12, "bos_token_id": 0, "eos_token_id": 2},
+    "clip_vision_model": {**DUMPED, **CLIP_VISION, "image_size": 224, "num_channels": 3},
+    "distilbert": {
+        "activation": "gelu",
+        "attention_dropout": 0.1,
+        "dim": 768,
+        "dropout": 0.1,
+        "hidden_dim": 3072,
+        "initializer_range": 0.02,
+        "max_position_embeddings": 512,
+        "n_heads": 12,
+        "n_layers": 6,
+        "output_past": True,
+        "pad_token_id": 0,
+        "qa_dropout": 0.1,
+        "seq_classif_dropout": 0.2,
+        "sinusoidal_pos_embds": False,
+        "tie_weights_": True,
+        "vocab_size": 30522,
+    },
+    "modernbert": {
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "bos_token_id": 50281,
+        "classifier_activation": "gelu",
+        "classifier_bias": False,
+        "classifier_dropout": 0.0,
+        "classifier_pooling": "mean",
+        "cls_token_id": 50281,
+        "decoder_bias": True,
+        "deterministic_flash_attn": False,
+        "embedding_dropout": 0.0,
+        "eos_token_id": 50282,
+        "global_attn_every_n_layers": 3,
+        "global_rope_theta": 160000.0,
+        "gradient_checkpointing": False,
+        "hidden_activation": "gelu",
+        "hidden_size": 768,
+        "initializer_cutoff_factor": 2.0,
+        "initializer_range": 0.02,
+        "intermediate_size": 1152,
+        "layer_norm_eps": 1e-05,
+        "local_attention": 128,
+        "local_rope_theta": 10000.0,
+        "max_position_embeddings": 8192,
+        "mlp_bias": False,
+        "mlp_dropout": 0.0,
+        "norm_bias": False,
+        "norm_eps": 1e-05,
+        "num_attention_heads": 12,
+        "num_hidden_layers": 22,
+        "pad_token_id": 50283,
+        "position_embedding_type": "absolute",
+        "reference_compile": None,
+        "repad_logits_with_grad": False,
+        "sep_token_id": 50282,
+        "sparse_pred_ignore_index": -100,
+        "sparse_prediction": False,
+        "vocab_size": 50368,
+    },
+    "mpnet": {**ROBERTA, "relative_attention_num_buckets": 32, "type_vocab_size": None, "vocab_size": 30527},
+    "roberta": ROBERTA,
+    "vit": {
+        "attention_probs_dropout_prob": 0.0,
+        "encoder_stride": 16,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.0,
+        "hidden_size": 768,
+        "id2label": {"0": "tench", "1": "goldfish"},
+        "image_size": 224,
+        "initializer_range": 0.02,
+        "intermediate_size": 3072,
+        "layer_norm_eps": 1e-12,
+        "num_attention_heads": 12,
+        "num_channels": 3,
+        "num_hidden_layers": 12,
+        "patch_size": 16,
+        "qkv_bias": True,
+    },
+    "xlm-roberta": {**ROBERTA, "output_past": True, "vocab_size": 250002},
+}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -226,9 +376,20 @@ def test_a_published_file_is_read_whole(name):
     assert decoder.layer(decoder.num_layers - 1)["num_heads"] in (8, 12, 32, 71)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_published_file_of_an_encoder_is_read_whole(name):
+    settings = Settings(ENCODERS[name], name)
+    encoder = FAMILIES[name].read(settings)
+    settings.check()
+    if name == "clip":
+        assert (encoder.text.num_layers, encoder.vision.num_layers, encoder.vision.first.patch) == (12, 24, (14, 14))
+    else:
+        assert encoder.num_layers in (6, 12, 22, 24)
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, *ENCODERS])
 def test_what_is_added_to_it_is_refused(name):
-    settings = Settings({**PUBLISHED[name], "attention_wobble": 0.1}, name)
+    settings = Settings({**PUBLISHED.get(name, ENCODERS.get(name)), "attention_wobble": 0.1}, name)
     FAMILIES[name].read(settings)
     with pytest.raises(ValueError, match=r"attention_wobble=0\.1"):
         settings.check()

