@@ -203,6 +203,9 @@ def check_tokenizers(target: Generator | keras.Model, ids: Signature, source_tok
             "A target_tokenizer turns ids into strings by its method detokenize; "
             f"{type(target_tokenizer).__name__} has none."
         )
+    for tokenizer in (source_tokenizer, target_tokenizer):
+        if isinstance(tokenizer, Tokenizer):
+            tokenizer.check_graph()
     program = target.graph if is_generator else Program(target)
     if source_tokenizer is not None:
         slot = input_names(program.model).index(sources[0].name)

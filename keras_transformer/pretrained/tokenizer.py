@@ -5,7 +5,8 @@ import os
 import pathlib
 from collections.abc import Mapping
 
-from keras_transformer.text.definition import as_fast
+from keras_transformer.pretrained.sentencepiece_file import FILES, definition_of
+from keras_transformer.text.definition import as_fast, as_text
 from keras_transformer.text.pretrained import PretrainedTokenizer
 
 _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -15,9 +16,10 @@ _MEDIA = ("image_token", "boi_token", "eoi_token", "audio_token", "boa_token", "
 def load_tokenizer(folder: str | os.PathLike, *, vocabulary_size: int | None = None, **kwargs) -> PretrainedTokenizer:
     """The tokenizer of a checkpoint, with the checkpoint's own ids.
 
-    Read are `tokenizer.json`, and of `tokenizer_config.json`, or `special_tokens_map.json` in older folders, which
-    tokens have a role; `chat_template.jinja` and `additional_chat_templates/`, or the templates in
-    `tokenizer_config.json`. Code that a folder may hold is never run.
+    Read are `tokenizer.json`, or where there is none a SentencePiece model (Llama's, Mistral's, Gemma's and T5's; read
+    as transformers does, which for T5 differs in odd texts from the sentencepiece package); of `tokenizer_config.json`,
+    or `special_tokens_map.json` in older folders, which tokens have a role; `chat_template.jinja` and
+    `additional_chat_templates/`, or the templates in `tokenizer_config.json`. Code that a folder may hold is never run.
 
     Args:
         folder: A folder, as `save_pretrained` of transformers writes it.
@@ -41,11 +43,16 @@ def load_tokenizer(folder: str | os.PathLike, *, vocabulary_size: int | None = N
     config = _json(folder / "tokenizer_config.json")
     if "added_tokens_decoder" not in config:
         config = {**config, **_json(folder / "special_tokens_map.json")}
-    file = folder / "tokenizer.json"
-    if not file.is_file():
-        raise ValueError(_no_file(folder))
-    definition = file.read_text(encoding="utf-8")
     named = {role: _content(token) for role, token in config.items() if role.endswith("_token") and _content(token)}
+    file = next((file for name in ("tokenizer.json", *FILES) if (file := folder / name).is_file()), None)
+    if file is None:
+        raise ValueError(_no_file(folder))
+    if file.name == "tokenizer.json":
+        definition = file.read_text(encoding="utf-8")
+    else:
+        content, roles = definition_of(file, _json(folder / "config.json").get("model_type"), config)
+        definition, named = as_text(content), {**roles, **named}
+        config = {**roles, **config}
     definition = _with_tokens(definition, config, named, str(file))
     if vocabulary_size is not None:
         definition = _without_media(definition, {named[role] for role in _MEDIA if role in named}, vocabulary_size)
@@ -135,6 +142,6 @@ def _json(path: pathlib.Path) -> dict:
 def _no_file(folder: pathlib.Path) -> str:
     there = sorted(path.name for path in folder.iterdir())[:20]
     return (
-        f"'{folder}' holds no tokenizer.json, but {there}. With transformers, "
+        f"'{folder}' holds no tokenizer.json and no SentencePiece model, but {there}. With transformers, "
         "AutoTokenizer.from_pretrained(folder).save_pretrained(folder) writes one."
     )

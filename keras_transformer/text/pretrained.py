@@ -1,5 +1,6 @@
 """The tokenizer of a checkpoint: what its tokenizer.json says, with the checkpoint's own ids."""
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -7,6 +8,7 @@ import numpy as np
 
 from keras_transformer.text import definition as definitions
 from keras_transformer.text.chat import render
+from keras_transformer.text.graph import GraphTokenizer, NotInTheGraph
 from keras_transformer.text.tokenizer import Tokenizer
 from keras_transformer_runtime.packages import needed
 
@@ -18,7 +20,9 @@ class PretrainedTokenizer(Tokenizer):
     Normalization, words and pieces, special tokens and the way back are those of the file, and run in the `tokenizers`
     package. What the file's template puts around a text, [CLS] and [SEP] say, is put around it here, too, unless
     `add_start` or `add_end` says otherwise. Padding and truncation that are noted in a file are what somebody did with
-    it last, so they are left out: rows are padded to the longest, and `max_length` cuts.
+    it last, so they are left out: rows are padded to the longest, and `max_length` cuts. In a graph, and so in a
+    SavedModel, TensorFlow's operations give the same ids; where they cannot, `graph_problem()` says why and an export
+    is refused. A process that loads such a SavedModel must `import tensorflow_text` first.
 
     Args:
         definition: The text of a `tokenizer.json`, or its content as a dict.
@@ -108,7 +112,15 @@ class PretrainedTokenizer(Tokenizer):
         """The tokens by id, as the file spells them; "" where an id is no token."""
         return [*self._vocabulary, *self.special_tokens]
 
+    @property
+    def vocabulary_size(self) -> int:
+        return len(self._vocabulary) + len(self.special_tokens)
+
     def is_control(self):
+        return self._is_control
+
+    @functools.cached_property
+    def _is_control(self) -> np.ndarray:  # asked at each step of a stream
         ids = np.arange(self.vocabulary_size)
         return np.isin(ids, list(self._controls)) | (ids >= self.first_special_id)
 
@@ -117,9 +129,31 @@ class PretrainedTokenizer(Tokenizer):
             return self.is_control()
         return np.isin(np.arange(self.vocabulary_size), [*self.stop_ids(), *self.frame[0]])
 
+    def graph_problem(self) -> str | None:
+        """What of the tokenizer cannot be done in a TensorFlow graph, and so not in a SavedModel; None if all can."""
+        try:
+            self._graph  # noqa: B018
+        except NotInTheGraph as problem:
+            return str(problem)
+        return None
+
+    @functools.cached_property
+    def _graph(self) -> GraphTokenizer:
+        return GraphTokenizer(self.definition, self._fast, self._vocabulary, self.name)
+
+    def check_graph(self) -> None:
+        if problem := self.graph_problem():
+            raise ValueError(
+                f"{self.name} runs in Python only: the graph cannot do {problem} exactly. Export with ids: "
+                "source_tokenizer=None, target_tokenizer=None."
+            )
+
     def encode(self, strings):
         tf = needed("tensorflow", self.name)
 
+        if not tf.executing_eagerly():
+            self.check_graph()
+            return self._graph.encode(strings)
         texts = [text.decode(errors="replace") for text in np.asarray(strings).tolist()]
         rows = self._fast.encode_batch(texts, add_special_tokens=False)
         ids = np.array([id for row in rows for id in row.ids], np.int32)
@@ -128,6 +162,9 @@ class PretrainedTokenizer(Tokenizer):
     def decode(self, ids):
         tf = needed("tensorflow", self.name)
 
+        if not tf.executing_eagerly():
+            self.check_graph()
+            return self._graph.decode(ids)
         return tf.constant(self._fast.decode_batch(ids.to_list(), skip_special_tokens=False), tf.string)
 
     def apply_chat_template(

@@ -181,6 +181,10 @@ class Tokenizer(keras.layers.Layer):
         """The id of the first special token, if there is one."""
         return self.vocabulary_size - len(self.special_tokens)
 
+    def check_graph(self) -> None:
+        """Raise ValueError if what the tokenizer does is not done by operations of the graph, and cannot be
+        exported."""
+
     def runtime_files(self) -> tuple[dict, dict[str, bytes]] | None:
         """What `keras_transformer_runtime` needs to do the same without TensorFlow: settings, `kind` among them, and
         files by name. None if it cannot."""

@@ -1,5 +1,6 @@
 """Tokenizers as checkpoints have them, trained on the fly, and strings to try them on."""
 
+import json
 import random
 
 import tokenizers
@@ -16,6 +17,7 @@ LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
+CLIP = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 CHAT = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] | trim + '<|im_end|>' + '\n' }}"
     "{% endfor %}\n{%- if add_generation_prompt %}\n    {{- '<|im_start|>assistant\n' }}\n{%- endif %}"
@@ -73,21 +75,38 @@ def wordpiece(special=("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), **options)
 
 
 def byte_level(kind: str = "gpt2") -> tokenizers.Tokenizer:
-    """Byte-level BPE: "gpt2", "smollm" (digits apart), "llama3" (its words, a start, and words of the vocabulary whole)
-    or "qwen" (composed first)."""
-    tokenizer = tokenizers.Tokenizer(models.BPE(ignore_merges=kind == "llama3"))
+    """Byte-level BPE: "gpt2", "smollm" (digits apart), "llama3" (its words, a start, and pieces that are words whole),
+    "qwen" (composed first), "clip" (in lower case, the ends of words marked) or "falcon" (cut again as bytes)."""
+    ends = {"end_of_word_suffix": "</w>"} if kind == "clip" else {}
+    tokenizer = tokenizers.Tokenizer(models.BPE(ignore_merges=kind == "llama3", **ends))
     plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind in ("gpt2", "smollm"))
     tokenizer.pre_tokenizer = {
         "gpt2": plain,
         "smollm": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), plain]),
+        "clip": pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(CLIP), "removed", invert=True), plain]),
+        "falcon": pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Punctuation("contiguous"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False),
+                pre_tokenizers.Digits(individual_digits=False),
+                pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), "isolated"),
+            ]
+        ),
     }.get(kind, pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3), "isolated"), plain]))
     if kind == "qwen":
         tokenizer.normalizer = normalizers.NFC()
+    if kind == "clip":
+        one_space = normalizers.Replace(Regex(r"\s+"), " ")
+        tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), one_space, normalizers.Lowercase()])
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=499, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=499, special_tokens=SPECIAL, initial_alphabet=alphabet, **ends)
     tokenizer.train_from_iterator(TEXTS, trainer)
+    if ends:  # every byte may end a word
+        content = json.loads(tokenizer.to_str())
+        for letter in alphabet:
+            content["model"]["vocab"].setdefault(letter + "</w>", len(content["model"]["vocab"]))
+        tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
     if kind == "llama3":
         start = tokenizer.token_to_id("<s>")
         tokenizer.post_processor = processors.Sequence(
@@ -113,8 +132,6 @@ def sentencepiece_bpe(legacy: bool = True) -> tokenizers.Tokenizer:
     words = [word for text in TEXTS for word in text.split(" ")]
     trainer = trainers.BpeTrainer(vocab_size=577, special_tokens=[*SPECIAL, *bytes_])
     tokenizer.train_from_iterator(words, trainer)
-    import json
-
     content = json.loads(tokenizer.to_str())  # the bytes are pieces, not special tokens
     content["added_tokens"] = [x for x in content["added_tokens"] if x["content"] in SPECIAL]
     tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
@@ -144,6 +161,8 @@ KINDS = {
     "smollm": lambda: byte_level("smollm"),
     "llama3": lambda: byte_level("llama3"),
     "qwen": lambda: byte_level("qwen"),
+    "clip": lambda: byte_level("clip"),
+    "falcon": lambda: byte_level("falcon"),
     "llama2": sentencepiece_bpe,
     "mistral": lambda: sentencepiece_bpe(legacy=False),
     "unigram": unigram,
