@@ -21,7 +21,7 @@ class BeamSearch(Strategy):
     ("Google's Neural Machine Translation System", https://arxiv.org/abs/1609.08144, equation 14)
 
         score(Y) = log P(Y | X) / lp(Y) + cp(X; Y)
-        lp(Y) = ((5 + |Y|) / 6)^length_penalty
+        lp(Y) = ((k + |Y|) / (k + 1))^length_penalty, k = length_offset, 5 in the paper
         cp(X; Y) = coverage_penalty * sum over i of log(min(sum over j of a[j, i], 1))
 
     where a[j, i] is the attention of target token j to source token i, the mean over all cross-attention layers and
@@ -33,6 +33,7 @@ class BeamSearch(Strategy):
         num_beams: N, at most the size of the vocabulary.
         length_penalty: 0 ranks by probability alone, which prefers short sequences; 0.6 to 1 is usual.
         coverage_penalty: 0 for none; 0.2 is usual. For encoder-decoders.
+        length_offset: k. 0 divides by |Y|^length_penalty, as `transformers` does.
         num_return: How many sequences a row to return, best first.
         early_stopping: Whether to end as soon as N sequences are finished.
 
@@ -58,6 +59,7 @@ class BeamSearch(Strategy):
     coverage_penalty: float = 0.0
     num_return: int = 1
     early_stopping: bool = False
+    length_offset: float = 5.0
 
     returns_final_tokens = False
 
@@ -69,6 +71,8 @@ class BeamSearch(Strategy):
             )
         if not is_number(self.length_penalty):
             raise ValueError(f"BeamSearch takes a number as length_penalty, got {self.length_penalty!r}.")
+        if not (is_number(self.length_offset) and self.length_offset >= 0):
+            raise ValueError(f"BeamSearch takes a length_offset of 0 or more, got {self.length_offset!r}.")
         if not (is_number(self.coverage_penalty) and self.coverage_penalty >= 0):
             raise ValueError(f"BeamSearch takes a coverage_penalty of 0 or more, got {self.coverage_penalty!r}.")
 
@@ -215,4 +219,5 @@ class BeamSearch(Strategy):
     def _divide(self, scores, new_tokens):
         if not self.length_penalty:
             return scores
-        return scores / ((5.0 + ops.cast(new_tokens, "float32")) / 6.0) ** self.length_penalty
+        lengths = ops.maximum(self.length_offset + ops.cast(new_tokens, "float32"), 1.0)  # of no tokens the sum is 0
+        return scores / (lengths / (self.length_offset + 1.0)) ** self.length_penalty

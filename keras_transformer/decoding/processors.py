@@ -115,20 +115,29 @@ class MinimumLength:
 
 
 class ForbiddenTokens:
-    """Forbids tokens altogether.
+    """Forbids tokens, altogether or at some positions.
 
     Args:
         tokens: Their ids.
+        start, stop: The first position where they are forbidden, and the first behind it where they are not, counted
+            from 0, the prompt included. Default: everywhere.
 
     Raises:
-        ValueError: If an id is no integer, or not in the model's vocabulary, or none is left.
+        ValueError: If an id is no integer, or not in the model's vocabulary, or none is left; or if a position is no
+            integer, or `stop` is not behind `start`.
     """
 
-    def __init__(self, tokens: Sequence[int]):
+    def __init__(self, tokens: Sequence[int], *, start: int = 0, stop: int | None = None):
         self.tokens = read_ids(self, "tokens", tokens)
+        self.start, *stops = read_ids(self, "start and stop", [start] if stop is None else [start, stop])
+        self.stop = stops[0] if stops else None
+        if self.start < 0 or (stops and self.stop <= self.start):
+            raise ValueError(f"ForbiddenTokens takes 0 <= start < stop, got start={start} and stop={stop}.")
 
     def __repr__(self):
-        return f"ForbiddenTokens({list(self.tokens)})"
+        start = f", start={self.start}" if self.start else ""
+        stop = "" if self.stop is None else f", stop={self.stop}"
+        return f"ForbiddenTokens({list(self.tokens)}{start}{stop})"
 
     def check(self, decoder) -> None:
         _check_tokens(self, self.tokens, decoder)
@@ -136,32 +145,39 @@ class ForbiddenTokens:
             raise ValueError(f"ForbiddenTokens forbids all {decoder.vocabulary_size} tokens of the model.")
 
     def __call__(self, log_probabilities, tokens, lengths):
-        forbidden = np.isin(np.arange(log_probabilities.shape[-1]), self.tokens)
-        return forbid(log_probabilities, ops.convert_to_tensor(forbidden))
+        forbidden = ops.convert_to_tensor(np.isin(np.arange(log_probabilities.shape[-1]), self.tokens))
+        if self.start:
+            forbidden = ops.logical_and(forbidden, ops.expand_dims(lengths >= self.start, 1))
+        if self.stop is not None:
+            forbidden = ops.logical_and(forbidden, ops.expand_dims(lengths < self.stop, 1))
+        return forbid(log_probabilities, forbidden)
 
 
 class ForcedTokens:
     """Forces the tokens at given positions, a language code after the start token, say.
 
     Args:
-        tokens: Ids by position, counted from 0, the prompt included.
+        tokens: Ids by position, counted from 0, the prompt included. Several for a position: one of them.
 
     Raises:
         ValueError: If an id or a position is no integer, an id is not in the model's vocabulary, or a position is not
             below `max_length`.
     """
 
-    def __init__(self, tokens: Mapping[int, int]):
+    def __init__(self, tokens: Mapping[int, int | Sequence[int]]):
         if not isinstance(tokens, Mapping):
             raise ValueError(f"ForcedTokens takes a dict of ids by position, got {tokens!r}.")
-        positions, ids = read_ids(self, "positions", tokens.keys()), read_ids(self, "tokens", tokens.values())
-        self.tokens = dict(zip(positions, ids, strict=True))
+        self.tokens = {}
+        for position, ids in zip(read_ids(self, "positions", tokens.keys()), tokens.values(), strict=True):
+            several = isinstance(ids, list | tuple)
+            found = read_ids(self, "tokens", ids if several else [ids])
+            self.tokens[position] = found if several else found[0]
 
     def __repr__(self):
         return f"ForcedTokens({self.tokens})"
 
     def check(self, decoder) -> None:
-        _check_tokens(self, self.tokens.values(), decoder)
+        _check_tokens(self, [id for ids in self.tokens.values() for id in np.ravel(ids).tolist()], decoder)
         for position in self.tokens:
             if not 0 < position < decoder.max_length:
                 raise ValueError(
@@ -170,9 +186,10 @@ class ForcedTokens:
                 )
 
     def __call__(self, log_probabilities, tokens, lengths):
-        ids = ops.arange(log_probabilities.shape[-1], dtype="int32")
-        for position, token in self.tokens.items():
-            others = ops.logical_and(ops.expand_dims(lengths == position, 1), ids != token)
+        ids = np.arange(log_probabilities.shape[-1])
+        for position, forced in self.tokens.items():
+            others = ops.convert_to_tensor(~np.isin(ids, forced))
+            others = ops.logical_and(ops.expand_dims(lengths == position, 1), others)
             log_probabilities = forbid(log_probabilities, others)
         return log_probabilities
 

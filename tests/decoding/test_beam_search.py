@@ -265,6 +265,16 @@ def test_as_many_beams_as_tokens(language_model, roughen):
         assert result["tokens"][0].tolist() == [[*x, *[0] * (7 - len(x))] for _, x in best]
 
 
+def test_the_offset_of_the_length_penalty():
+    sums, counts = np.array([-3.0, -5.0, 0.0], "float32"), np.array([2, 7, 0], "int32")
+    for offset in (5.0, 0.0, 2.5):
+        found = kt.BeamSearch(3, length_penalty=0.7, length_offset=offset).penalize(sums, counts)
+        expected = [x / (max(offset + n, 1) / (offset + 1)) ** 0.7 for x, n in zip(sums, counts, strict=True)]
+        np.testing.assert_allclose(np.array(found), expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="length_offset of 0 or more, got -1"):
+        kt.BeamSearch(3, length_offset=-1)
+
+
 # 2. A plain loop over the full model
 
 SEARCHES = [

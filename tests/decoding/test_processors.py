@@ -72,9 +72,10 @@ def minimum(length, end_token):
     return change
 
 
-def forbid(tokens):
+def forbid(tokens, places=range(99)):
     def change(row, history):
-        row[list(tokens)] = -np.inf
+        if len(history) in places:
+            row[list(tokens)] = -np.inf
 
     return change
 
@@ -82,7 +83,7 @@ def forbid(tokens):
 def force(tokens):
     def change(row, history):
         if len(history) in tokens:
-            row[np.arange(len(row)) != tokens[len(history)]] = -np.inf
+            row[~np.isin(np.arange(len(row)), tokens[len(history)])] = -np.inf
 
     return change
 
@@ -98,6 +99,9 @@ ORACLES = {
     "minimum length of one": (kt.MinimumLength(1, 2), minimum(1, 2)),
     "forbidden": (kt.ForbiddenTokens([2, 5, 5]), forbid([2, 5])),
     "none forbidden": (kt.ForbiddenTokens([]), forbid([])),
+    "forbidden from the third on": (kt.ForbiddenTokens([2, 5], start=3), forbid([2, 5], range(3, 99))),
+    "forbidden at the second": (kt.ForbiddenTokens([2, 5], start=2, stop=3), forbid([2, 5], [2])),
+    "forced, one of several": (kt.ForcedTokens({1: [4, 6], 7: 2}), force({1: [4, 6], 7: 2})),
     "forced": (kt.ForcedTokens({1: 4, 7: 2}), force({1: 4, 7: 2})),
     "none forced": (kt.ForcedTokens({}), force({})),
 }
@@ -319,6 +323,9 @@ def test_greedy_search_and_its_speculative_form_equal_the_plain_loop(name, resul
         (lambda: kt.ForbiddenTokens(5), "list of ids as tokens, got 5"),
         (lambda: kt.ForbiddenTokens([1.5]), r"integers as tokens, got \[1.5\]"),
         (lambda: kt.ForbiddenTokens([True]), r"integers as tokens, got \[True\]"),
+        (lambda: kt.ForbiddenTokens([1], start=3, stop=3), "0 <= start < stop, got start=3 and stop=3"),
+        (lambda: kt.ForbiddenTokens([1], start=1.5), r"integers as start and stop, got \[1.5\]"),
+        (lambda: kt.ForcedTokens({1: [2, 2.7]}), r"integers as tokens, got \[2, 2.7\]"),
         (lambda: kt.ForcedTokens({1: 2.7}), r"integers as tokens, got \[2.7\]"),
         (lambda: kt.ForcedTokens({1.5: 2}), r"integers as positions, got \[1.5\]"),
         (lambda: kt.ForcedTokens([2]), r"dict of ids by position, got \[2\]"),
