@@ -17,7 +17,9 @@ from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.embedding import TokenEmbedding
 from keras_transformer.layers.experts import MixtureOfExperts
 from keras_transformer.layers.feed_forward import FeedForward
+from keras_transformer.layers.fixed_bias import FixedBias
 from keras_transformer.layers.normalization import LayerNormalization, RMSNormalization
+from keras_transformer.layers.padding_mask import PaddingMask
 from keras_transformer.layers.projection import Projection
 from keras_transformer.ops.elementwise import CONSTANT, ELEMENTWISE, REDUCTIONS
 
@@ -28,10 +30,10 @@ LAYERS = keras.layers
 POINTWISE_LAYERS = {
     LAYERS.Identity, LAYERS.Dropout, LAYERS.SpatialDropout1D, LAYERS.GaussianDropout, LAYERS.GaussianNoise,
     LAYERS.AlphaDropout, LAYERS.ActivityRegularization, LAYERS.ReLU, LAYERS.LeakyReLU, LAYERS.ELU, LAYERS.Masking,
-    Dropout, Adapted,
+    Dropout, PaddingMask, Adapted,
 }  # fmt: skip
 MERGES = {LAYERS.Add, LAYERS.Subtract, LAYERS.Multiply, LAYERS.Average, LAYERS.Maximum, LAYERS.Minimum}
-DENSE_LAYERS = {LAYERS.Dense, Projection, FeedForward, MixtureOfExperts}  # on the last axis
+DENSE_LAYERS = {LAYERS.Dense, Projection, FeedForward, MixtureOfExperts, FixedBias}  # on the last axis
 NORMALIZATIONS = {
     LAYERS.LayerNormalization, LAYERS.RMSNormalization, LAYERS.UnitNormalization, LAYERS.BatchNormalization,
     LayerNormalization, RMSNormalization,

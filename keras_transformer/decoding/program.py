@@ -20,6 +20,7 @@ from keras_transformer._keras import (
 from keras_transformer.decoding.compiling import failures
 from keras_transformer.layers.checks import describe
 from keras_transformer.layers.embedding import TokenEmbedding
+from keras_transformer.layers.padding_mask import PaddingMask
 
 # Operations that hand ids on as they are, and those that hand on a part of them.
 KEEP_IDS = {
@@ -29,6 +30,7 @@ KEEP_IDS = {
     "Copy",
     "ExpandDims",
     "Identity",
+    "PaddingMask",
     "Reshape",
     "Squeeze",
     "StopGradient",
@@ -152,27 +154,28 @@ class Program:
         return inner
 
     def readers(self, slot: int, through: set[str]) -> Iterator[Instruction]:
-        """The instructions that read a slot, directly or through operations of the given names."""
+        """The instructions that read a slot, directly or through operations of the given names. A `PaddingMask` reads
+        ids, and hands them on."""
         slots = {slot}
         for instruction in self.instructions:
             if slots.isdisjoint(instruction.inputs):
                 continue
             if type(instruction.operation).__name__ in through:
                 slots.update(instruction.outputs)
-            else:
+            if type(instruction.operation).__name__ not in through or isinstance(instruction.operation, PaddingMask):
                 yield instruction
 
     def padding_id(self, slot: int) -> int | None:
-        """The id that pads the sequences of an input: that of the `TokenEmbedding` which reads it, else 0.
+        """The id that pads the sequences of an input: that of the `PaddingMask` or else of the `TokenEmbedding` which
+        reads it, else 0.
 
         Raises:
             ValueError: If several read it that differ.
         """
-        found = {}
-        for instruction in self.readers(slot, KEEP_IDS):
-            reader = instruction.operation
-            layers = [reader, *layers_within(reader)] if isinstance(reader, keras.layers.Layer) else []
-            found.update({layer.padding_id: layer for layer in layers if isinstance(layer, TokenEmbedding)})
+        readers = [x.operation for x in self.readers(slot, KEEP_IDS)]
+        readers = [x for reader in readers if isinstance(reader, keras.layers.Layer) for x in _with_parts(reader)]
+        found = {x.padding_id: x for x in readers if isinstance(x, PaddingMask)}
+        found = found or {x.padding_id: x for x in readers if isinstance(x, TokenEmbedding)}
         if len(found) > 1:
             raise ValueError(
                 f"The input '{self.input_names[slot]}' is read by embeddings that differ in their padding: "
@@ -190,6 +193,10 @@ class Program:
                 if size is not None and size < limits.get(slot, (None, size + 1))[1]:
                     limits[slot] = (instruction.operation, size)
         return limits
+
+
+def _with_parts(layer) -> list:
+    return [layer, *layers_within(layer)]
 
 
 def table_size(operation, dtype: str) -> int | None:

@@ -12,6 +12,7 @@ from keras_transformer.decoding.program import KEEP_IDS
 from keras_transformer.decoding.settings import is_integer
 from keras_transformer.layers.checks import describe
 from keras_transformer.layers.embedding import TokenEmbedding
+from keras_transformer.layers.padding_mask import PaddingMask
 
 
 class SpecialTokens(NamedTuple):
@@ -106,7 +107,7 @@ def hidden_ids(graph: Graph, slot: int) -> dict[int, keras.layers.Layer]:
     for instruction in graph.readers(slot, KEEP_IDS):
         reader = instruction.operation
         for layer in [reader, *layers_within(reader)] if isinstance(reader, keras.layers.Layer) else []:
-            if isinstance(layer, TokenEmbedding) and layer.padding_id is not None:
+            if isinstance(layer, TokenEmbedding | PaddingMask) and layer.padding_id is not None:
                 hidden[layer.padding_id] = layer
             elif isinstance(layer, keras.layers.Embedding) and layer.mask_zero:
                 hidden[0] = layer

@@ -9,6 +9,7 @@ from keras_transformer.layers.encoder import EncoderLayer
 from keras_transformer.layers.experts import MixtureOfExperts
 from keras_transformer.layers.feed_forward import FeedForward
 from keras_transformer.layers.normalization import LayerNormalization, RMSNormalization
+from keras_transformer.layers.padding_mask import PaddingMask
 from keras_transformer.layers.pooling import MaskedPooling
 from keras_transformer.layers.position import (
     AlibiPosition,
@@ -18,6 +19,7 @@ from keras_transformer.layers.position import (
 )
 from keras_transformer.layers.positional_encoding import LearnedPositionalEncoding, PositionalEncoding
 from keras_transformer.layers.recurrent import DotAttention, RecurrentDecoderLayer
+from keras_transformer.layers.spectrogram import LogMelSpectrogram
 
 __all__ = [
     "AlibiPosition",
@@ -29,10 +31,12 @@ __all__ = [
     "FeedForward",
     "LayerNormalization",
     "LearnedPositionalEncoding",
+    "LogMelSpectrogram",
     "MaskedPooling",
     "MixtureOfExperts",
     "MultiHeadCrossAttention",
     "MultiHeadSelfAttention",
+    "PaddingMask",
     "PositionalEncoding",
     "RMSNormalization",
     "RecurrentDecoderLayer",

@@ -53,6 +53,13 @@ def check_id(layer, vocabulary_size: int, **values) -> None:
             )
 
 
+def check_integer_from_zero(layer, **values) -> None:
+    """Raise ValueError unless each value is an integer, and not negative."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+            raise ValueError(f"{describe(layer)} takes an integer from 0 on as {name}, got {value!r}.")
+
+
 def check_rate(layer, **values) -> None:
     """Raise ValueError unless each value is a dropout rate, in [0, 1)."""
     for name, value in values.items():

@@ -30,7 +30,7 @@ class TokenEmbedding(Adaptable, keras.layers.Embedding):
         vocabulary_size: Number of ids V, padding included.
         dim: Width D.
         padding_id: The id that sequences are padded with. None: every id is a token, and no mask starts here; what
-            pads a sequence then has to be known from elsewhere, from lengths, say.
+            pads a sequence then has to be known from elsewhere, from lengths, say, or from a `PaddingMask` in front.
         scale: Whether to multiply by sqrt(D), as the paper does, so that the embedding is not drowned by a
             positional encoding of unit size; or a number to multiply by.
         output_bias: Whether a learned vector b (V,) is added in reverse. It starts at 0.
@@ -180,9 +180,9 @@ class TokenEmbedding(Adaptable, keras.layers.Embedding):
         return self.lora_alpha / self.lora_rank
 
     def compute_mask(self, inputs, previous_mask=None):
-        if len(inputs.shape) == 3:  # in reverse, a position keeps the mask it has
+        if len(inputs.shape) == 3 or self.padding_id is None:  # in reverse, a position keeps the mask it has
             return previous_mask
-        return None if self.padding_id is None else ops.not_equal(inputs, self.padding_id)
+        return ops.not_equal(inputs, self.padding_id)
 
     def compute_output_spec(self, inputs, reverse=False):
         if reverse:

@@ -1,11 +1,16 @@
 """Where a token stands, told to the model by what is added to it."""
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_transformer.context import decoding
-from keras_transformer.layers.checks import check_above_zero, check_positive, check_sequence, describe
+from keras_transformer.layers.checks import (
+    check_above_zero,
+    check_integer_from_zero,
+    check_positive,
+    check_sequence,
+    describe,
+)
 from keras_transformer.layers.ids import check_ids, check_integers, rows
 from keras_transformer.layers.packed import check_positions
 from keras_transformer.layers.quantized import Small
@@ -58,6 +63,8 @@ class PositionalEncoding(_AddedPosition):
 
     Args:
         max_wavelength: w, in positions over 2 pi.
+        interleaved: Whether sines and cosines alternate, as in the paper, rather than all sines come first and all
+            cosines behind them, as in Marian.
 
     Input and output shape: (B, T, D), float; optionally `positions`, (B, T), int, where they do not simply count
     up from 0 (packed sequences). The padding mask passes through.
@@ -72,20 +79,21 @@ class PositionalEncoding(_AddedPosition):
     [[[0.0, 1.0, 0.0], [0.841, 0.54, 0.002]]]
     """
 
-    def __init__(self, max_wavelength: float = 10000.0, **kwargs):
+    def __init__(self, max_wavelength: float = 10000.0, *, interleaved: bool = True, **kwargs):
         super().__init__(**kwargs)
         check_above_zero(self, max_wavelength=max_wavelength)
         self.max_wavelength = max_wavelength
+        self.interleaved = interleaved
 
     def build(self, inputs_shape):
         check_sequence(self, "inputs", inputs_shape)
 
     def encode(self, positions, inputs):
         """The sinusoids of `positions`, (1 or B, T, D)."""
-        return sinusoids(positions, inputs.shape[-1], self.max_wavelength)
+        return sinusoids(positions, inputs.shape[-1], self.max_wavelength, self.interleaved)
 
     def get_config(self):
-        return {**super().get_config(), "max_wavelength": self.max_wavelength}
+        return {**super().get_config(), "max_wavelength": self.max_wavelength, "interleaved": self.interleaved}
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
@@ -125,8 +133,7 @@ class LearnedPositionalEncoding(_AddedPosition):
     ):
         super().__init__(**kwargs)
         check_positive(self, max_length=max_length)
-        if isinstance(offset, bool) or not isinstance(offset, int | np.integer) or offset < 0:
-            raise ValueError(f"{describe(self)} takes an integer from 0 on as offset, got {offset!r}.")
+        check_integer_from_zero(self, offset=offset)
         self.max_length = max_length
         self.offset = offset
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)

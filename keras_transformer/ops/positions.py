@@ -19,7 +19,7 @@ def _angles(positions, frequencies):
     )
 
 
-def sinusoids(positions, dim: int, max_wavelength: float = 10000.0):
+def sinusoids(positions, dim: int, max_wavelength: float = 10000.0, interleaved: bool = True):
     """Sinusoidal positional encoding ("Attention Is All You Need", section 3.5).
 
     PE[p, 2i] = sin(p / w^(2i / dim)), PE[p, 2i + 1] = cos(p / w^(2i / dim)), with w the `max_wavelength`.
@@ -29,6 +29,8 @@ def sinusoids(positions, dim: int, max_wavelength: float = 10000.0):
         positions: Int, any shape.
         dim: Width D of the encoding.
         max_wavelength: w, in positions over 2 pi.
+        interleaved: Whether sines and cosines alternate, as in the paper, rather than all sines come first and all
+            cosines behind them, as in Marian. An odd `dim` has one sine more.
 
     Returns:
         Float32, positions.shape + (D,).
@@ -41,6 +43,8 @@ def sinusoids(positions, dim: int, max_wavelength: float = 10000.0):
     """
     positions = ops.convert_to_tensor(positions)
     angles = _angles(positions, _frequencies((dim + 1) // 2, dim, max_wavelength))
+    if not interleaved:
+        return ops.concatenate([ops.sin(angles), ops.cos(angles[..., : dim // 2])], axis=-1)
     pairs = ops.stack([ops.sin(angles), ops.cos(angles)], axis=-1)
     shape = ops.shape(positions)
     return ops.reshape(pairs, (*shape, dim + dim % 2))[..., :dim]  # interleave

@@ -70,6 +70,9 @@ def test_padding_mask_starts_at_token_embedding():
 def test_positional_encoding(dim, assert_close):
     expected = X[..., :dim] + oracle.sinusoids(np.arange(LENGTH), dim, 50.0)
     assert_close(kt.PositionalEncoding(50.0)(X[..., :dim]), expected)
+    halves = kt.PositionalEncoding.from_config(kt.PositionalEncoding(50.0, interleaved=False).get_config())
+    encoding = oracle.sinusoids(np.arange(LENGTH), dim, 50.0)
+    assert_close(halves(X[..., :dim]), X[..., :dim] + np.concatenate([encoding[:, ::2], encoding[:, 1::2]], axis=-1))
 
 
 @pytest.mark.parametrize(

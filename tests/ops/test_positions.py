@@ -20,6 +20,8 @@ def test_sinusoids_are_those_of_the_paper(dim, max_wavelength, assert_close):
         angle = positions[b, t] / max_wavelength ** (2 * (d // 2) / dim)
         expected[b, t, d] = math.cos(angle) if d % 2 else math.sin(angle)
     assert_close(sinusoids(positions, dim, max_wavelength), expected)
+    halves = np.concatenate([expected[..., ::2], expected[..., 1::2]], axis=-1)
+    assert_close(sinusoids(positions, dim, max_wavelength, interleaved=False), halves)
 
 
 def test_sinusoids_far_out_keep_three_digits(assert_close):

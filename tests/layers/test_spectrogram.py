@@ -1,0 +1,81 @@
+"""The log-mel spectrogram against NumPy's Fourier transform, and against what Whisper is given by `transformers`."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_transformer as kt
+
+
+def sounds(*sizes: int) -> list[np.ndarray]:
+    """Chirps in noise, the second much softer."""
+    random = np.random.default_rng(3)
+    found = []
+    for loudness, size in zip((0.7, 0.003), sizes, strict=True):
+        t = np.arange(size) / 16000
+        found.append((loudness * np.sin(2e3 * t * (1 + 3 * t)) + 1e-4 * random.normal(size=size)).astype("float32"))
+    return found
+
+
+def expected(sound: np.ndarray, bins: int, rate: int, size: int, stride: int) -> np.ndarray:
+    """In float64, frame by frame."""
+    x = np.pad(sound.astype("float64"), size // 2, mode="reflect")
+    window = np.hanning(size + 1)[:-1]
+    rows = [np.fft.rfft(window * x[i : i + size]) for i in range(0, len(x) - size + 1, stride)]
+    power = np.abs(rows[: len(sound) // stride]) ** 2
+    mels = np.log10(np.maximum(power @ filters(bins, size // 2 + 1, rate), 1e-10))
+    return (np.maximum(mels, mels.max() - 8) + 4) / 4
+
+
+def filters(bins: int, count: int, rate: int) -> np.ndarray:
+    """Slaney's filters, one by one."""
+
+    def to_hertz(mel):
+        return mel * 200 / 3 if mel < 15 else 1000 * 6.4 ** ((mel - 15) / 27)
+
+    top = 15 + np.log(rate / 2 / 1000) / np.log(6.4) * 27
+    corners = [to_hertz(mel) for mel in np.linspace(0, top, bins + 2)]
+    table = np.zeros((count, bins))
+    for k, frequency in enumerate(np.linspace(0, rate / 2, count)):
+        for i, (low, middle, high) in enumerate(zip(corners, corners[1:], corners[2:], strict=False)):
+            height = min((frequency - low) / (middle - low), (high - frequency) / (high - middle))
+            table[k, i] = max(0.0, height) * 2 / (high - low)
+    return table
+
+
+def test_it_is_what_numpy_makes_of_each_sound():
+    options = {"num_mel_bins": 23, "sampling_rate": 11000, "frame_length": 62, "stride": 37}
+    layer = kt.LogMelSpectrogram(length=1500, **options)
+    first, second = sounds(1300, 1777)
+    batch = np.stack([np.pad(first, (0, 477)), second])
+    found = ops.convert_to_numpy(layer(batch))
+    assert found.shape == (2, 40, 23) == layer.compute_output_spec(keras.KerasTensor((2, 1777))).shape
+    for row, sound in zip(found, batch, strict=True):
+        assert abs(row - expected(sound[:1500], 23, 11000, 62, 37)).max() < 5e-5
+    short = ops.convert_to_numpy(layer(first[None]))
+    np.testing.assert_allclose(short[0], found[0], atol=1e-6)
+    as_it_is = ops.convert_to_numpy(kt.LogMelSpectrogram(length=None, **options)(first[None]))
+    assert abs(as_it_is[0] - expected(first, 23, 11000, 62, 37)).max() < 5e-5
+
+
+def test_it_is_serialized_and_refuses():
+    layer = kt.LogMelSpectrogram(7, 999, stride=50)
+    assert kt.LogMelSpectrogram.from_config(layer.get_config()).get_config() == layer.get_config()
+    with pytest.raises(ValueError, match="even frame_length, got 41"):
+        kt.LogMelSpectrogram(frame_length=41)
+    with pytest.raises(ValueError, match="length above that, got 200"):
+        kt.LogMelSpectrogram(length=200)
+    with pytest.raises(ValueError, match=r"\(batch, samples\), got \(2, 3, 4\)"):
+        layer(keras.KerasTensor((2, 3, 4)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bins", [80, 128])
+def test_it_is_what_whisper_is_given(bins):
+    transformers = pytest.importorskip("transformers")
+    extractor = transformers.WhisperFeatureExtractor(feature_size=bins)
+    for sound in sounds(61234, 500_001):
+        given = extractor(sound, sampling_rate=16000, return_tensors="np")["input_features"]
+        found = ops.convert_to_numpy(kt.LogMelSpectrogram(bins)(sound[None]))
+        assert abs(found - given.transpose(0, 2, 1)).max() < 1e-4
