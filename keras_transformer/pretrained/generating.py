@@ -14,12 +14,14 @@ from keras_transformer.decoding import (
     Sampling,
 )
 from keras_transformer.decoding.strategies import Strategy
+from keras_transformer.layers.positional_encoding import LearnedPositionalEncoding
 from keras_transformer.pretrained.config import Settings
 from keras_transformer.pretrained.hub import folder_of
 from keras_transformer.pretrained.loading import load_model
 from keras_transformer.pretrained.model import PretrainedModel
-from keras_transformer.pretrained.tokenizer import load_tokenizer
+from keras_transformer.pretrained.tokenizer import load_tokenizer, tokenizer_file
 
+LENGTH = 128  # of sequences, unless the caller says otherwise
 # Settings that choose no other token: lengths, which the generator is told, what is returned, how it is computed.
 HARMLESS = frozenset(
     """
@@ -56,7 +58,9 @@ WITHOUT = {
 }
 
 
-def load_generator(folder: str | os.PathLike, max_length: int = 128, strategy: Strategy | None = None) -> Generator:
+def load_generator(
+    folder: str | os.PathLike, max_length: int | None = None, strategy: Strategy | None = None
+) -> Generator:
     """A generator of the model in a folder, as its `generation_config.json` has it.
 
     Start, ends, padding, forbidden and forced tokens are the file's, or, without it, those of `config.json`. With a
@@ -68,7 +72,8 @@ def load_generator(folder: str | os.PathLike, max_length: int = 128, strategy: S
 
     Args:
         folder: As of `load_model`.
-        max_length: Longest sequence, prompt and new tokens together.
+        max_length: Longest sequence, prompt and new tokens together. None: 128, or as many as the model has learned
+            positions, if these are fewer; one that is given and longer than that is an error.
         strategy: How tokens are chosen, in place of what the file says.
 
     Raises:
@@ -76,8 +81,11 @@ def load_generator(folder: str | os.PathLike, max_length: int = 128, strategy: S
     """
     folder = folder_of(folder)
     model = load_model(folder)
+    if max_length is None:
+        positions = [layer.max_length for layer in model.layers if isinstance(layer, LearnedPositionalEncoding)]
+        max_length = min([LENGTH, *positions])
     tokenizer = None
-    if (folder / "tokenizer.json").is_file():
+    if tokenizer_file(folder) is not None:
         tokenizer = load_tokenizer(folder, vocabulary_size=model.output_shape[-1])
     return make_generator(model, max_length, strategy, f"'{folder / 'generation_config.json'}'", tokenizer)
 

@@ -20,6 +20,8 @@ def load_tokenizer(folder: str | os.PathLike, *, vocabulary_size: int | None = N
     as transformers does, which for T5 differs in odd texts from the sentencepiece package); of `tokenizer_config.json`,
     or `special_tokens_map.json` in older folders, which tokens have a role; `chat_template.jinja` and
     `additional_chat_templates/`, or the templates in `tokenizer_config.json`. Code that a folder may hold is never run.
+    Texts come back as the file's decoder has them: `clean_up_tokenization_spaces`, by which transformers takes spaces
+    out in front of punctuation, with those of the text, is left alone.
 
     Args:
         folder: A folder, as `save_pretrained` of transformers writes it.
@@ -44,7 +46,7 @@ def load_tokenizer(folder: str | os.PathLike, *, vocabulary_size: int | None = N
     if "added_tokens_decoder" not in config:
         config = {**config, **_json(folder / "special_tokens_map.json")}
     named = {role: _content(token) for role, token in config.items() if role.endswith("_token") and _content(token)}
-    file = next((file for name in ("tokenizer.json", *FILES) if (file := folder / name).is_file()), None)
+    file = tokenizer_file(folder)
     if file is None:
         raise ValueError(_no_file(folder))
     if file.name == "tokenizer.json":
@@ -63,6 +65,11 @@ def load_tokenizer(folder: str | os.PathLike, *, vocabulary_size: int | None = N
         vocabulary_size=vocabulary_size,
         **kwargs,
     )
+
+
+def tokenizer_file(folder: pathlib.Path) -> pathlib.Path | None:
+    """The file of a folder that a tokenizer is read from, if there is one."""
+    return next((file for name in ("tokenizer.json", *FILES) if (file := folder / name).is_file()), None)
 
 
 def _with_tokens(definition: str, config: Mapping, named: Mapping[str, str], owner: str) -> str:

@@ -9,7 +9,7 @@ import keras_transformer as kt
 from keras_transformer.pretrained.config import Settings
 from keras_transformer.pretrained.generating import read_padding, read_strategy
 
-from .checkpoints import byte_level
+from .checkpoints import TEXTS, byte_level
 from .helpers import continue_greedily, rewrite_config, save_random
 
 
@@ -107,3 +107,26 @@ def test_texts_go_in_and_come_out(tmp_path):
     rewrite_config(tmp_path, vocab_size=5)
     with pytest.raises(ValueError, match="needs"):
         kt.pretrained.load_generator(tmp_path)
+
+
+def test_a_length_that_is_not_given_fits_the_positions(tmp_path):
+    save_random("gpt2-gelu", tmp_path, n_positions=17)
+    made = kt.pretrained.load_generator(tmp_path)
+    assert made.max_length == 17
+    assert made([[5, 3]])["tokens"].shape == (1, 1, 17)
+    with pytest.raises(ValueError, match="17 positions.*19"):
+        kt.pretrained.load_generator(tmp_path, max_length=19)
+
+
+@pytest.mark.tensorflow
+def test_a_sentencepiece_model_is_a_tokenizer_too(tmp_path):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    with open(tmp_path / "tokenizer.model", "wb") as file:
+        options = {"model_type": "bpe", "vocab_size": 397, "byte_fallback": True, "minloglevel": 2}
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(TEXTS), model_writer=file, hard_vocab_limit=False, **options
+        )
+    save_random("llama", tmp_path, vocab_size=401)
+    made = kt.pretrained.load_generator(tmp_path)
+    assert made.max_length == 128
+    assert made(["banana"], max_length=9)["texts"][0][0].startswith("banana")
