@@ -33,3 +33,6 @@ class FixedBias(Shaped, Small):
 
     def call(self, inputs):
         return inputs + ops.cast(self.bias, inputs.dtype)
+
+    def get_config(self):
+        return super().get_config()  # Keras' own default takes no dtype policy

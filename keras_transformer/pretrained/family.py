@@ -1,12 +1,13 @@
 """What the package knows of a family of checkpoints: how to read its settings, and what its tensors are called."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 import keras
 
 from keras_transformer.pretrained.config import Settings
 from keras_transformer.pretrained.layouts import Entry
+from keras_transformer.pretrained.weights import Tensor
 
 
 class Architecture(Protocol):
@@ -33,6 +34,8 @@ class Family(NamedTuple):
         heads: Of tensors that a file may have beside those of its model, such as those of pretraining. They are kept
             (`kept.Kept`).
         renamed: Regular expressions of names that older files have, and what is put in their place.
+        adapt: The shape as the tensors of a checkpoint want it, where settings do not tell: of the shape, the tensors,
+            those that are ignored among them, and what error messages call the checkpoint.
     """
 
     read: Callable[[Settings], Architecture]
@@ -40,3 +43,4 @@ class Family(NamedTuple):
     ignored: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
+    adapt: Callable[[Architecture, Mapping[str, Tensor], str], Architecture] = lambda shape, tensors, where: shape

@@ -20,6 +20,7 @@ from keras_transformer.pretrained.hub import folder_of
 from keras_transformer.pretrained.loading import load_model
 from keras_transformer.pretrained.model import PretrainedModel
 from keras_transformer.pretrained.tokenizer import load_tokenizer, tokenizer_file
+from keras_transformer.pretrained.whisper import read_forced as read_whisper
 
 LENGTH = 128  # of sequences, unless the caller says otherwise
 # Settings that choose no other token: lengths, which the generator is told, what is returned, how it is computed.
@@ -36,7 +37,6 @@ HARMLESS = frozenset(
 )
 # What a setting has to be where there is nothing like it here: of no effect.
 WITHOUT = {
-    "begin_suppress_tokens": ([],),
     "constraints": ([],),
     "diversity_penalty": (0.0,),
     "dola_layers": (None,),
@@ -66,7 +66,12 @@ def load_generator(
     Start, ends, padding, forbidden and forced tokens are the file's, or, without it, those of `config.json`. With a
     tokenizer in the folder the generator takes and returns texts. Where the file asks for samples, it samples, each
     call another one unless it is given a `seed`; a repetition penalty is that of `kt.RepetitionPenalty`, on
-    log-probabilities, where `transformers` multiplies or divides logits.
+    log-probabilities, where `transformers` multiplies or divides logits. Beams are ranked as there, by the sum over
+    |Y|^length_penalty; the search is that of `kt.BeamSearch`, which goes on until no beginning can overtake, where
+    `transformers` guesses unless `early_stopping` is "never", and so may find others.
+
+    Whisper is told its language and task by tokens that are forced, or, where the file does not name a language, by the
+    most probable one; it writes no times.
 
     Ids that the vocabulary does not have, as the defaults of a configuration class may be, start and end nothing.
 
@@ -82,26 +87,31 @@ def load_generator(
     folder = folder_of(folder)
     model = load_model(folder)
     if max_length is None:
-        positions = [layer.max_length for layer in model.layers if isinstance(layer, LearnedPositionalEncoding)]
+        learned = [layer for layer in model.layers if isinstance(layer, LearnedPositionalEncoding)]
+        positions = [layer.max_length for layer in learned if layer.name != "source_position"]
         max_length = min([LENGTH, *positions])
     tokenizer = None
     if tokenizer_file(folder) is not None:
         tokenizer = load_tokenizer(folder, vocabulary_size=model.output_shape[-1])
-    return make_generator(model, max_length, strategy, f"'{folder / 'generation_config.json'}'", tokenizer)
+    options = {"source_tokenizer": tokenizer} if "source" in (x.name for x in model.inputs) else {}
+    where = f"'{folder / 'generation_config.json'}'"
+    return make_generator(model, max_length, strategy, where, tokenizer, **options)
 
 
 def make_generator(
     model: PretrainedModel, max_length: int, strategy: Strategy | None, where: str, target_tokenizer=None, **options
 ) -> Generator:
     """A generator of a loaded model, with what its checkpoint says of generation."""
-    given = model.checkpoint["generation_config"]
-    settings = Settings(model.checkpoint["config"] if given is None else given, where)
+    given, config = model.checkpoint["generation_config"], model.checkpoint["config"]
+    settings = Settings(config if given is None else given, where)
     size = model.output_shape[-1]
     ends = known(ids(settings.get("eos_token_id")), size)
-    starts = known(ids(settings.get("decoder_start_token_id", settings.get("bos_token_id"))), size)
+    start = settings.get("decoder_start_token_id", config.get("decoder_start_token_id"))
+    starts = known(ids(settings.get("bos_token_id") if start is None else start), size)
     settings.get("bos_token_id")
     chosen = read_strategy(settings)
-    processors = read_processors(settings, ends, max_length)
+    forced = read_whisper(settings) if config["model_type"] == "whisper" else read_forced(settings)
+    processors = read_processors(settings, ends, forced, max_length)
     is_chosen = not settings.get("_from_model_config", given is None)
     padding = read_padding(settings, ends, size, is_chosen)
     if given is not None:
@@ -155,7 +165,11 @@ def read_strategy(settings: Settings) -> Strategy:
     if beams is not None and beams > 1:
         if samples:
             raise ValueError(f"{settings.where} has do_sample=true and num_beams={beams}; one of the two is supported.")
-        return BeamSearch(beams, length_penalty=length_penalty or 1.0, num_return=count, early_stopping=bool(early))
+        penalty = 1.0 if length_penalty is None else length_penalty
+        early = early is True  # else False or "never"
+        return BeamSearch(
+            beams, length_penalty=float(penalty), num_return=count, early_stopping=early, length_offset=0.0
+        )
     if not samples:
         return Greedy()
     return Sampling(
@@ -168,8 +182,21 @@ def read_strategy(settings: Settings) -> Strategy:
     )
 
 
-def read_processors(settings: Settings, ends: list[int], max_length: int) -> list:
-    """What changes the log-probabilities before a token is chosen."""
+def read_forced(settings: Settings) -> dict[int, int | list[int]]:
+    """The tokens that sequences go on with behind the start, by position."""
+    forced = {position: token for position, token in settings.get("forced_decoder_ids") or [] if token is not None}
+    if settings.get("forced_bos_token_id") is not None:
+        forced[1] = settings["forced_bos_token_id"]
+    return forced
+
+
+def read_processors(settings: Settings, ends: list[int], forced: dict, max_length: int) -> list:
+    """What changes the log-probabilities before a token is chosen.
+
+    What is suppressed is so behind the forced tokens that sequences begin with, which are part of the prompt in
+    `transformers`.
+    """
+    begin = next(position for position in range(1, max_length + 2) if position not in forced)
     processors = []
     if settings.get("repetition_penalty", 1.0) != 1.0:
         processors.append(RepetitionPenalty(settings["repetition_penalty"]))
@@ -182,12 +209,12 @@ def read_processors(settings: Settings, ends: list[int], max_length: int) -> lis
         raise ValueError(f"{settings.where} has bad_words_ids of several tokens; words of one token are supported.")
     forbidden = [*ids(settings.get("suppress_tokens")), *(word[0] for word in words)]
     if forbidden:
-        processors.append(ForbiddenTokens(forbidden))
-    forced = {position: token for position, token in settings.get("forced_decoder_ids") or [] if token is not None}
-    if settings.get("forced_bos_token_id") is not None:
-        forced[1] = settings["forced_bos_token_id"]
+        processors.append(ForbiddenTokens(forbidden, start=begin if forced else 0))
+    if settings.get("begin_suppress_tokens"):
+        processors.append(ForbiddenTokens(settings["begin_suppress_tokens"], start=begin, stop=begin + 1))
     if settings.get("forced_eos_token_id") is not None:
-        forced[max_length - 1] = ids(settings["forced_eos_token_id"])[0]
+        forced = {**forced, max_length - 1: ids(settings["forced_eos_token_id"])[0]}
+    forced = {position: token for position, token in forced.items() if position < max_length}
     if forced:
         processors.append(ForcedTokens(forced))
     return processors

@@ -126,6 +126,26 @@ def joined(*sizes: int, transpose: bool = True) -> Layout:
     )
 
 
+def partly(*sizes: int, left_out: int) -> Layout:
+    """Vectors that stand side by side in the variable, with zeros in one place for which there is no tensor.
+
+    Args:
+        sizes: Of all places.
+        left_out: The number of that place. What becomes of the zeros there is not given back.
+    """
+    borders = np.cumsum(sizes)[:-1]
+
+    def read(tensors):
+        zeros = np.zeros(sizes[left_out], tensors[0].dtype)
+        return np.concatenate([*tensors[:left_out], zeros, *tensors[left_out:]])
+
+    def write(x):
+        parts = np.split(x, borders)
+        return parts[:left_out] + parts[left_out + 1 :]
+
+    return Layout(read, write)
+
+
 def interleaved(groups: int, *counts: int, head_dim: int) -> Layout:
     """One matrix (outputs, inputs), or vector, whose outputs are groups of heads: in each group `counts` of queries,
     keys and values one after the other. In the variable all queries come first, then all keys, then all values.

@@ -17,7 +17,7 @@ from keras_transformer.pretrained.initializers import loading
 from keras_transformer.pretrained.kept import keep, of_heads
 from keras_transformer.pretrained.model import PretrainedModel
 from keras_transformer.pretrained.sentence import module_tensors, read_modules, read_sentence_encoder
-from keras_transformer.pretrained.variables import fill, of_model
+from keras_transformer.pretrained.variables import as_stored, fill, of_model
 from keras_transformer.pretrained.weights import Tensor, find
 
 
@@ -29,8 +29,10 @@ def load_model(folder: str | os.PathLike, dtype=None) -> PretrainedModel:
     and "...ForMaskedLM", those of classes (B, classes) of "...ForSequenceClassification", hidden states (B, T, D) of a
     bare "...Model", or a dict of them, "hidden", and of what its pooler makes of them, "pooled". Encoders that tell
     kinds of tokens apart have an input "token_types" (B, T), too, which may be left out: all are of kind 0 then. That
-    of images is "pixels" (B, height, width, channels); in PyTorch, channels come first. Dropout rates are those of the
-    file, and act in training.
+    of images is "pixels" (B, height, width, channels); in PyTorch, channels come first. An encoder-decoder has the
+    inputs "source" (B, S), padded with the file's padding id, and "target" (B, T); Whisper has "features" (B, frames,
+    mel), as `kt.LogMelSpectrogram` makes them, in place of a source. Dropout rates are those of the file, and act in
+    training.
 
     A sentence encoder, as sentence-transformers saves one (`modules.json`), gives one vector (B, D) for each text.
 
@@ -59,9 +61,10 @@ def load_model(folder: str | os.PathLike, dtype=None) -> PretrainedModel:
             f"{where} holds quantized weights ({source.config['quantization_config']}). Dequantize them first: load "
             "them with transformers and that option, and `save_pretrained`."
         )
-    tensors = named(source.tensors(), family)
+    found = source.tensors()
+    tensors = named(found, family)
     settings = Settings(source.config, where, tensors)
-    architecture = read_architecture(family, settings, source.modules)
+    architecture = read_architecture(family, settings, source.modules, found)
     settings.check()
     prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
     policy = keras.config.dtype_policy() if dtype is None else keras.dtype_policies.get(dtype)
@@ -85,7 +88,11 @@ def load_model(folder: str | os.PathLike, dtype=None) -> PretrainedModel:
         if unused:
             model = PretrainedModel(inputs, keep(outputs, unused, policy), name=name, checkpoint=checkpoint)
             entries = of_model(model, architecture.entries, prefix)
-        fill(model, entries, tensors, where)
+        stored = as_stored(entries, tensors)
+        renamed = {x.path: list(x.tensors) for x, y in zip(stored, entries, strict=True) if x.tensors != y.tensors}
+        if renamed:
+            model.checkpoint["stored_as"] = renamed
+        fill(model, stored, tensors, where)
     return model
 
 
@@ -100,9 +107,14 @@ def named(tensors: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
     return found
 
 
-def read_architecture(family: Family, settings: Settings, modules: Mapping | None) -> Architecture:
-    """The shape of model that the settings describe, of a sentence encoder where there are modules of one."""
+def read_architecture(
+    family: Family, settings: Settings, modules: Mapping | None, tensors: Mapping[str, Tensor] | None = None
+) -> Architecture:
+    """The shape of model that the settings describe, and the tensors where they are given; of a sentence encoder where
+    there are modules of one."""
     architecture = family.read(settings)
+    if tensors is not None:
+        architecture = family.adapt(architecture, tensors, settings.where)
     return architecture if modules is None else read_sentence_encoder(architecture, modules, settings.where)
 
 

@@ -17,8 +17,9 @@ class PretrainedModel(PackableModel):
     Attributes:
         checkpoint: A dict of plain values. `config`: the configuration file as it was; `generation_config`: that of
             generation, or None; `modules`: by name, the files of a sentence encoder, or None; `prefix`: what the names
-            of tensors begin with; `dtype`: the type of the tensors; `dtypes`: by name, those that have another one. It
-            is in the configuration of the model, and so in `.keras` files.
+            of tensors begin with; `dtype`: the type of the tensors; `dtypes`: by name, those that have another one;
+            `stored_as`, if any: by the path of a variable, the name that its tensor has in the file, of several that it
+            may have. It is in the configuration of the model, and so in `.keras` files.
 
     Example:
 

@@ -43,6 +43,8 @@ def save_model(
     settings = Settings(config, "the model's configuration")
     architecture = read_architecture(family_of(config, "the model"), settings, checkpoint.get("modules"))
     entries = of_model(model, architecture.entries, checkpoint["prefix"])
+    stored = checkpoint.get("stored_as", {})
+    entries = [entry._replace(tensors=tuple(stored.get(entry.path, entry.tensors))) for entry in entries]
     folder = Path(folder)
     places = {entry.tensors[0].rpartition("/")[0] for entry in entries}
     try:

@@ -27,6 +27,18 @@ def of_model(model: keras.Model, entries: Iterable[Entry], prefix: str) -> list[
     ]
 
 
+def as_stored(entries: Iterable[Entry], tensors: Mapping[str, Tensor]) -> list[Entry]:
+    """Entries with the name of a copy where only that is there: of names for one tensor a file may hold any."""
+    found = []
+    for entry in entries:
+        names = (*entry.tensors, *entry.copies)
+        there = next((name for name in names if name in tensors), None)
+        if len(entry.tensors) == 1 and there is not None:
+            entry = entry._replace(tensors=(there,), copies=tuple(name for name in names if name != there))
+        found.append(entry)
+    return found
+
+
 def whole_name(name: str, prefix: str) -> str:
     """The name of a tensor, which has the prefix of the base model unless a colon says that it stands beside it."""
     return name[1:] if name.startswith(":") else prefix + name

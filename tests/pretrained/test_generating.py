@@ -61,7 +61,7 @@ def test_strategies():
     assert read_strategy(Settings({}, "x")) == kt.Greedy()
     assert read_strategy(Settings({"do_sample": True}, "x")) == kt.Sampling(top_k=50, seed=None)
     beams = {"num_beams": 3, "length_penalty": 0.7, "early_stopping": True, "num_return_sequences": 2}
-    expected = kt.BeamSearch(3, length_penalty=0.7, early_stopping=True, num_return=2)
+    expected = kt.BeamSearch(3, length_penalty=0.7, early_stopping=True, num_return=2, length_offset=0.0)
     assert read_strategy(Settings(beams, "x")) == expected
     with pytest.raises(ValueError, match="num_beams=3; one of the two"):
         read_strategy(Settings({"num_beams": 3, "do_sample": True}, "x"))
