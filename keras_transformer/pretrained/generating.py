@@ -16,11 +16,13 @@ from keras_transformer.decoding import (
 from keras_transformer.decoding.strategies import Strategy
 from keras_transformer.layers.positional_encoding import LearnedPositionalEncoding
 from keras_transformer.pretrained.config import Settings
+from keras_transformer.pretrained.gguf_tokenizer import has_tokenizer, tokenizer_arguments
 from keras_transformer.pretrained.hub import folder_of
-from keras_transformer.pretrained.loading import load_model
+from keras_transformer.pretrained.loading import model_of, read_source
 from keras_transformer.pretrained.model import PretrainedModel
 from keras_transformer.pretrained.tokenizer import load_tokenizer, tokenizer_file
 from keras_transformer.pretrained.whisper import read_forced as read_whisper
+from keras_transformer.text.pretrained import PretrainedTokenizer
 
 LENGTH = 128  # of sequences, unless the caller says otherwise
 # Settings that choose no other token: lengths, which the generator is told, what is returned, how it is computed.
@@ -85,14 +87,18 @@ def load_generator(
         ValueError: As `load_model` and `Generator` do; or if the file asks for what there is not here, by name.
     """
     folder = folder_of(folder)
-    model = load_model(folder)
+    source = read_source(folder)
+    model = model_of(source)
     if max_length is None:
         learned = [layer for layer in model.layers if isinstance(layer, LearnedPositionalEncoding)]
         positions = [layer.max_length for layer in learned if layer.name != "source_position"]
         max_length = min([LENGTH, *positions])
     tokenizer = None
-    if tokenizer_file(folder) is not None:
-        tokenizer = load_tokenizer(folder, vocabulary_size=model.output_shape[-1])
+    size = {"vocabulary_size": model.output_shape[-1]}
+    if source.fields is None and tokenizer_file(folder) is not None:
+        tokenizer = load_tokenizer(folder, **size)
+    elif source.fields is not None and has_tokenizer(source.fields):
+        tokenizer = PretrainedTokenizer(**tokenizer_arguments(source.fields, source.where), **size)
     options = {"source_tokenizer": tokenizer} if "source" in (x.name for x in model.inputs) else {}
     where = f"'{folder / 'generation_config.json'}'"
     return make_generator(model, max_length, strategy, where, tokenizer, **options)

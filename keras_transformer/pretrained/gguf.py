@@ -87,25 +87,15 @@ class GGUFTensor(NamedTuple):
         return self.restored(np.asarray(values, "float32").reshape(self.shape))
 
 
-def read_gguf(path: Path) -> tuple[dict, dict[str, GGUFTensor]]:
-    """The configuration and the tensors of a file, as those of a folder.
+def read_gguf(path: Path) -> tuple[dict, dict[str, GGUFTensor], dict]:
+    """The configuration and the tensors of a file, as those of a folder, and all that it says beside its tensors.
 
     Raises:
         ValueError: If `gguf` is not installed, the file is damaged, its architecture is not known, or it has a setting
             or a tensor that is not.
     """
-    try:
-        import gguf
-    except ImportError as error:
-        raise ValueError(
-            f"'{path}' is read by the gguf package, which is not installed: "
-            '`pip install "keras-transformer-layers[pretrained]"`.'
-        ) from error
-    try:
-        reader = gguf.GGUFReader(path)
-    except (ValueError, IndexError) as error:
-        raise ValueError(f"'{path}' is no GGUF file, or a truncated one: {error}") from error
-    fields = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
+    reader = _reader(path)
+    fields = _fields(reader)
     architecture = fields.get("general.architecture")
     if architecture not in KINDS:
         raise ValueError(
@@ -126,7 +116,34 @@ def read_gguf(path: Path) -> tuple[dict, dict[str, GGUFTensor]]:
         name = _name(tensor.name, kind, path)
         shape = tuple(int(x) for x in reversed(tensor.shape))
         tensors[name] = GGUFTensor(tensor, shape, _restoring(name, kind, config))
-    return config, tensors
+    return config, tensors, fields
+
+
+def read_fields(path: Path) -> dict:
+    """What a file says beside its tensors, by name.
+
+    Raises:
+        ValueError: If `gguf` is not installed, or the file is damaged.
+    """
+    return _fields(_reader(path))
+
+
+def _reader(path: Path):
+    try:
+        import gguf
+    except ImportError as error:
+        raise ValueError(
+            f"'{path}' is read by the gguf package, which is not installed: "
+            '`pip install "keras-transformer-layers[pretrained]"`.'
+        ) from error
+    try:
+        return gguf.GGUFReader(path)
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"'{path}' is no GGUF file, or a truncated one: {error}") from error
+
+
+def _fields(reader) -> dict:
+    return {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
 
 
 def _config(kind: Kind, s: Settings, fields: dict) -> dict:

@@ -21,6 +21,25 @@ from keras_transformer.pretrained.variables import as_stored, fill, of_model
 from keras_transformer.pretrained.weights import Tensor, find
 
 
+class Source(NamedTuple):
+    """A checkpoint that has been found.
+
+    Attributes:
+        where: What error messages call it.
+        config, generation_config: What its files say; the second may not be there.
+        modules: What those of a sentence encoder say, if it is one.
+        tensors: Finds its tensors.
+        fields: What a GGUF file says beside its tensors; None of a folder.
+    """
+
+    where: str
+    config: dict
+    generation_config: dict | None
+    modules: dict | None
+    tensors: Callable[[], Mapping[str, Tensor]]
+    fields: Mapping | None = None
+
+
 def load_model(folder: str | os.PathLike, dtype=None) -> PretrainedModel:
     """A plain functional model from a folder of a checkpoint, `config.json` and `*.safetensors`.
 
@@ -54,7 +73,11 @@ def load_model(folder: str | os.PathLike, dtype=None) -> PretrainedModel:
             setting is not known or asks for what the layers do not have, or a tensor is missing, not wanted, or of
             another shape.
     """
-    source = read_source(folder)
+    return model_of(read_source(folder), dtype)
+
+
+def model_of(source: Source, dtype=None) -> PretrainedModel:
+    """The model of a checkpoint that has been found; see `load_model`."""
     family, where = family_of(source.config, source.where), source.where
     if "quantization_config" in source.config:
         raise ValueError(
@@ -118,23 +141,6 @@ def read_architecture(
     return architecture if modules is None else read_sentence_encoder(architecture, modules, settings.where)
 
 
-class Source(NamedTuple):
-    """A checkpoint that has been found.
-
-    Attributes:
-        where: What error messages call it.
-        config, generation_config: What its files say; the second may not be there.
-        modules: What those of a sentence encoder say, if it is one.
-        tensors: Finds its tensors.
-    """
-
-    where: str
-    config: dict
-    generation_config: dict | None
-    modules: dict | None
-    tensors: Callable[[], Mapping[str, Tensor]]
-
-
 def read_source(folder: str | os.PathLike) -> Source:
     """The checkpoint in a folder, in a GGUF file, or of a name on a hub.
 
@@ -146,8 +152,8 @@ def read_source(folder: str | os.PathLike) -> Source:
     if folder.is_file():
         if folder.suffix != ".gguf":
             raise ValueError(f"{where} is a file. load_model takes a folder with config.json, or a .gguf file.")
-        config, tensors = read_gguf(folder)
-        return Source(where, config, None, None, lambda: tensors)
+        config, tensors, fields = read_gguf(folder)
+        return Source(where, config, None, None, lambda: tensors, fields)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{where} is no folder of a checkpoint: it has no config.json.")
     generation = folder / "generation_config.json"

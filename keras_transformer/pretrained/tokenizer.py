@@ -5,6 +5,9 @@ import os
 import pathlib
 from collections.abc import Mapping
 
+from keras_transformer.pretrained.gguf import read_fields
+from keras_transformer.pretrained.gguf_tokenizer import tokenizer_arguments
+from keras_transformer.pretrained.hub import folder_of
 from keras_transformer.pretrained.sentencepiece_file import FILES, definition_of
 from keras_transformer.text.definition import as_fast, as_text
 from keras_transformer.text.pretrained import PretrainedTokenizer
@@ -24,7 +27,8 @@ def load_tokenizer(folder: str | os.PathLike, *, vocabulary_size: int | None = N
     out in front of punctuation, with those of the text, is left alone.
 
     Args:
-        folder: A folder, as `save_pretrained` of transformers writes it.
+        folder: A folder, as `save_pretrained` of transformers writes it; a `.gguf` file that holds byte-level BPE; or
+            the name of a model on a hub, as of `load_model`.
         vocabulary_size: Number of ids of the model. Tokens that stand for images or sounds and have no row in the
             model's embedding are left out; others are an error.
         **kwargs: `add_start`, `add_end`, `special_tokens`, `max_length`, `name` of `PretrainedTokenizer`.
@@ -39,9 +43,10 @@ def load_tokenizer(folder: str | os.PathLike, *, vocabulary_size: int | None = N
         prompt = tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], add_generation_prompt=True)
         ```
     """
-    folder = pathlib.Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"load_tokenizer takes a folder that holds a checkpoint. There is none: '{folder}'.")
+    folder = folder_of(folder)
+    if folder.suffix == ".gguf":
+        arguments = tokenizer_arguments(read_fields(folder), f"'{folder}'")
+        return PretrainedTokenizer(**arguments, vocabulary_size=vocabulary_size, **kwargs)
     config = _json(folder / "tokenizer_config.json")
     if "added_tokens_decoder" not in config:
         config = {**config, **_json(folder / "special_tokens_map.json")}

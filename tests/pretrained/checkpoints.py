@@ -75,8 +75,9 @@ def wordpiece(special=("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), **options)
 
 
 def byte_level(kind: str = "gpt2") -> tokenizers.Tokenizer:
-    """Byte-level BPE: "gpt2", "smollm" (digits apart), "llama3" (its words, a start, and pieces that are words whole),
-    "qwen" (composed first), "clip" (in lower case, the ends of words marked) or "falcon" (cut again as bytes)."""
+    """Byte-level BPE: "gpt2", "smollm" (digits apart, and bytes that are no tokens), "llama3" (its words, a start, and
+    pieces that are words whole), "qwen" (composed first), "clip" (in lower case, the ends of words marked) or "falcon"
+    (cut again as bytes)."""
     ends = {"end_of_word_suffix": "</w>"} if kind == "clip" else {}
     tokenizer = tokenizers.Tokenizer(models.BPE(ignore_merges=kind == "llama3", **ends))
     plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind in ("gpt2", "smollm"))
@@ -92,6 +93,7 @@ def byte_level(kind: str = "gpt2") -> tokenizers.Tokenizer:
                 pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), "isolated"),
             ]
         ),
+        "qwen": pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3.replace("{1,3}", "")), "isolated"), plain]),
     }.get(kind, pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3), "isolated"), plain]))
     if kind == "qwen":
         tokenizer.normalizer = normalizers.NFC()
@@ -102,6 +104,12 @@ def byte_level(kind: str = "gpt2") -> tokenizers.Tokenizer:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=499, special_tokens=SPECIAL, initial_alphabet=alphabet, **ends)
     tokenizer.train_from_iterator(TEXTS, trainer)
+    if kind == "smollm":
+        content = json.loads(tokenizer.to_str())
+        lost = [pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(x)[0][0] for x in "\x01\x04\x7f"]
+        vocabulary = content["model"]["vocab"]
+        content["model"]["vocab"] = {f"[lost {id}]" if x in lost else x: id for x, id in vocabulary.items()}
+        tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
     if ends:  # every byte may end a word
         content = json.loads(tokenizer.to_str())
         for letter in alphabet:

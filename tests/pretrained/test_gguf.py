@@ -1,5 +1,7 @@
 """GGUF files, made of a random model as the converter makes them."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -7,9 +9,11 @@ import pytest
 import keras_transformer as kt
 
 from .cases import CASES
+from .checkpoints import CHAT, KINDS, odd_strings
 from .helpers import outputs, read_tensors, save_random
 
 gguf = pytest.importorskip("gguf")
+tokenizers = pytest.importorskip("tokenizers")
 IDS = np.random.default_rng(7).integers(0, 97, (2, 11))
 
 
@@ -78,3 +82,52 @@ def test_what_is_not_known_of_a_file(tmp_path):
     (tmp_path / "z.gguf").write_bytes(b"what is this")
     with pytest.raises(ValueError, match="no GGUF file"):
         kt.pretrained.load_model(tmp_path / "z.gguf")
+
+
+def write_tokenizer(path, oracle, words, **options):
+    """A file with a tokenizer and nothing else."""
+    content = json.loads(oracle.to_str())
+    size = 1 + max(content["model"]["vocab"].values())
+    tokens = [oracle.id_to_token(id) or f"[PAD{id}]" for id in range(size)]
+    special = {token["id"] for token in content["added_tokens"]}
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(words)
+    writer.add_token_list(tokens)
+    writer.add_token_types([gguf.TokenType.CONTROL if id in special else gguf.TokenType.NORMAL for id in range(size)])
+    writer.add_token_merges([" ".join(merge) for merge in content["model"]["merges"]])
+    writer.add_bos_token_id(oracle.token_to_id("<s>"))
+    writer.add_eos_token_id(oracle.token_to_id("</s>"))
+    writer.add_chat_template(CHAT)
+    for name, value in options.items():
+        getattr(writer, name)(value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [("gpt2", "gpt-2"), ("smollm", "smollm"), ("llama3", "llama-bpe"), ("qwen", "qwen2")]
+)
+def test_the_tokenizer_of_a_file(kind, words, tmp_path):
+    oracle, texts = KINDS[kind](), odd_strings(503)
+    write_tokenizer(tmp_path / "x.gguf", oracle, words)
+    tokenizer = kt.pretrained.load_tokenizer(tmp_path / "x.gguf")
+    expected = [row.ids for row in oracle.encode_batch(texts)]
+    found = [[int(id) for id in row] for row in tokenizer.tokenize_ragged(texts)]
+    assert found == expected
+    written = "<|im_start|>user\nHi<|im_end|>\n"
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False) == written
+    assert (tokenizer.start_id, tokenizer.end_id) == (oracle.token_to_id("<s>"), oracle.token_to_id("</s>"))
+
+
+def test_tokenizers_that_are_not_known(tmp_path):
+    write_tokenizer(tmp_path / "x.gguf", KINDS["gpt2"](), "tekken")
+    with pytest.raises(ValueError, match="words of the kind 'tekken'; known in GGUF files are"):
+        kt.pretrained.load_tokenizer(tmp_path / "x.gguf")
+    writer = gguf.GGUFWriter(tmp_path / "y.gguf", "llama")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(ValueError, match="holds no tokenizer"):
+        kt.pretrained.load_tokenizer(tmp_path / "y.gguf")

@@ -207,7 +207,7 @@ def test_ids_that_do_not_fit_the_model_are_named(tmp_path, trained):
 
 
 def test_folders_that_hold_no_tokenizer_are_refused(tmp_path, trained):
-    with pytest.raises(ValueError, match="There is none: '.*nowhere'"):
+    with pytest.raises(ValueError, match="There is no folder '.*nowhere'"):
         kt.pretrained.load_tokenizer(tmp_path / "nowhere")
     (tmp_path / "vocab.bin").write_text("")
     with pytest.raises(ValueError, match=r"holds no tokenizer.json and no SentencePiece model, but \['vocab.bin'\]"):

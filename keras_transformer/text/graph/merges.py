@@ -25,7 +25,7 @@ def byte_pairs(model: Mapping, is_byte_level: bool, owner: str) -> Callable:
         if model.get(setting):
             raise NotInTheGraph(f"the model BPE with {setting}={model[setting]!r}")
     vocabulary = model["vocab"]
-    symbols = _bytes(vocabulary, suffix) if is_byte_level else _characters(model, owner)
+    symbols = _bytes(vocabulary, suffix, model.get("unk_token")) if is_byte_level else _characters(model, owner)
     merge = _merging(model)
 
     def merged(words):
@@ -74,15 +74,16 @@ def _whole_words(merged: Callable, vocabulary: Mapping[str, int], is_byte_level:
     return pieces
 
 
-def _bytes(vocabulary: Mapping[str, int], suffix: str) -> Callable:
-    """Words to the ids of their bytes, the last of which may have a suffix."""
+def _bytes(vocabulary: Mapping[str, int], suffix: str, unknown: str | None) -> Callable:
+    """Words to the ids of their bytes, the last of which may have a suffix. Without an unknown token, bytes that the
+    vocabulary lacks are lost."""
     letters = sorted(byte_alphabet(), key=byte_alphabet().get)
     inside, last = (
         np.array([vocabulary.get(letter + end, -1) for letter in letters], np.int32) for end in ("", suffix)
     )
     lacking = np.flatnonzero((inside < 0) | (last < 0))
-    if len(lacking):
-        raise NotInTheGraph(f"a vocabulary that lacks the bytes {lacking.tolist()[:8]}")
+    if len(lacking) and unknown is not None:
+        raise NotInTheGraph(f"a vocabulary that lacks the bytes {lacking.tolist()[:8]}, with an unknown token")
 
     def symbols(words):
         import tensorflow as tf
@@ -94,7 +95,8 @@ def _bytes(vocabulary: Mapping[str, int], suffix: str) -> Callable:
             rows = pieces.value_rowids()
             ends = tf.concat([rows[1:] != rows[:-1], tf.ones_like(rows[:1], tf.bool)], 0)
             ids = tf.where(ends, tf.gather(last, values), ids)
-        return pieces.with_values(ids)
+        found = pieces.with_values(ids)
+        return tf.ragged.boolean_mask(found, found.with_values(ids >= 0)) if len(lacking) else found
 
     return symbols
 
