@@ -10,12 +10,17 @@ Generation: the models, cases and peers of `decode.py`, float32 in full precisio
 (PyTorch), with the same weights. The tokens of both are compared, and ours with those that the CPU writes: a near tie
 can fall to either side, and the row differs from there on.
 
+Attention: alone, causal, bfloat16, 8 heads of 64, batch 1, forward and backward: exact, block by block, and what
+`kt.ops.attention_kernel("auto")` chooses (cuDNN's kernel, where it fits), beside PyTorch's
+`scaled_dot_product_attention`. Memory is what a step needs beyond its arguments and results.
+
 All engines live in one process and take turns; the first turn of each, which compiles, is not counted.
 
     XLA_PYTHON_CLIENT_PREALLOCATE=false python benchmarks/gpu.py
 """
 
 # ruff: noqa: E402 - Keras reads the backend when it is imported.
+import functools
 import os
 import statistics
 import time
@@ -35,6 +40,7 @@ import keras_transformer as kt
 
 LAYERS, WIDTH, INNER, HEADS, VOCABULARY, DROPOUT = 6, 512, 2048, 8, 32_000, 0.1
 BATCH, LENGTH, BATCHES = 64, 64, 8
+LENGTHS, EXACT = (1024, 4096, 16_384, 65_536), 16_384  # of attention; beyond, exact scores do not fit
 ADAM = {"learning_rate": 1e-4, "beta_1": 0.9, "beta_2": 0.98, "epsilon": 1e-9}
 PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
@@ -234,12 +240,80 @@ def measure_generation(options) -> dict:
     return figures
 
 
+def our_attention(way: str, arrays: list[np.ndarray]):
+    """A function that makes a step and waits for it, and the MiB that the step needs."""
+
+    def loss(query, key, value, upstream):
+        output = kt.ops.dot_product_attention(query, key, value, causal=True)
+        return (output.astype("float32") * upstream).sum()
+
+    arrays = [jax.numpy.asarray(x, "bfloat16") for x in arrays]
+    with kt.ops.attention_kernel(way):
+        step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2))).lower(*arrays).compile()
+    return lambda: jax.block_until_ready(step(*arrays)), step.memory_analysis().temp_size_in_bytes / 2**20
+
+
+def torch_attention(arrays: list[np.ndarray], device: str):
+    """The same of PyTorch."""
+    query, key, value, upstream = (
+        torch.from_numpy(x).to(device, torch.bfloat16).transpose(1, 2).contiguous() for x in arrays
+    )
+    inputs = [x.requires_grad_() for x in (query, key, value)]
+
+    def step():
+        for x in inputs:
+            x.grad = None
+        output = nn.functional.scaled_dot_product_attention(*inputs, is_causal=True)
+        (output.float() * upstream).sum().backward()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    step()
+    if device != "cuda":
+        return step, None
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step()
+    return step, (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+def measure_attention(options) -> dict:
+    """Milliseconds and MiB of a step, by length."""
+    figures = {}
+    for length in options.lengths:
+        rng = np.random.default_rng(options.seed)
+        arrays = [rng.normal(size=(1, length, HEADS, WIDTH // HEADS)).astype("float32") for _ in range(4)]
+        ways = ("exact", "blockwise", "auto") if length <= EXACT else ("blockwise", "auto")
+        made = {way: our_attention(way, arrays) for way in ways} | {"torch": torch_attention(arrays, options.device)}
+        calls = 10 if length < 30_000 else 2
+
+        def repeat(step, calls=calls):
+            for _ in range(calls):
+                step()
+
+        turns = in_turns({way: functools.partial(repeat, step) for way, (step, _) in made.items()}, options.rounds)
+        figures[length] = {
+            way: {"ms": 1e3 * statistics.median(seconds) / calls, "mib": made[way][1]}
+            for way, (seconds, _) in turns.items()
+        }
+        print(
+            f"attention, {length:6} " + ", ".join(f"{w} {x['ms']:.2f} ms" for w, x in figures[length].items()),
+            flush=True,
+        )
+    return figures
+
+
+PARTS = {"attention": measure_attention, "training": measure_training, "generation": measure_generation}
+
+
 def main() -> None:
-    """Measure both, print, write the JSON."""
+    """Measure, print, write the JSON."""
     parser = make_parser(__doc__, "gpu")
     parser.add_argument("--rounds", type=int, default=5, help="counted turns of each engine")
     parser.add_argument("--steps", type=int, default=40, help="training steps of a turn")
+    parser.add_argument("--parts", nargs="*", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--cases", nargs="*", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--lengths", nargs="*", type=int, default=LENGTHS, help="of attention")
     parser.add_argument("--no-compile", dest="compiled", action="store_false", help="leave torch.compile out")
     parser.add_argument("--device", default="cuda", help="PyTorch's; JAX takes the GPU where there is one")
     parser.add_argument("--seed", type=int, default=0)
@@ -253,10 +327,10 @@ def main() -> None:
         "batch": [BATCH, LENGTH],
         **sizes,
     }
-    figures["generation"] = measure_generation(options)
-    jax.config.update("jax_default_matmul_precision", None)
-    figures["training"] = measure_training(options)
-    save_results(options.output, "benchmarks/gpu.py", figures)
+    for name, measure in PARTS.items():
+        if name in options.parts:
+            figures[name] = measure(options)
+            save_results(options.output, "benchmarks/gpu.py", figures)
 
 
 if __name__ == "__main__":
