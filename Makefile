@@ -92,7 +92,7 @@ test-torch: $(INSTALLED) ## The same on the PyTorch backend, where nothing is co
 test-slow: $(INSTALLED) ## Run the tests that make test leaves out: serving from C, quantization, more tokenizers in exports, more kinds of models
 	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python $(PYTEST) -m slow tests
 
-test-pretrained: $(INSTALLED) ## Test each family of checkpoints against transformers, and real weights (downloads 180 MB, minutes)
+test-pretrained: $(INSTALLED) ## Test each family of checkpoints against transformers, and real weights (downloads 260 MB, minutes)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,weights]"
 	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python $(PYTEST) tests/pretrained
 
