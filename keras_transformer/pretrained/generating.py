@@ -19,6 +19,7 @@ from keras_transformer.pretrained.config import Settings
 from keras_transformer.pretrained.gguf_tokenizer import has_tokenizer, tokenizer_arguments
 from keras_transformer.pretrained.hub import folder_of
 from keras_transformer.pretrained.loading import model_of, read_source
+from keras_transformer.pretrained.marian_files import MARIAN
 from keras_transformer.pretrained.model import PretrainedModel
 from keras_transformer.pretrained.tokenizer import load_tokenizer, tokenizer_file
 from keras_transformer.pretrained.whisper import read_forced as read_whisper
@@ -94,12 +95,15 @@ def load_generator(
         positions = [layer.max_length for layer in learned if layer.name != "source_position"]
         max_length = min([LENGTH, *positions])
     tokenizer = None
+    has_source = "source" in (x.name for x in model.inputs)
     size = {"vocabulary_size": model.output_shape[-1]}
     if source.fields is None and tokenizer_file(folder) is not None:
-        tokenizer = load_tokenizer(folder, **size)
+        tokenizer = load_tokenizer(folder, target=has_source, **size)
     elif source.fields is not None and has_tokenizer(source.fields):
         tokenizer = PretrainedTokenizer(**tokenizer_arguments(source.fields, source.where), **size)
-    options = {"source_tokenizer": tokenizer} if "source" in (x.name for x in model.inputs) else {}
+    options = {"source_tokenizer": tokenizer} if has_source else {}
+    if has_source and tokenizer is not None and tokenizer_file(folder).name == MARIAN:
+        options = {"source_tokenizer": load_tokenizer(folder)}
     where = f"'{folder / 'generation_config.json'}'"
     return make_generator(model, max_length, strategy, where, tokenizer, **options)
 

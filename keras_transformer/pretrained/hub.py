@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 # Neither pickles nor code: only what is read here.
-PATTERNS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*/config.json"]
+PATTERNS = ["*.json", "*.safetensors", "*.model", "*.spm", "*.txt", "*.jinja", "*/config.json"]
 
 
 def folder_of(name: str | os.PathLike) -> Path:

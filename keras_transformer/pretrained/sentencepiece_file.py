@@ -1,4 +1,4 @@
-"""A SentencePiece model file as a `tokenizer.json`, for folders of families whose ids are those of the file."""
+"""A SentencePiece model file: which ids its pieces have in the families that are known; BPE as a `tokenizer.json`."""
 
 import base64
 import pathlib
@@ -6,74 +6,103 @@ from collections.abc import Mapping, Sequence
 
 from keras_transformer_runtime.packages import needed
 
-FILES = ("tokenizer.model", "spiece.model", "sentencepiece.model")
+FILES = ("tokenizer.model", "spiece.model", "sentencepiece.model", "sentencepiece.bpe.model")
 _DECODERS = ("llama", "mistral", "mixtral", "gemma", "gemma2", "gemma3", "gemma3_text")
 _METASPACE = {"type": "Metaspace", "replacement": "\u2581"}
 _EXTRA_IDS = {"t5": 100, "mt5": 0, "umt5": 0}  # sentinels behind the pieces, the last one first
+_FAIRSEQ = ("xlm-roberta",)  # special tokens in an order of their own, the pieces behind them, and a mask
+_KNOWN = (*_DECODERS, *_EXTRA_IDS, *_FAIRSEQ)
+_APART = ("CONTROL", "UNKNOWN", "USER_DEFINED")  # pieces that stand for themselves
+_ROLES = ("bos", "eos", "unk", "pad")
 
 
-def definition_of(path: pathlib.Path, model_type: str | None, config: Mapping) -> tuple[dict, dict[str, str]]:
-    """The content of a `tokenizer.json`, and the tokens that have a role.
+class SentencePieceFile:
+    """A SentencePiece model, and which id its pieces have in the checkpoint.
 
     Args:
-        path: The model file.
+        path: The file.
         model_type: That of `config.json`.
         config: The content of `tokenizer_config.json`: `legacy`, `add_bos_token`, `add_eos_token`, `extra_ids`.
 
-    Raises: ValueError if the file is no model, or if the family's ids are not known to be those of the file.
+    Attributes:
+        is_unigram: Whether pieces are chosen by their probability; else they are merged.
+        vocabulary: The tokens by id.
+        roles: Tokens that have a role, "eos_token" and so on.
+        added: Tokens that are cut out of a text before, as a `tokenizer.json` has them.
+        start, end: Tokens around a text.
+        model: The file's bytes.
+
+    Raises: ValueError if the file is no model, or if the family's ids are not known.
     """
+
+    language_codes = False
+
+    def __init__(self, path: pathlib.Path, model_type: str | None, config: Mapping):
+        if model_type not in _KNOWN:
+            raise ValueError(
+                f"'{path}': which ids a model of the type {model_type!r} gives to the pieces is not known here (known "
+                f"are {[*_KNOWN]}). With transformers, AutoTokenizer.from_pretrained(folder).save_pretrained(folder) "
+                "writes a tokenizer.json."
+            )
+        self.model = path.read_bytes()
+        model = self._model = _read(self.model, path)
+        self._config = config
+        self.is_unigram = model.trainer_spec.ModelType.Name(model.trainer_spec.model_type) == "UNIGRAM"
+        names = [piece.piece for piece in model.pieces]
+        kinds = [piece.Type.Name(piece.type) for piece in model.pieces]
+        special = {name: kind != "USER_DEFINED" for name, kind in zip(names, kinds, strict=True) if kind in _APART}
+        ids = {f"{role}_token": getattr(model.trainer_spec, f"{role}_id") for role in _ROLES}
+        self.roles = {role: names[id] for role, id in ids.items() if id >= 0}
+        self.vocabulary = names
+        if model_type in _EXTRA_IDS:
+            sentinels = range(int(config.get("extra_ids", _EXTRA_IDS[model_type])))
+            self.vocabulary = [*names, *(f"<extra_id_{number}>" for number in reversed(sentinels))]
+            special |= dict.fromkeys(self.vocabulary[len(names) :], True)
+        if model_type in _FAIRSEQ:
+            if not self.is_unigram or names[:3] != ["<unk>", "<s>", "</s>"]:
+                raise ValueError(f"'{path}' is no model of the type {model_type!r}: it begins with {names[:3]}.")
+            self.vocabulary = ["<s>", "<pad>", "</s>", "<unk>", *names[3:], "<mask>"]
+            self.roles = {**self.roles, "pad_token": "<pad>", "mask_token": "<mask>"}
+            special |= {"<pad>": True, "<mask>": True}
+        has_start, has_end = model_type not in _EXTRA_IDS, model_type not in _DECODERS
+        around = (
+            ("bos_token", config.get("add_bos_token", has_start)),
+            ("eos_token", config.get("add_eos_token", has_end)),
+        )
+        self.start, self.end = ([self.roles[role]] if wanted and role in self.roles else [] for role, wanted in around)
+        found = {name: id for id, name in enumerate(self.vocabulary)}
+        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+        self.added = [
+            {"id": found[name], "content": name, "special": is_special, **flags, "lstrip": name == "<mask>"}
+            for name, is_special in special.items()
+        ]
+
+    def definition(self) -> dict:
+        """The content of a `tokenizer.json` of a BPE model."""
+        parts = _bpe(self._model, self._config)
+        ids = {name: id for id, name in enumerate(self.vocabulary)}
+        return {
+            "version": "1.0",
+            "added_tokens": self.added,
+            "normalizer": _normalizer(self._model),
+            **parts,
+            "post_processor": template(self.start, self.end, ids),
+        }
+
+
+def _read(content: bytes, path: pathlib.Path):
     needed("sentencepiece", f"'{path}'")
     from google.protobuf.message import DecodeError
     from sentencepiece import sentencepiece_model_pb2
 
-    if model_type not in (*_DECODERS, *_EXTRA_IDS):
-        raise ValueError(
-            f"'{path}': which ids a model of the type {model_type!r} gives to the pieces is not known here (known are "
-            f"{[*_DECODERS, *_EXTRA_IDS]}). With transformers, AutoTokenizer.from_pretrained(folder)"
-            ".save_pretrained(folder) writes a tokenizer.json."
-        )
     try:
-        model = sentencepiece_model_pb2.ModelProto.FromString(path.read_bytes())
+        model = sentencepiece_model_pb2.ModelProto.FromString(content)
     except DecodeError as error:
         raise ValueError(f"'{path}' is no SentencePiece model, or is damaged: {error}") from error
     kind = model.trainer_spec.ModelType.Name(model.trainer_spec.model_type)
     if not model.pieces or kind not in ("BPE", "UNIGRAM") or model.trainer_spec.treat_whitespace_as_suffix:
         raise ValueError(f"'{path}' is no SentencePiece model of type BPE or UNIGRAM with spaces in front of words.")
-    names = [piece.piece for piece in model.pieces]
-    extra = int(config.get("extra_ids", _EXTRA_IDS.get(model_type, 0)))
-    sentinels = [f"<extra_id_{number}>" for number in reversed(range(extra))]
-    content = _bpe(model, config) if kind == "BPE" else _unigram(model, sentinels)
-    roles = {
-        role: names[id]
-        for role, id in (
-            ("bos_token", model.trainer_spec.bos_id),
-            ("eos_token", model.trainer_spec.eos_id),
-            ("unk_token", model.trainer_spec.unk_id),
-            ("pad_token", model.trainer_spec.pad_id),
-        )
-        if id >= 0
-    }
-    types = {"special": ("CONTROL", "UNKNOWN"), "plain": ("USER_DEFINED",)}
-    kinds = [piece.Type.Name(piece.type) for piece in model.pieces]
-    added = [
-        _added(id, name, is_special)
-        for id, (name, kind) in enumerate(zip([*names, *sentinels], [*kinds, *["CONTROL"] * extra], strict=True))
-        for is_special, those in ((True, types["special"]), (False, types["plain"]))
-        if kind in those
-    ]
-    is_decoder = model_type in _DECODERS
-    frame = (
-        [roles["bos_token"]] if config.get("add_bos_token", is_decoder) else [],
-        [roles["eos_token"]] if config.get("add_eos_token", not is_decoder) else [],
-    )
-    content = {"version": "1.0", "added_tokens": added, "normalizer": _normalizer(model), **content}
-    content["post_processor"] = _template(*frame, {name: id for id, name in enumerate(names)})
-    return content, roles
-
-
-def _added(id: int, name: str, special: bool) -> dict:
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    return {"id": id, "content": name, "special": special, **flags}
+    return model
 
 
 def _normalizer(model) -> dict | None:
@@ -124,24 +153,8 @@ def _bpe(model, config: Mapping) -> dict:
     }
 
 
-def _unigram(model, sentinels: Sequence[str]) -> dict:
-    """Model, words and way back of a unigram model."""
-    scheme = "always" if model.normalizer_spec.add_dummy_prefix else "never"
-    metaspace = {**_METASPACE, "prepend_scheme": scheme, "split": True}
-    pieces = [[piece.piece, piece.score] for piece in model.pieces] + [[name, 0.0] for name in sentinels]
-    return {
-        "model": {
-            "type": "Unigram",
-            "vocab": pieces,
-            "unk_id": model.trainer_spec.unk_id,
-            "byte_fallback": model.trainer_spec.byte_fallback,
-        },
-        "pre_tokenizer": metaspace,
-        "decoder": metaspace,
-    }
-
-
-def _template(start: Sequence[str], end: Sequence[str], ids: Mapping[str, int]) -> dict:
+def template(start: Sequence[str], end: Sequence[str], ids: Mapping[str, int]) -> dict:
+    """A post-processor that puts tokens around a text."""
     around = [[{"SpecialToken": {"id": name, "type_id": 0}} for name in names] for names in (start, end)]
     single = [*around[0], {"Sequence": {"id": "A", "type_id": 0}}, *around[1]]
     pair = [*single, {"Sequence": {"id": "B", "type_id": 1}}, *around[1]]

@@ -8,29 +8,51 @@ from collections.abc import Mapping
 from keras_transformer.pretrained.gguf import read_fields
 from keras_transformer.pretrained.gguf_tokenizer import tokenizer_arguments
 from keras_transformer.pretrained.hub import folder_of
-from keras_transformer.pretrained.sentencepiece_file import FILES, definition_of
-from keras_transformer.text.definition import as_fast, as_text
+from keras_transformer.pretrained.marian_files import MARIAN, MarianFiles
+from keras_transformer.pretrained.sentencepiece_file import FILES, SentencePieceFile
+from keras_transformer.pretrained.vocabulary_files import VOCABULARIES, definition_of
+from keras_transformer.text.definition import as_fast, as_text, by_id
 from keras_transformer.text.pretrained import PretrainedTokenizer
+from keras_transformer.text.pretrained_sentencepiece import PretrainedSentencePieceTokenizer
 
 _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _MEDIA = ("image_token", "boi_token", "eoi_token", "audio_token", "boa_token", "eoa_token", "video_token")
 
 
-def load_tokenizer(folder: str | os.PathLike, *, vocabulary_size: int | None = None, **kwargs) -> PretrainedTokenizer:
+def load_tokenizer(
+    folder: str | os.PathLike,
+    *,
+    vocabulary_size: int | None = None,
+    file: str | None = None,
+    target: bool = False,
+    **kwargs,
+) -> PretrainedTokenizer | PretrainedSentencePieceTokenizer:
     """The tokenizer of a checkpoint, with the checkpoint's own ids.
 
-    Read are `tokenizer.json`, or where there is none a SentencePiece model (Llama's, Mistral's, Gemma's and T5's; read
-    as transformers does, which for T5 differs in odd texts from the sentencepiece package); of `tokenizer_config.json`,
-    or `special_tokens_map.json` in older folders, which tokens have a role; `chat_template.jinja` and
-    `additional_chat_templates/`, or the templates in `tokenizer_config.json`. Code that a folder may hold is never run.
-    Texts come back as the file's decoder has them: `clean_up_tokenization_spaces`, by which transformers takes spaces
-    out in front of punctuation, with those of the text, is left alone.
+    Read is the first of these that the folder has:
+
+    - `tokenizer.json`, of any family;
+    - a SentencePiece model: of Llama, Mistral and Gemma (BPE), T5 and XLM-R (unigram: a
+      `PretrainedSentencePieceTokenizer`, the ids of which are those of the sentencepiece package; those of the same
+      checkpoint's tokenizer.json differ in odd texts, where `tokenizers` normalizes otherwise);
+    - `source.spm`, `target.spm` and `vocab.json` of Marian;
+    - `vocab.txt` of BERT, DistilBERT and MPNet; `vocab.json` and `merges.txt` of GPT-2, OPT, RoBERTa, BART and CLIP.
+
+    Besides these: of `tokenizer_config.json`, or `special_tokens_map.json` and `added_tokens.json` in older folders,
+    which tokens have a role, and which were added; `chat_template.jinja` and `additional_chat_templates/`, or the
+    templates in `tokenizer_config.json`. Code that a folder may hold is never run. Texts come back as the file's
+    decoder has them: `clean_up_tokenization_spaces`, by which transformers takes spaces out in front of punctuation,
+    those of the text, too, is left alone.
 
     Args:
         folder: A folder, as `save_pretrained` of transformers writes it; a `.gguf` file that holds byte-level BPE; or
             the name of a model on a hub, as of `load_model`.
         vocabulary_size: Number of ids of the model. Tokens that stand for images or sounds and have no row in the
             model's embedding are left out; others are an error.
+        file: The name of the file to read, if not the first of them: "spiece.model", say, which runs in a SavedModel
+            where the tokenizer.json beside it does not.
+        target: Whether the texts are targets of a translation, where a checkpoint (Marian's) cuts these by a model of
+            their own.
         **kwargs: `add_start`, `add_end`, `special_tokens`, `max_length`, `name` of `PretrainedTokenizer`.
 
     Raises:
@@ -47,20 +69,24 @@ def load_tokenizer(folder: str | os.PathLike, *, vocabulary_size: int | None = N
     if folder.suffix == ".gguf":
         arguments = tokenizer_arguments(read_fields(folder), f"'{folder}'")
         return PretrainedTokenizer(**arguments, vocabulary_size=vocabulary_size, **kwargs)
-    config = _json(folder / "tokenizer_config.json")
-    if "added_tokens_decoder" not in config:
-        config = {**config, **_json(folder / "special_tokens_map.json")}
+    path = tokenizer_file(folder) if file is None else folder / file
+    if path is None or not path.is_file():
+        raise ValueError(_no_file(folder, file))
+    config, model_type = _settings(folder), _json(folder / "config.json").get("model_type")
     named = {role: _content(token) for role, token in config.items() if role.endswith("_token") and _content(token)}
-    file = tokenizer_file(folder)
-    if file is None:
-        raise ValueError(_no_file(folder))
-    if file.name == "tokenizer.json":
-        definition = file.read_text(encoding="utf-8")
+    if path.name == "tokenizer.json":
+        definition = path.read_text(encoding="utf-8")
+    elif path.name in (MARIAN, *FILES):
+        source = MarianFiles(folder, target) if path.name == MARIAN else SentencePieceFile(path, model_type, config)
+        named, config = {**source.roles, **named}, {**source.roles, **config}
+        if source.is_unigram:
+            return _of_sentencepiece(source, config, named, vocabulary_size, str(path), kwargs)
+        definition = as_text(source.definition())
     else:
-        content, roles = definition_of(file, _json(folder / "config.json").get("model_type"), config)
-        definition, named = as_text(content), {**roles, **named}
-        config = {**roles, **config}
-    definition = _with_tokens(definition, config, named, str(file))
+        content, roles = definition_of(path, model_type, config)
+        definition, config = as_text(content), {**config, **roles}
+        named |= {role: _content(token) for role, token in roles.items()}
+    definition = _with_tokens(definition, config, named, str(path))
     if vocabulary_size is not None:
         definition = _without_media(definition, {named[role] for role in _MEDIA if role in named}, vocabulary_size)
     return PretrainedTokenizer(
@@ -74,7 +100,53 @@ def load_tokenizer(folder: str | os.PathLike, *, vocabulary_size: int | None = N
 
 def tokenizer_file(folder: pathlib.Path) -> pathlib.Path | None:
     """The file of a folder that a tokenizer is read from, if there is one."""
-    return next((file for name in ("tokenizer.json", *FILES) if (file := folder / name).is_file()), None)
+    names = ("tokenizer.json", *FILES, MARIAN, *VOCABULARIES)
+    return next((file for name in names if (file := folder / name).is_file()), None)
+
+
+def _of_sentencepiece(source, config: Mapping, named: Mapping[str, str], size: int | None, owner: str, kwargs: Mapping):
+    """The tokenizer that a SentencePiece model and a vocabulary are, with what the configuration adds."""
+    tokens, listed = _tokens(config, named)
+    cut = {token["content"]: token for token in source.added if token["special"]}
+    cut |= {content: token for content, token in tokens.items() if content not in cut}
+    ids = {token: id for id, token in enumerate(source.vocabulary) if token}
+    for content in cut:
+        ids.setdefault(content, 1 + max(ids.values()))
+    _check_ids(listed, ids.get, owner)
+    return PretrainedSentencePieceTokenizer(
+        source.model,
+        by_id(ids, size, owner),
+        named_tokens=named,
+        added_tokens=[
+            {name: token.get(name, False) for name in ("content", "lstrip", "rstrip")} for token in cut.values()
+        ],
+        start=source.start,
+        end=source.end,
+        language_codes=source.language_codes,
+        **kwargs,
+    )
+
+
+def _tokens(config: Mapping, named: Mapping[str, str]) -> tuple[dict[str, dict], dict]:
+    """The tokens that the configuration has, by content, and those of them that it gives an id, by id."""
+    listed = {int(id): token for id, token in config.get("added_tokens_decoder", {}).items()}
+    others = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
+    others = others.values() if isinstance(others, Mapping) else others
+    tokens = {_content(token): _added(token) for _, token in sorted(listed.items())}
+    roles = [config[role] for role in (*_ROLES, *sorted(set(named) - set(_ROLES))) if role in named]
+    for token in (*roles, *others):
+        tokens.setdefault(_content(token), _added(token, special=True))
+    return tokens, listed
+
+
+def _check_ids(listed: Mapping, id_of, owner: str) -> None:
+    """ValueError unless tokens have the ids that the configuration gives them."""
+    for id, token in listed.items():
+        if id_of(_content(token)) != id:
+            raise ValueError(
+                f"{owner} gives the token {_content(token)!r} the id {id_of(_content(token))}, tokenizer_config.json "
+                f"the id {id}. One of the files is of another checkpoint."
+            )
 
 
 def _with_tokens(definition: str, config: Mapping, named: Mapping[str, str], owner: str) -> str:
@@ -83,24 +155,28 @@ def _with_tokens(definition: str, config: Mapping, named: Mapping[str, str], own
 
     fast = as_fast(definition, owner)
     there = {token.content: id for id, token in fast.get_added_tokens_decoder().items()}
-    listed = {int(id): token for id, token in config.get("added_tokens_decoder", {}).items()}
-    others = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
-    others = others.values() if isinstance(others, Mapping) else others
-    tokens = {_content(token): _added(token) for _, token in sorted(listed.items())}
-    roles = [config[role] for role in (*_ROLES, *sorted(set(named) - set(_ROLES))) if role in named]
-    for token in (*roles, *others):
-        tokens.setdefault(_content(token), _added(token, special=True))
+    tokens, listed = _tokens(config, named)
     missing = [token for content, token in tokens.items() if content not in there]
     if missing:
         fast.add_tokens([AddedToken(**token) for token in missing])
         definition = fast.to_str()
-    for id, token in listed.items():
-        if fast.token_to_id(_content(token)) != id:
-            raise ValueError(
-                f"{owner} gives the token {_content(token)!r} the id {fast.token_to_id(_content(token))}, "
-                f"tokenizer_config.json the id {id}. One of the files is of another checkpoint."
-            )
+    _check_ids(listed, fast.token_to_id, owner)
     return definition
+
+
+def _settings(folder: pathlib.Path) -> dict:
+    """What tokenizer_config.json says, or what older folders say in its place."""
+    config = _json(folder / "tokenizer_config.json")
+    if "added_tokens_decoder" in config:
+        return config
+    config = {**config, **_json(folder / "special_tokens_map.json")}
+    special = {_content(token) for role, token in config.items() if role.endswith("_token")}
+    special |= {_content(token) for token in config.get("additional_special_tokens") or []}
+    added = {
+        id: {"content": token, "special": token in special, "normalized": token not in special}
+        for token, id in _json(folder / "added_tokens.json").items()
+    }
+    return {**config, "added_tokens_decoder": added} if added else config
 
 
 def _without_media(definition: str, media: set[str], vocabulary_size: int) -> str:
@@ -151,9 +227,10 @@ def _json(path: pathlib.Path) -> dict:
     return content
 
 
-def _no_file(folder: pathlib.Path) -> str:
+def _no_file(folder: pathlib.Path, file: str | None) -> str:
     there = sorted(path.name for path in folder.iterdir())[:20]
+    wanted = "tokenizer.json, no SentencePiece model and no vocabulary" if file is None else file
     return (
-        f"'{folder}' holds no tokenizer.json and no SentencePiece model, but {there}. With transformers, "
-        "AutoTokenizer.from_pretrained(folder).save_pretrained(folder) writes one."
+        f"'{folder}' holds no {wanted}, but {there}. With transformers, AutoTokenizer.from_pretrained(folder)"
+        ".save_pretrained(folder) writes a tokenizer.json."
     )

@@ -28,8 +28,13 @@ def as_fast(definition: str, owner: str):
 
 
 def vocabulary(fast, size: int | None, owner: str) -> tuple[str, ...]:
+    """The tokens of a `tokenizers.Tokenizer` by id; see `by_id`."""
+    return by_id(fast.get_vocab(with_added_tokens=True), size, owner)
+
+
+def by_id(ids: Mapping[str, int], size: int | None, owner: str) -> tuple[str, ...]:
     """The tokens by id, "" where an id is none; ValueError for ids that are not below `size`."""
-    tokens = {id: token for token, id in fast.get_vocab(with_added_tokens=True).items()}
+    tokens = {id: token for token, id in ids.items()}
     if size is None:
         size = 1 + max(tokens, default=-1)
     beyond = {token: id for id, token in sorted(tokens.items()) if id >= size}

@@ -1,6 +1,7 @@
 """The tokenizer of a checkpoint: what its tokenizer.json says, with the checkpoint's own ids."""
 
 import functools
+import json
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -8,13 +9,13 @@ import numpy as np
 
 from keras_transformer.text import definition as definitions
 from keras_transformer.text.chat import render
+from keras_transformer.text.checkpoint import CheckpointTokenizer
 from keras_transformer.text.graph import GraphTokenizer, NotInTheGraph
-from keras_transformer.text.tokenizer import Tokenizer
 from keras_transformer_runtime.packages import needed
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
-class PretrainedTokenizer(Tokenizer):
+class PretrainedTokenizer(CheckpointTokenizer):
     """Tokenizer of a checkpoint, as its `tokenizer.json` defines it; `kt.pretrained.load_tokenizer` reads a folder.
 
     Normalization, words and pieces, special tokens and the way back are those of the file, and run in the `tokenizers`
@@ -70,8 +71,6 @@ class PretrainedTokenizer(Tokenizer):
         vocabulary_size: int | None = None,
         add_start: bool | None = None,
         add_end: bool | None = None,
-        special_tokens: Sequence[str] = (),
-        max_length: int | None = None,
         **kwargs,
     ):
         name = kwargs.get("name") or type(self).__name__
@@ -80,57 +79,17 @@ class PretrainedTokenizer(Tokenizer):
         self.chat_template = chat_template if isinstance(chat_template, str | None) else dict(chat_template)
         self._fast = definitions.as_fast(self.definition, name)
         ids = {role: self._fast.token_to_id(token) for role, token in self.named_tokens.items()}
-        start, end = definitions.template(self._fast)
-        self.start_id = definitions.first(ids.get("bos_token"), ids.get("cls_token"), *start)
-        self.end_id = definitions.first(ids.get("eos_token"), ids.get("sep_token"), *end)
-        self.pad_id, self.mask_id = ids.get("pad_token"), ids.get("mask_token")
-        self._unk_id = ids.get("unk_token")
-        self._frame = (
-            definitions.part_of_frame("add_start", add_start, start, self.start_id, name),
-            definitions.part_of_frame("add_end", add_end, end, self.end_id, name),
-        )
-        self._vocabulary = definitions.vocabulary(self._fast, vocabulary_size, name)
-        self._controls = {*definitions.special_ids(self._fast), *ids.values(), *start, *end} - {None}
         super().__init__(
-            max_length=max_length,
-            add_start=bool(self._frame[0]),
-            add_end=bool(self._frame[1]),
-            special_tokens=special_tokens,
+            definitions.vocabulary(self._fast, vocabulary_size, name),
+            ids,
+            definitions.template(self._fast),
+            definitions.special_ids(self._fast),
+            add_start=add_start,
+            add_end=add_end,
             **kwargs,
         )
-        self.built = True
-
-    @property
-    def frame(self):
-        return self._frame
-
-    @property
-    def unk_id(self) -> int | None:
-        return self._unk_id
-
-    def get_vocabulary(self) -> list[str]:
-        """The tokens by id, as the file spells them; "" where an id is no token."""
-        return [*self._vocabulary, *self.special_tokens]
-
-    @property
-    def vocabulary_size(self) -> int:
-        return len(self._vocabulary) + len(self.special_tokens)
-
-    def is_control(self):
-        return self._is_control
-
-    @functools.cached_property
-    def _is_control(self) -> np.ndarray:  # asked at each step of a stream
-        ids = np.arange(self.vocabulary_size)
-        return np.isin(ids, list(self._controls)) | (ids >= self.first_special_id)
-
-    def hidden_ids(self, skip_special_tokens: bool) -> np.ndarray:
-        if skip_special_tokens:
-            return self.is_control()
-        return np.isin(np.arange(self.vocabulary_size), [*self.stop_ids(), *self.frame[0]])
 
     def graph_problem(self) -> str | None:
-        """What of the tokenizer cannot be done in a TensorFlow graph, and so not in a SavedModel; None if all can."""
         try:
             self._graph  # noqa: B018
         except NotInTheGraph as problem:
@@ -143,9 +102,11 @@ class PretrainedTokenizer(Tokenizer):
 
     def check_graph(self) -> None:
         if problem := self.graph_problem():
+            is_unigram = json.loads(self.definition)["model"]["type"] == "Unigram"
+            model = " Or read the checkpoint's SentencePiece model, if there is one: load_tokenizer(folder, file=...)."
             raise ValueError(
                 f"{self.name} runs in Python only: the graph cannot do {problem} exactly. Export with ids: "
-                "source_tokenizer=None, target_tokenizer=None."
+                f"source_tokenizer=None, target_tokenizer=None.{model * is_unigram}"
             )
 
     def encode(self, strings):

@@ -210,7 +210,11 @@ def test_folders_that_hold_no_tokenizer_are_refused(tmp_path, trained):
     with pytest.raises(ValueError, match="There is no folder '.*nowhere'"):
         kt.pretrained.load_tokenizer(tmp_path / "nowhere")
     (tmp_path / "vocab.bin").write_text("")
-    with pytest.raises(ValueError, match=r"holds no tokenizer.json and no SentencePiece model, but \['vocab.bin'\]"):
+    with pytest.raises(ValueError, match="holds no spiece.model, but"):
+        kt.pretrained.load_tokenizer(tmp_path, file="spiece.model")
+    with pytest.raises(
+        ValueError, match=r"holds no tokenizer.json, no SentencePiece model and no vocabulary, but \['vocab.bin'\]"
+    ):
         kt.pretrained.load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match="is no tokenizer.json that tokenizers"):
@@ -225,59 +229,3 @@ def test_folders_that_hold_no_tokenizer_are_refused(tmp_path, trained):
         kt.text.PretrainedTokenizer(trained("gpt2").to_str(), add_end=True)
     with pytest.raises(ValueError, match="takes strings of shape"):
         kt.text.PretrainedTokenizer(trained("gpt2").to_str())(np.zeros(3))
-
-
-MODELS = {
-    "llama": {"byte_fallback": True, "normalization_rule_name": "identity", "remove_extra_whitespaces": False},
-    "gemma": {
-        "byte_fallback": True, "normalization_rule_name": "identity", "remove_extra_whitespaces": False,
-        "add_dummy_prefix": False, "user_defined_symbols": ["<tool>", "\n\n"],
-        "pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3,
-    },
-    "t5": {"model_type": "unigram", "vocab_size": 190, "pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1},
-}  # fmt: skip
-
-
-def sentencepiece_folder(folder, model_type):
-    sentencepiece = pytest.importorskip("sentencepiece")
-    options = {"model_type": "bpe", "vocab_size": 509, "character_coverage": 0.99, **MODELS[model_type]}
-    name = "spiece" if model_type == "t5" else "tokenizer"
-    with open(folder / f"{name}.model", "wb") as file:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(TEXTS), model_writer=file, minloglevel=2, hard_vocab_limit=False, **options
-        )
-    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
-    return sentencepiece.SentencePieceProcessor(model_file=str(folder / f"{name}.model"))
-
-
-@pytest.mark.parametrize("model_type", ["llama", "gemma"])
-def test_a_sentencepiece_model_gives_the_ids_of_its_package(tmp_path, model_type):
-    oracle = sentencepiece_folder(tmp_path, model_type)
-    tokenizer = kt.pretrained.load_tokenizer(tmp_path)
-    texts = [text for text in odd_strings(503) if not any(token in text for token in SPECIAL)]
-    expected = oracle.encode(texts)
-    assert tokenizer.tokenize_ragged(texts).to_list() == [[oracle.bos_id(), *row] for row in expected]
-    back = [text.decode() for text in tokenizer.detokenize(expected).numpy()]
-    assert back == oracle.decode(expected)
-    assert (tokenizer.start_id, tokenizer.end_id) == (oracle.bos_id(), oracle.eos_id())
-
-
-def test_t5_has_an_end_and_its_sentinels_behind_the_pieces(tmp_path):
-    oracle = sentencepiece_folder(tmp_path, "t5")
-    tokenizer = kt.pretrained.load_tokenizer(tmp_path)
-    texts = [*TEXTS, "a<extra_id_0>b", "  two   spaces "]
-    assert [row[-1] for row in tokenizer.tokenize_ragged(texts).to_list()] == [1] * len(texts)
-    assert tokenizer.tokenize_ragged(["The quick  fox"]).to_list() == [[*oracle.encode("The quick  fox"), 1]]
-    assert tokenizer.token_to_id("<extra_id_0>") == tokenizer.vocabulary_size - 1 == oracle.vocab_size() + 99
-    assert tokenizer.token_to_id("<extra_id_99>") == oracle.vocab_size()
-
-
-def test_sentencepiece_models_of_other_families_are_refused(tmp_path):
-    sentencepiece_folder(tmp_path, "llama")
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "xlm-roberta"}))
-    with pytest.raises(ValueError, match="'xlm-roberta' gives to the pieces is not known"):
-        kt.pretrained.load_tokenizer(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    (tmp_path / "tokenizer.model").write_bytes(b"no model")
-    with pytest.raises(ValueError, match="tokenizer.model' is no SentencePiece model"):
-        kt.pretrained.load_tokenizer(tmp_path)

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from keras_transformer.text.graph.added import cutting, with_tokens
 from keras_transformer.text.graph.decoding import decoder
 from keras_transformer.text.graph.merges import byte_pairs
 from keras_transformer.text.graph.normalization import normalizer
 from keras_transformer.text.graph.pieces import word_pieces
-from keras_transformer.text.graph.probing import white_space
-from keras_transformer.text.graph.strings import Lookup, NotInTheGraph, cut, escaped, ranges, valid
+from keras_transformer.text.graph.strings import NotInTheGraph, valid
 from keras_transformer.text.graph.words import pre_tokenizer
 
 
@@ -37,11 +37,11 @@ class GraphTokenizer:
         self._pieces = _model(content, owner)
         added = content.get("added_tokens", ())
         raw = [token for token in added if not token["normalized"]]
-        self._cut_raw = _cutting(raw, {token["content"]: token["id"] for token in raw}, owner)
+        self._cut_raw = cutting(raw, owner)
         others = [token for token in added if token["normalized"]]
         change = fast.normalizer.normalize_str if fast.normalizer else str
         others = [{**token, "content": change(token["content"])} for token in others]
-        self._cut_normalized = _cutting(others, {token["content"]: token["id"] for token in others}, owner)
+        self._cut_normalized = cutting(others, owner)
         spelt = {token["id"]: token["content"] for token in others}  # such tokens read as they are found
         self._decode = decoder(content.get("decoder"), [spelt.get(id, x) for id, x in enumerate(vocabulary)])
         self._is_token = np.array([token != "" for token in vocabulary])
@@ -57,8 +57,8 @@ class GraphTokenizer:
         begins = tf.gather(begins, normal.value_rowids()) & _begins(normal)
         words = self._words(tf.where(inner < 0, normal.values, ""), begins)
         pieces = words.with_values(tf.cast(self._pieces(words.values), tf.int32).with_row_splits_dtype(tf.int64))
-        pieces = _with_tokens(pieces.merge_dims(1, 2), inner)
-        pieces = _with_tokens(normal.with_values(pieces).merge_dims(1, 2), ids)
+        pieces = with_tokens(pieces.merge_dims(1, 2), inner)
+        pieces = with_tokens(normal.with_values(pieces).merge_dims(1, 2), ids)
         return parts.with_values(pieces).merge_dims(1, 2)
 
     def decode(self, ids):
@@ -81,69 +81,9 @@ def _model(content: Mapping, owner: str) -> Callable:
     raise NotInTheGraph(f"the model {model['type']} behind the pre-tokenizers {kinds}")
 
 
-def _cutting(tokens: Sequence[Mapping], ids: Mapping[str, int], owner: str) -> Callable:
-    """Strings (N,) to their parts (N, None), and the id of each that is a token, else -1."""
-    tokens = [token for token in tokens if token["content"]]
-    if any(token["single_word"] for token in tokens):
-        raise NotInTheGraph("an added token with single_word=True")
-    if not tokens:
-        return _whole
-    longest_first = sorted((token["content"] for token in tokens), key=lambda content: -len(content.encode()))
-    pattern = "|".join(map(escaped, longest_first))
-    find = Lookup(ids, owner)
-    takes_left, takes_right = (
-        np.array([token["id"] for token in tokens if token[side]], np.int32) for side in ("lstrip", "rstrip")
-    )
-    spaces = f"[{ranges(white_space())}]+"
-
-    def parts(strings):
-        import tensorflow as tf
-
-        found = cut(strings, pattern)
-        numbers = find(found.values)
-        if not len(takes_left) + len(takes_right):
-            return found, numbers
-        rows = found.value_rowids()
-        same, no = rows[1:] == rows[:-1], tf.zeros_like(rows[:1], tf.bool)
-        behind = tf.concat([no, _among(numbers, takes_right)[:-1] & same], 0)
-        before = tf.concat([_among(numbers, takes_left)[1:] & same, no], 0)
-        texts = tf.where(behind & (numbers < 0), tf.strings.regex_replace(found.values, f"^{spaces}", ""), found.values)
-        texts = tf.where(before & (numbers < 0), tf.strings.regex_replace(texts, f"{spaces}$", ""), texts)
-        there = texts != ""
-        return tf.ragged.boolean_mask(found.with_values(texts), found.with_values(there)), tf.boolean_mask(
-            numbers, there
-        )
-
-    return parts
-
-
-def _among(ids, some: np.ndarray):
-    import tensorflow as tf
-
-    return tf.reduce_any(tf.expand_dims(ids, 1) == some, axis=1)
-
-
-def _whole(strings):
-    """Strings without tokens, in the form of those that have some."""
-    import tensorflow as tf
-
-    there = strings != ""
-    parts = tf.RaggedTensor.from_row_lengths(tf.boolean_mask(strings, there), tf.cast(there, tf.int64), validate=False)
-    return parts, tf.fill(tf.shape(parts.values), -1)
-
-
 def _begins(parts):
     """Which of all parts are the first of their text."""
     import tensorflow as tf
 
     rows = parts.value_rowids()
     return tf.range(tf.size(rows, tf.int64)) == tf.gather(parts.row_splits, rows)
-
-
-def _with_tokens(pieces, ids):
-    """Pieces (N, None), in place of which ids (N,) stand where they are none of -1."""
-    import tensorflow as tf
-
-    is_token = ids >= 0
-    own = tf.RaggedTensor.from_row_lengths(tf.boolean_mask(ids, is_token), tf.cast(is_token, tf.int64), validate=False)
-    return tf.concat([own, pieces], axis=1)
