@@ -9,6 +9,7 @@ from keras.ops import convert_to_numpy
 
 import keras_transformer as kt
 
+from .checkpoints import byte_level
 from .helpers import load_reference, read_tensors, same, torch
 from .seq2seq import CASES, QUICK, continue_greedily, options_of, outputs, save_random, source_of, step
 
@@ -150,6 +151,29 @@ def test_a_shared_table_may_have_any_of_its_names(name, tmp_path):
     same(read_tensors(tmp_path / "out"), tensors)
 
 
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_texts_go_into_the_encoder_and_come_out_of_the_decoder(tmp_path):
+    """What the tokenizer puts around a text, T5's end, say, is there in sources."""
+    processors = pytest.importorskip("tokenizers").processors
+    tokenizer = byte_level("gpt2")
+    end = tokenizer.token_to_id("</s>")
+    tokenizer.post_processor = processors.TemplateProcessing("$A </s>", "$A </s> $B </s>", [("</s>", end)])
+    size = tokenizer.get_vocab_size()
+    save_random("t5", tmp_path, vocab_size=size + 7, shards="5GB", eos_token_id=end)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "</s>", "pad_token": "<pad>"}')
+    generator = kt.pretrained.load_generator(tmp_path, max_length=13)
+    texts = ["banana", "a ship sails"]
+    rows = [tokenizer.encode(text).ids for text in texts]
+    assert all(row[-1] == end for row in rows)
+    found, expected = generator(texts), generator(rows)
+    np.testing.assert_array_equal(found["tokens"], expected["tokens"])
+    for row, text in enumerate(found["texts"]):
+        ids = [x for x in found["tokens"][row, 0, 1 : found["lengths"][row, 0]] if x < size]
+        assert text[0] == tokenizer.decode(ids)
+
+
 def whisper_settings(folder, **settings) -> kt.Generator:
     given = {
         "decoder_start_token_id": 7,
@@ -196,23 +220,42 @@ def test_whisper_is_told_what_to_write(tmp_path):
         whisper_settings(tmp_path, return_timestamps=True)
 
 
-@pytest.mark.slow
-def test_whisper_hears(tmp_path):
-    """A sound goes in; nothing of the features is made outside."""
-    save_random("whisper", tmp_path, shards="5GB")
-    whisper = kt.pretrained.load_model(tmp_path)
+def hearing(folder) -> tuple[keras.Model, keras.Model, kt.LogMelSpectrogram]:
+    """Whisper, and the same with the features made within."""
+    save_random("whisper", folder, shards="5GB")
+    whisper = kt.pretrained.load_model(folder)
     sound = keras.Input((None,), name="sound")
     target = keras.Input((None,), dtype="int32", name="target")
     features = kt.LogMelSpectrogram(13, 38 * 50, frame_length=100, stride=50)
-    model = keras.Model([sound, target], whisper([features(sound), target]))
-    sounds = np.random.default_rng(0).normal(size=(2, 1500)).astype("float32")
-    options = {"max_length": 12, "end_token": 5, "start_token": 7, "padding_id": None, "jit_compile": False}
-    expected = kt.Generator(whisper, **options)(convert_to_numpy(features(sounds)))
-    np.testing.assert_array_equal(kt.Generator(model, **options)(sounds)["tokens"], expected["tokens"])
+    return whisper, keras.Model([sound, target], whisper([features(sound), target])), features
+
+
+SOUNDS = np.random.default_rng(0).normal(size=(2, 1500)).astype("float32")
+HEARING = {"max_length": 12, "end_token": 5, "start_token": 7, "padding_id": None, "jit_compile": False}
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exports are TensorFlow's")
+def test_whisper_hears(tmp_path):
+    """A sound goes in; nothing of the features is made outside."""
+    whisper, model, features = hearing(tmp_path)
+    expected = kt.Generator(whisper, **HEARING)(convert_to_numpy(features(SOUNDS)))
+    np.testing.assert_array_equal(kt.Generator(model, **HEARING)(SOUNDS)["tokens"], expected["tokens"])
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_whisper_is_exported_from_sounds_to_tokens(tmp_path):
+    generator = kt.Generator(hearing(tmp_path / "in")[1], **HEARING)
+    expected = generator(SOUNDS)["tokens"]
+    assert len(np.unique(expected)) > 3
+    kt.export.saved_model(generator, tmp_path / "served")
+    kt.export.litert(generator, tmp_path / "model.tflite", batch_size=2, source_length=SOUNDS.shape[1])
+    for name in ("served", "model.tflite"):
+        np.testing.assert_array_equal(kt.export.load(tmp_path / name)(SOUNDS)["tokens"], expected)
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
 def test_t5_is_exported(tmp_path):
     save_random("t5-gated", tmp_path / "in", shards="5GB")
     model, source = kt.pretrained.load_model(tmp_path / "in"), source_of("t5-gated")
