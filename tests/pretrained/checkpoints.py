@@ -17,6 +17,11 @@ LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+"
 )
+O200K = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 CLIP = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 CHAT = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] | trim + '<|im_end|>' + '\n' }}"
@@ -94,6 +99,7 @@ def byte_level(kind: str = "gpt2") -> tokenizers.Tokenizer:
             ]
         ),
         "qwen": pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3.replace("{1,3}", "")), "isolated"), plain]),
+        "o200k": pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(O200K), "isolated"), plain]),
     }.get(kind, pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3), "isolated"), plain]))
     if kind == "qwen":
         tokenizer.normalizer = normalizers.NFC()
@@ -125,12 +131,16 @@ def byte_level(kind: str = "gpt2") -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def sentencepiece_bpe(legacy: bool = True) -> tokenizers.Tokenizer:
-    """Llama 2's, Mistral's or Gemma's: BPE over characters, unknown ones as bytes."""
+def sentencepiece_bpe(kind: str = "llama2") -> tokenizers.Tokenizer:
+    """BPE over characters, unknown ones as bytes: "llama2", "mistral" (later ones') or "gemma"."""
     tokenizer = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     strip = [decoders.Strip(" ", 1, 0)]
-    if not legacy:
+    if kind == "gemma":
+        strip = []
+        tokenizer.normalizer = normalizers.Replace(" ", "▁")
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    if kind == "mistral":
         tokenizer.normalizer = None
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="first", split=False)
     tokenizer.decoder = decoders.Sequence(
@@ -169,10 +179,12 @@ KINDS = {
     "smollm": lambda: byte_level("smollm"),
     "llama3": lambda: byte_level("llama3"),
     "qwen": lambda: byte_level("qwen"),
+    "o200k": lambda: byte_level("o200k"),
     "clip": lambda: byte_level("clip"),
     "falcon": lambda: byte_level("falcon"),
     "llama2": sentencepiece_bpe,
-    "mistral": lambda: sentencepiece_bpe(legacy=False),
+    "mistral": lambda: sentencepiece_bpe("mistral"),
+    "gemma": lambda: sentencepiece_bpe("gemma"),
     "unigram": unigram,
 }
 ADDED = [AddedToken("<mask>", lstrip=True, special=True), AddedToken("<tool>", rstrip=True, normalized=False)]

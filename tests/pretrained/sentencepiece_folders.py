@@ -56,3 +56,10 @@ def marian_folder(folder, apart):
     write(folder, config__json={"model_type": "marian"}, tokenizer_config__json={"separate_vocabs": apart})
     write(folder, vocab__json=files[0], **({"target_vocab__json": files[1]} if apart else {}))
     return files
+
+
+def charsmap(path) -> bytes:
+    """The table by which a model normalizes characters."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    return sentencepiece_model_pb2.ModelProto.FromString(path.read_bytes()).normalizer_spec.precompiled_charsmap

@@ -13,14 +13,9 @@ tokenizers = pytest.importorskip("tokenizers")
 
 from keras_transformer.text.graph.words import pre_tokenizer  # noqa: E402
 
-from .checkpoints import ADDED, KINDS, LLAMA3, SPECIAL, odd_strings  # noqa: E402
+from .checkpoints import ADDED, KINDS, LLAMA3, O200K, SPECIAL, odd_strings  # noqa: E402
 
 pytestmark = pytest.mark.once
-O200K = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 
 def in_graph(oracle, **kwargs):
@@ -94,6 +89,8 @@ def test_merges_of_any_order(in_order):
         {"Split": (r"\p{N}{1,3}", "isolated")},
         {"Split": (r"[0-9][0-9][0-9]", "isolated")},
         {"Split": (r"[^\S\r\n]+|[a-z\-]{2,}?", "removed")},
+        {"Split": (r"\s|-", "merged_with_previous")},
+        {"Split": (r"\s|-", "merged_with_next")},
         {"Punctuation": ("contiguous",)},
         {"Punctuation": ("isolated",)},
         {"Digits": (True,)},

@@ -72,10 +72,16 @@ def _cutting(pattern: str) -> Callable:
 
 
 def _removing(pattern: str) -> Callable:
+    return _marking(pattern, MARK)
+
+
+def _marking(pattern: str, by: bytes) -> Callable:
+    """Cut where there are marks, which stand in or beside what takes the place of each match."""
+
     def words(strings, is_first):
         import tensorflow as tf
 
-        parts = tf.strings.split(tf.strings.regex_replace(strings, pattern, MARK), sep=MARK)
+        parts = tf.strings.split(tf.strings.regex_replace(strings, f"({pattern})", by), sep=MARK)
         return tf.ragged.boolean_mask(parts, parts != "")
 
     return words
@@ -141,6 +147,9 @@ def _split(settings: Mapping) -> Callable:
     ((kind, text),) = settings["pattern"].items()
     pattern = translated(text) if kind == "Regex" else Pattern(escaped(text))
     removes = settings["behavior"] == "Removed"
+    beside = {"MergedWithPrevious": rb"\1" + MARK, "MergedWithNext": MARK + rb"\1"}.get(settings["behavior"])
+    if beside is not None and not settings["invert"] and not pattern.before:
+        return _marking(pattern.pattern, beside)
     if settings["behavior"] not in ("Isolated", "Removed") or settings["invert"] and (not removes or pattern.before):
         raise NotInTheGraph(f"the pre-tokenizer Split with {settings['behavior']}, invert={settings['invert']}")
     if settings["invert"]:
