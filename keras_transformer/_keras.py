@@ -12,6 +12,7 @@ What is called within one outermost call of a layer shares a `CallContext`, in w
 within a subclassed model a tensor has no history.
 `DataAdapter` is what `fit` takes as it is, without shuffling it, in any backend; `PyDataset`, its public relative, is
 shuffled by default, which no resumed training repeats, and cannot end an epoch early.
+`_untrack_variable` takes a variable from a layer, as Keras does with its own when it quantizes one.
 What a variable begins with that was made in a `StatelessScope` is in `_initializer`; a checkpoint puts itself there.
 Tried on Keras 3.12.0 and 3.15.1.
 """
@@ -238,6 +239,11 @@ def is_compiled_by_torch() -> bool:
     import torch
 
     return torch.compiler.is_compiling()
+
+
+def untrack(layer: keras.layers.Layer, variable: keras.Variable) -> None:
+    """Have a layer forget a variable."""
+    layer._untrack_variable(variable)
 
 
 def learned_variables(layer: keras.layers.Layer) -> list:

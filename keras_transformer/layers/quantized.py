@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_transformer._keras import untrack
+
 
 class Unquantized(keras.layers.Layer):
     """A layer without a large matrix of its own: under a quantized dtype policy it computes as it always does."""
@@ -93,6 +95,18 @@ class Adaptable(keras.layers.Layer):
                 second.assign(kept[b])
         elif kept:
             self._merge(*kept.values())
+
+    def merge_lora(self):
+        """Add A B to the matrix and forget them."""
+        if not self.lora_enabled:
+            return
+        factors = self._factors
+        self._merge(*factors.values(), self.lora_alpha / self.lora_rank)
+        for name, factor in factors.items():
+            untrack(self, factor)
+            setattr(self, name, None)
+        self.lora_enabled, self.lora_rank, self.lora_alpha = False, None, None
+        self._matrix.trainable = self.trainable
 
     def _merge(self, a, b, scale):
         if self.quantization_mode is not None:

@@ -43,6 +43,13 @@ class PackableModel(keras.Model):
         inputs = self._arrange(inputs)
         return super().stateless_call(trainable_variables, non_trainable_variables, inputs, *args, **kwargs)
 
+    def compute_output_spec(self, inputs, *args, **kwargs):
+        # Keras takes the shape of what is left out; the shapes of the outputs do not depend on it.
+        values = inputs if isinstance(inputs, list | tuple) else [inputs]
+        if any(x is None for x in values):
+            inputs = [own if x is None else x for own, x in zip(self.inputs, values, strict=True)]
+        return super().compute_output_spec(inputs, *args, **kwargs)
+
     def _arrange(self, inputs):
         """The inputs in the model's order, None for those of packed sequences that are left out."""
         if isinstance(inputs, list | tuple) and any(isinstance(x, list | tuple | int) for x in inputs):

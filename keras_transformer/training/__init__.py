@@ -8,6 +8,7 @@ from keras_transformer.training.callbacks import TokenRate
 from keras_transformer.training.checkpoints import Checkpoints
 from keras_transformer.training.corpus import read_pairs, read_texts
 from keras_transformer.training.distribution import layout_map
+from keras_transformer.training.lora import enable_lora, merge_lora
 from keras_transformer.training.losses import SequenceCrossentropy
 from keras_transformer.training.metrics import PaddingRatio, Perplexity, TokenAccuracy, TokenCount
 from keras_transformer.training.packing import PackedBatches
@@ -30,8 +31,10 @@ __all__ = [
     "TokenCount",
     "TokenRate",
     "average_checkpoints",
+    "enable_lora",
     "keep_freed_memory",
     "layout_map",
+    "merge_lora",
     "read_pairs",
     "read_texts",
 ]

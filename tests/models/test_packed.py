@@ -146,3 +146,12 @@ def test_a_clone_may_be_called_without_segments(make):
     np.testing.assert_allclose(
         ops.convert_to_numpy(clone(inputs)), ops.convert_to_numpy(model(inputs)), rtol=1e-5, atol=1e-6
     )
+
+
+def test_is_a_part_of_another_model(assert_close):
+    inner = kt.models.language_model(11, num_layers=1, dim=8, num_heads=2, packed=True)
+    tokens = keras.Input((None,), dtype="int32")
+    outer = keras.Model(tokens, inner(tokens))
+    ids = np.array([[3, 7, 5], [2, 4, 0]])
+    assert outer.output.shape == (None, None, 11)
+    assert_close(outer(ids), inner(ids))
