@@ -21,7 +21,6 @@ ROW = Layout(lambda tensors: tensors[0][0], lambda x: [x[None]])  # of a matrix 
 OF_OLDER_FILES = {
     "add_bias_logits": False,
     "add_final_layer_norm": False,
-    "extra_pos_embeddings": 2,
     "normalize_before": False,
 }
 UNUSED = ("num_hidden_layers", "classif_dropout", "force_bos_token_to_be_generated", "_num_labels")  # of these, too
@@ -114,6 +113,7 @@ def read_bart(s: Settings) -> EncoderDecoder:
     """BART: learned positions behind two rows that nothing reads, and embeddings that are normalized."""
     for name, value in OF_OLDER_FILES.items():
         s.only(name, value)
+    s.only("extra_pos_embeddings", 2)
     s.only("static_position_embeddings", False)
     s.only("normalize_embedding", True)
     dim, stddev = s["d_model"], s.get("init_std", 0.02)
@@ -148,6 +148,7 @@ def read_marian(s: Settings) -> EncoderDecoder:
     """Marian: sinusoids, all sines before all cosines."""
     for name, value in OF_OLDER_FILES.items():
         s.only(name, value)
+    s.get("extra_pos_embeddings")  # of learned ones
     s.only("static_position_embeddings", True)
     s.only("normalize_embedding", False)
     dim, shared = s["d_model"], s.get("share_encoder_decoder_embeddings", True)

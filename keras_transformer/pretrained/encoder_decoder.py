@@ -12,7 +12,7 @@ from keras_transformer.layers.projection import Projection
 from keras_transformer.pretrained.initializers import PretrainedNormal
 from keras_transformer.pretrained.layouts import Entry
 
-WITH_LOGITS = ("ForConditionalGeneration", "MTModel")  # how the names of models end that give logits
+WITH_LOGITS = ("ForConditionalGeneration", "MTModel", "LMHeadModel")  # how the names of models end that give logits
 Maker = Callable[..., keras.layers.Layer]  # takes name and dtype
 
 

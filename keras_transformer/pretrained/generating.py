@@ -18,7 +18,7 @@ from keras_transformer.layers.positional_encoding import LearnedPositionalEncodi
 from keras_transformer.pretrained.config import Settings
 from keras_transformer.pretrained.gguf_tokenizer import has_tokenizer, tokenizer_arguments
 from keras_transformer.pretrained.hub import folder_of
-from keras_transformer.pretrained.loading import model_of, read_source
+from keras_transformer.pretrained.loading import Source, model_of, read_source
 from keras_transformer.pretrained.marian_files import MARIAN
 from keras_transformer.pretrained.model import PretrainedModel
 from keras_transformer.pretrained.tokenizer import load_tokenizer, tokenizer_file
@@ -76,7 +76,8 @@ def load_generator(
     Whisper is told its language and task by tokens that are forced, or, where the file does not name a language, by the
     most probable one; it writes no times.
 
-    Ids that the vocabulary does not have, as the defaults of a configuration class may be, start and end nothing.
+    Ids that the vocabulary does not have, as the defaults of a configuration class may be, start and end nothing. Where
+    the file names the bare model, which gives hidden states, it is the one that gives logits all the same.
 
     Args:
         folder: As of `load_model`.
@@ -88,7 +89,7 @@ def load_generator(
         ValueError: As `load_model` and `Generator` do; or if the file asks for what there is not here, by name.
     """
     folder = folder_of(folder)
-    source = read_source(folder)
+    source = with_logits(read_source(folder))
     model = model_of(source)
     if max_length is None:
         learned = [layer for layer in model.layers if isinstance(layer, LearnedPositionalEncoding)]
@@ -106,6 +107,15 @@ def load_generator(
         options = {"source_tokenizer": load_tokenizer(folder)}
     where = f"'{folder / 'generation_config.json'}'"
     return make_generator(model, max_length, strategy, where, tokenizer, **options)
+
+
+def with_logits(source: Source) -> Source:
+    """A checkpoint whose file names the bare model, as that of BART does, as the model that gives logits."""
+    name = (source.config.get("architectures") or [""])[0]
+    if not name.endswith("Model") or name.endswith(("LMHeadModel", "MTModel", "EncoderModel")):
+        return source
+    ending = "ForConditionalGeneration" if source.config.get("is_encoder_decoder") else "ForCausalLM"
+    return source._replace(config={**source.config, "architectures": [name.removesuffix("Model") + ending]})
 
 
 def make_generator(

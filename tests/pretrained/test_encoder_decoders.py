@@ -10,7 +10,7 @@ from keras.ops import convert_to_numpy
 import keras_transformer as kt
 
 from .checkpoints import byte_level
-from .helpers import load_reference, read_tensors, same, torch
+from .helpers import load_reference, read_tensors, rewrite_config, same, torch, transformers
 from .seq2seq import CASES, QUICK, continue_greedily, options_of, outputs, save_random, source_of, step
 
 TARGET = np.random.default_rng(7).integers(0, 80, (2, 13))
@@ -135,6 +135,19 @@ def test_a_generator_of_the_folder_is_transformers_own(name, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_generator_of_a_bare_model_has_its_logits(tmp_path):
+    save_random("bart", tmp_path, architecture="BartModel")
+    reference = load_reference(transformers.BartForConditionalGeneration, tmp_path)
+    generator, source = kt.pretrained.load_generator(tmp_path, max_length=12), source_of("bart", batch=1)
+    assert generator.model.output_shape == (None, None, 97)
+    expected = outputs(reference, source, TARGET[:1]).detach().numpy()
+    found = convert_to_numpy(generator.model([source, TARGET[:1]]))
+    assert abs(found - expected).max() < 2e-4 * abs(expected).max()
+    kt.pretrained.save_model(generator.model, tmp_path / "out")
+    load_reference(transformers.BartForConditionalGeneration, tmp_path / "out")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["t5", "t5-gated", "bart", "marian"])
 def test_a_shared_table_may_have_any_of_its_names(name, tmp_path):
     save_file = pytest.importorskip("safetensors.torch").save_file
@@ -143,6 +156,8 @@ def test_a_shared_table_may_have_any_of_its_names(name, tmp_path):
     prefix = "" if name.startswith("t5") else "model."
     tensors[f"{prefix}decoder.embed_tokens.weight"] = tensors.pop(f"{prefix}shared.weight")
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    if name == "t5":
+        rewrite_config(tmp_path, architectures=["T5WithLMHeadModel"])  # as it was called
     model = kt.pretrained.load_model(tmp_path)
     expected = outputs(reference, source, TARGET).detach().numpy()
     assert abs(convert_to_numpy(model([source, TARGET])) - expected).max() < 2e-4 * abs(expected).max()
