@@ -131,9 +131,9 @@ def make_generator(
     settings.get("bos_token_id")
     chosen = read_strategy(settings)
     forced = read_whisper(settings) if config["model_type"] == "whisper" else read_forced(settings)
-    processors = read_processors(settings, ends, forced, max_length)
     is_chosen = not settings.get("_from_model_config", given is None)
     padding = read_padding(settings, ends, size, is_chosen)
+    processors = read_processors(settings, ends, forced, max_length, padding)
     if given is not None:
         for name, nothing in WITHOUT.items():
             settings.only(name, *nothing)
@@ -210,8 +210,11 @@ def read_forced(settings: Settings) -> dict[int, int | list[int]]:
     return forced
 
 
-def read_processors(settings: Settings, ends: list[int], forced: dict, max_length: int) -> list:
-    """What changes the log-probabilities before a token is chosen.
+def read_processors(
+    settings: Settings, ends: list[int], forced: dict, max_length: int, padding: int | None = None
+) -> list:
+    """What changes the log-probabilities before a token is chosen. Padding need not be forbidden: unless it is an end,
+    it is never generated.
 
     What is suppressed is so behind the forced tokens that sequences begin with, which are part of the prompt in
     `transformers`.
@@ -228,6 +231,7 @@ def read_processors(settings: Settings, ends: list[int], forced: dict, max_lengt
     if any(len(word) != 1 for word in words):
         raise ValueError(f"{settings.where} has bad_words_ids of several tokens; words of one token are supported.")
     forbidden = [*ids(settings.get("suppress_tokens")), *(word[0] for word in words)]
+    forbidden = [token for token in forbidden if token != padding or token in ends]
     if forbidden:
         processors.append(ForbiddenTokens(forbidden, start=begin if forced else 0))
     if settings.get("begin_suppress_tokens"):

@@ -52,8 +52,8 @@ def stack_entries(stack: str, num_layers: int, *, width: int, inner: int, gated:
     return found
 
 
-def read_t5(s: Settings) -> EncoderDecoder:
-    """All that have its model_type, and mT5."""
+def read_t5(s: Settings, *, may_scale: bool = True) -> EncoderDecoder:
+    """All that have its model_type; what goes into the logits is scaled unless the settings say otherwise."""
     dim, num_heads, head_dim, inner = s["d_model"], s["num_heads"], s["d_kv"], s["d_ff"]
     s.only("is_encoder_decoder", True, False)
     s.get("n_positions")
@@ -96,7 +96,7 @@ def read_t5(s: Settings) -> EncoderDecoder:
     for name, count in counts.items():
         entries += stack_entries(name, count, width=num_heads * head_dim, inner=inner, gated=gated)
     tied = s.get("tie_word_embeddings", True)
-    scaled = s.get("scale_decoder_outputs", tied)
+    scaled = s.get("scale_decoder_outputs", tied) and may_scale
     return EncoderDecoder(
         vocabulary_size=s["vocab_size"],
         dim=dim,
@@ -109,6 +109,11 @@ def read_t5(s: Settings) -> EncoderDecoder:
     )
 
 
+def read_mt5(s: Settings) -> EncoderDecoder:
+    """As T5 v1.1: nothing is scaled, whatever the settings say, which `transformers` writes one way or the other."""
+    return read_t5(s, may_scale=False)
+
+
 def adapt(shape: EncoderDecoder, tensors: Mapping[str, Tensor], where: str) -> EncoderDecoder:
     """Logits have a matrix of their own where there is one, whatever the settings say: T5 has `tie_word_embeddings` to
     tell whether what goes into it is scaled."""
@@ -119,4 +124,7 @@ def adapt(shape: EncoderDecoder, tensors: Mapping[str, Tensor], where: str) -> E
 
 
 IGNORED = (r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",)
-FAMILIES = {name: Family(read_t5, "", IGNORED, adapt=adapt) for name in ("t5", "mt5")}
+FAMILIES = {
+    "t5": Family(read_t5, "", IGNORED, adapt=adapt),
+    "mt5": Family(read_mt5, "", IGNORED, adapt=adapt),
+}

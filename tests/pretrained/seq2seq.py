@@ -59,6 +59,7 @@ CASES = {
         T5,
         {"feed_forward_proj": "gated-silu", "tie_word_embeddings": False, "pad_token_id": 3},
     ),
+    "mt5": ("MT5ForConditionalGeneration", T5, {"tie_word_embeddings": False, "own_logits": True}),
     "bart": ("BartForConditionalGeneration", BART, {}),
     "bart-scaled": (
         "BartForConditionalGeneration",
@@ -87,7 +88,6 @@ CASES = {
     "whisper-relu": ("WhisperForConditionalGeneration", WHISPER, {"activation_function": "relu", "num_mel_bins": 7}),
 }
 QUICK = ("t5-gated", "whisper")
-START = {"T5": 0, "Bart": 2, "Marian": 96, "Whisper": 7}
 
 
 def options_of(name: str) -> tuple[str, dict]:
