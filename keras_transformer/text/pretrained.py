@@ -114,7 +114,7 @@ class PretrainedTokenizer(CheckpointTokenizer):
 
         if not tf.executing_eagerly():
             self.check_graph()
-            return self._graph.encode(strings)
+            return tf.autograph.experimental.do_not_convert(self._graph.encode)(strings)
         texts = [text.decode(errors="replace") for text in np.asarray(strings).tolist()]
         rows = self._fast.encode_batch(texts, add_special_tokens=False)
         ids = np.array([id for row in rows for id in row.ids], np.int32)
@@ -125,7 +125,7 @@ class PretrainedTokenizer(CheckpointTokenizer):
 
         if not tf.executing_eagerly():
             self.check_graph()
-            return self._graph.decode(ids)
+            return tf.autograph.experimental.do_not_convert(self._graph.decode)(ids)
         return tf.constant(self._fast.decode_batch(ids.to_list(), skip_special_tokens=False), tf.string)
 
     def apply_chat_template(

@@ -37,12 +37,16 @@ def outcomes(normalize, before: str = "", behind: str = "") -> dict[str, str]:
         raise NotInTheGraph("a normalizer that changes every character")
     changed = {}
     for chunk in _chunks():
-        chunk = [x for x in chunk if x != between]
-        chunk = [before + x + behind for x in chunk]
-        parts = normalize(between.join(chunk)).split(between)
+        chunk = chunk.replace(between, "")
+        texts = [before + x + behind for x in chunk] if before or behind else chunk
+        text = between.join(texts)
+        new = normalize(text)
+        if new == text:
+            continue
+        parts = new.split(between)
         if len(parts) != len(chunk):
             raise NotInTheGraph("a normalizer that does not go character by character")
-        changed.update((x, part) for x, part in zip(chunk, parts, strict=True) if x != part)
+        changed.update((x, part) for x, part in zip(texts, parts, strict=True) if x != part)
     return changed
 
 
@@ -77,7 +81,7 @@ def white_space() -> np.ndarray:
 
     kept = np.zeros(COUNT, bool)
     for piece in _pieces(pre_tokenizers.WhitespaceSplit()):
-        kept[[ord(x) for x in piece]] = True
+        kept[np.frombuffer(piece.encode("utf-32-le"), np.uint32)] = True
     return characters() & ~kept
 
 
@@ -92,6 +96,8 @@ def _pieces(pre_tokenizer) -> Iterator[str]:
         yield from (piece for piece, _ in pre_tokenizer.pre_tokenize_str(text))
 
 
-def _chunks() -> Iterator[list[str]]:
-    for begin in range(0, COUNT, _CHUNK):
-        yield [chr(code) for code in range(begin, begin + _CHUNK) if not 0xD800 <= code < 0xE000]
+@functools.cache
+def _chunks() -> list[str]:
+    """All characters, in texts of which none is too long."""
+    firsts = range(0, COUNT, _CHUNK)
+    return ["".join(chr(x) for x in range(first, first + _CHUNK) if not 0xD800 <= x < 0xE000) for first in firsts]
