@@ -175,6 +175,7 @@ def unigram() -> tokenizers.Tokenizer:
 
 KINDS = {
     "wordpiece": wordpiece,
+    "cased": lambda: wordpiece(lowercase=False),
     "gpt2": byte_level,
     "smollm": lambda: byte_level("smollm"),
     "llama3": lambda: byte_level("llama3"),

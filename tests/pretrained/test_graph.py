@@ -43,7 +43,7 @@ def check(oracle, texts, seed=5):
     assert [text.decode() for text in decode(ids)] == oracle.decode_batch(ids, skip_special_tokens=True)
 
 
-QUICK = ("wordpiece", "gpt2", "llama2")
+QUICK = ("cased", "gpt2", "llama2")
 ALL = [pytest.param(kind, 5003, marks=pytest.mark.slow) for kind in KINDS if kind != "unigram"]
 
 
@@ -63,7 +63,7 @@ def test_bytes_that_are_no_text_read_as_python_reads_them():
     assert encode(broken) == [oracle.encode(x.decode(errors="replace")).ids for x in broken]
 
 
-@pytest.mark.parametrize("in_order", [True, False])
+@pytest.mark.parametrize("in_order", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_merges_of_any_order(in_order):
     """Also such as no training makes, where a merge needs what is learned later."""
     randomness = random.Random(13)

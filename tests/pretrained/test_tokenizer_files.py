@@ -30,7 +30,9 @@ def test_merges_give_the_ids_of_the_package(tmp_path, model_type):
     assert (tokenizer.start_id, tokenizer.end_id) == (oracle.bos_id(), oracle.eos_id())
 
 
-@pytest.mark.parametrize("model_type", ["t5", "umt5", "xlm-roberta"])
+@pytest.mark.parametrize(
+    "model_type", ["t5", *(pytest.param(x, marks=pytest.mark.slow) for x in ("umt5", "xlm-roberta"))]
+)
 def test_probable_pieces_are_those_of_the_package_in_the_graph_too(tmp_path, model_type):
     oracle = sentencepiece_folder(tmp_path, model_type)
     tokenizer = kt.pretrained.load_tokenizer(tmp_path)
@@ -79,7 +81,7 @@ def test_sentencepiece_models_of_other_families_are_refused(tmp_path):
         kt.text.PretrainedSentencePieceTokenizer(b"no model", ["<unk>"], named_tokens={"unk_token": "<unk>"})
 
 
-@pytest.mark.parametrize("apart", [False, True], ids=["one vocabulary", "two vocabularies"])
+@pytest.mark.parametrize("apart", [pytest.param(False, id="one"), pytest.param(True, id="two", marks=pytest.mark.slow)])
 def test_marian_gives_the_ids_of_transformers(tmp_path, apart):
     transformers = pytest.importorskip("transformers")
     marian_folder(tmp_path, apart)
