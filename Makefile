@@ -31,10 +31,9 @@ TORCH_TESTS = $(BACKEND_TESTS)
 # batches and their order, `make test` runs on TensorFlow only.
 DECODING := $(addprefix tests/decoding/test_,generator.py encoder_decoder.py decoder_only.py)
 JAX_PART := tests/ops tests/test_insight.py $(DECODING) \
-	$(filter-out $(addprefix tests/layers/test_,bad_input.py lost_masks.py parts.py specs.py wrappers.py), \
-	$(wildcard tests/layers/test_*.py)) $(addprefix tests/decoding/test_,beam_search.py sampling.py) \
-	$(addprefix tests/training/test_,distribution.py half_precision.py losses.py metrics.py rematerialization.py \
-	resume.py tied_crossentropy.py)
+	$(addprefix tests/layers/test_,causality.py experts.py kernels.py oracle.py padding.py peers.py pooling.py \
+	recurrent.py spectrogram.py training.py) tests/decoding/test_sampling.py \
+	$(addprefix tests/training/test_,half_precision.py losses.py rematerialization.py tied_crossentropy.py)
 TORCH_PART := $(addprefix tests/,models layers ops test_insight.py training/test_losses.py \
 	training/test_rematerialization.py) $(DECODING)
 

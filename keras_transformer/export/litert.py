@@ -34,8 +34,7 @@ from keras_transformer.export.signatures import (
     with_static_shapes,
 )
 from keras_transformer.export.steps import prefill_lengths, step_signatures
-from keras_transformer.export.strings import check_tokenizers, token_inputs, tokenizers_of, with_tokenizers
-from keras_transformer.models.packable import FURTHER, unpacked
+from keras_transformer.export.strings import check_tokenizers, needed_of, token_inputs, tokenizers_of, with_tokenizers
 from keras_transformer.ops.runtime import for_converter
 from keras_transformer_runtime.description import checksum, read_archive
 from keras_transformer_runtime.litert import load_program
@@ -107,7 +106,7 @@ def litert(
     check_target(path, LITERT, overwrite=overwrite)
     source_tokenizer, target_tokenizer = tokenizers_of(generator_or_model, source_tokenizer, target_tokenizer)
     is_generator = isinstance(generator_or_model, Generator)
-    generator_or_model = generator_or_model if is_generator else unpacked(generator_or_model, FURTHER)
+    generator_or_model = generator_or_model if is_generator else needed_of(generator_or_model, source_tokenizer)
     if layout not in LAYOUTS or (layout == "step" and not is_generator):
         raise ValueError(f"litert takes layout='generate', or 'step' for a Generator, got {layout!r}.")
     model = generator_or_model.model if is_generator else generator_or_model

@@ -31,13 +31,13 @@ from keras_transformer.export.steps import stream_signatures
 from keras_transformer.export.strings import (
     check_tokenizers,
     detokenized,
+    needed_of,
     sample_texts,
     token_inputs,
     tokenize_signature,
     tokenizers_of,
     with_tokenizers,
 )
-from keras_transformer.models.packable import FURTHER, unpacked
 from keras_transformer.ops.runtime import without_xla
 from keras_transformer_runtime.description import NAME, read_folder
 from keras_transformer_runtime.saved_model import EXTRA, stream
@@ -124,7 +124,7 @@ def saved_model(
     check_target(path, SAVED_MODEL, overwrite=overwrite)
     source_tokenizer, target_tokenizer = tokenizers_of(generator_or_model, source_tokenizer, target_tokenizer)
     is_generator = isinstance(generator_or_model, Generator)
-    generator_or_model = generator_or_model if is_generator else unpacked(generator_or_model, FURTHER)
+    generator_or_model = generator_or_model if is_generator else needed_of(generator_or_model, source_tokenizer)
     model = generator_or_model.model if is_generator else generator_or_model
     ids = generate_signature(generator_or_model) if is_generator else model_signature(generator_or_model)
     check_tokenizers(generator_or_model, ids, source_tokenizer, target_tokenizer)

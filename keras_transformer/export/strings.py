@@ -7,6 +7,7 @@ from keras_transformer.decoding import Generator
 from keras_transformer.decoding.program import Program
 from keras_transformer.export.names import input_names
 from keras_transformer.export.signatures import Input, Signature, inputs_of_model
+from keras_transformer.models.packable import FURTHER, unpacked
 from keras_transformer.text import Tokenizer
 from keras_transformer.text.keras_hub import as_tokenizer
 
@@ -186,6 +187,12 @@ def tokenizers_of(target: Generator | keras.Model, source_tokenizer, target_toke
     source_tokenizer = own_source if source_tokenizer is ... else source_tokenizer
     target_tokenizer = own_target if target_tokenizer is ... else target_tokenizer
     return _as_source_tokenizer(source_tokenizer, target), as_tokenizer(target_tokenizer, target)
+
+
+def needed_of(model: keras.Model, source_tokenizer) -> keras.Model:
+    """The model without the inputs of packed sequences and, where texts go in, without any that may be left out: a text
+    says nothing of them."""
+    return unpacked(model, FURTHER if source_tokenizer is None else ("",))
 
 
 def check_tokenizers(target: Generator | keras.Model, ids: Signature, source_tokenizer, target_tokenizer) -> None:

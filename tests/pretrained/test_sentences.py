@@ -46,11 +46,11 @@ def save_modules(folder, pooling: dict, dense: dict | None = None, normalize: bo
     return linear
 
 
-def save_encoder(folder):
+def save_encoder(folder, **changes):
     """A BERT with a pooler that sentence encoders do not use."""
     kind = transformers.BertModel
     torch.manual_seed(1234)
-    randomized(kind(transformers.BertConfig(**SIZES)), "float32").save_pretrained(folder)
+    randomized(kind(transformers.BertConfig(**{**SIZES, **changes})), "float32").save_pretrained(folder)
     return load_reference(kind, folder)
 
 
