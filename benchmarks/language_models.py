@@ -27,7 +27,6 @@ import ctypes
 import importlib.util
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -36,6 +35,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from decode import memory_bytes
 from report import make_parser, save_results
 
 PROMPT, NEW = 256, 64
@@ -287,8 +287,7 @@ def measure(engine: str, source: Path, folder: Path, threads: int, calls: int) -
             seconds[name].append(time.perf_counter() - begin)
     if len(tokens) != NEW:
         raise SystemExit(f"{engine} returned {len(tokens)} tokens in place of {NEW}.")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {"build_seconds": built, "seconds": seconds, "tokens": tokens, "peak_bytes": peak}
+    return {"build_seconds": built, "seconds": seconds, "tokens": tokens, "peak_bytes": memory_bytes()[1]}
 
 
 def packaged() -> Path:

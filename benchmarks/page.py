@@ -98,6 +98,21 @@ def experts_table(result: Figures) -> str:
     return table(["", "ms", "of dense"], rows)
 
 
+def language_models_table(result: Figures) -> str:
+    """Tokens a second and memory of each engine."""
+    rows = [
+        [
+            engine.title,
+            f"{engine.prefill_tokens_per_second:.0f}",
+            f"{engine.decode_tokens_per_second:.1f}",
+            f"{engine.peak_mib:.0f}",
+            "-" if engine.equal_tokens is None else f"{engine.equal_tokens * result.new:.0f} of {result.new}",
+        ]
+        for engine in result.engines.values()
+    ]
+    return table(["", "prompt, tokens/s", "new, tokens/s", "peak MiB", "equal to transformers"], rows)
+
+
 def measured(results: Figures) -> str:
     """When each benchmark was measured, and on what."""
     rows = []

@@ -29,6 +29,8 @@ PACKAGES = (
     "torch",
     "ctranslate2",
     "transformers",
+    "ai-edge-litert",
+    "llama_cpp_python",
     "numpy",
 )
 VECTORS = ("avx512f", "avx2", "avx", "sve", "asimd")  # as /proc/cpuinfo names them

