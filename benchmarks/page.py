@@ -264,6 +264,19 @@ def attention_layers(attention: Figures) -> str:
     return attention_by_length(attention, ATTENTION_LAYERS)
 
 
+def attention_on_gpu(gpu: Figures) -> str:
+    """Milliseconds and MiB of each way at each length, on a GPU."""
+    titles = {"exact": "exact", "blockwise": "block by block", "auto": "automatic", "torch": "PyTorch"}
+    rows = [
+        [
+            f"{int(length):,}",
+            *(f"{found[way].ms:.2f} / {found[way].mib:,.0f}" if way in found else "-" for way in titles),
+        ]
+        for length, found in gpu.attention.items()
+    ]
+    return table(["tokens", *titles.values()], rows)
+
+
 def long_steps(long_step: Figures) -> str:
     """Seconds and GiB of each backend."""
     rows = [
@@ -343,7 +356,7 @@ def median_rate(translate: Figures) -> float:
     return statistics.median(epoch.tokens_per_second for epoch in translate.epochs)
 
 
-def language_models(language_model: Figures) -> str:
+def shakespeare_models(language_model: Figures) -> str:
     """The runs of the example."""
     titles = {
         "plain, character": "`--architecture plain`: learned positions, LayerNorm, GELU, AdamW",
