@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_transformer._keras import is_trial
 from keras_transformer.layers import RotaryPosition
 from keras_transformer.layers.checks import check_positive, describe
 from keras_transformer.pretrained.config import Settings
@@ -46,7 +47,7 @@ class LimitedRotaryPosition(RotaryPosition):
 
     def rotate(self, states, positions):
         length = states.shape[2]
-        if length is not None and length > self.max_length:
+        if isinstance(length, int) and length > self.max_length and not is_trial():
             raise ValueError(
                 f"{describe(self)} takes sequences of up to {self.max_length} tokens, got one of {length}. For longer "
                 "ones the checkpoint has other frequencies, which a cache of keys does not allow."

@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 
@@ -97,7 +98,7 @@ def test_the_modules_make_one_vector_of_a_sentence(modes, dense, normalize, tmp_
             expected = expected if "activation_function" in dense else torch.tanh(expected)
         if normalize:
             expected = torch.nn.functional.normalize(expected, dim=1)
-    np.testing.assert_allclose(np.array(model(TOKENS)), expected.numpy(), atol=2e-5)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(model(TOKENS)), expected.numpy(), atol=2e-5)
 
     kt.pretrained.save_model(model, tmp_path / "out")
     for name in ["", "2_Dense"] if dense else [""]:
@@ -148,12 +149,11 @@ def test_names_of_old_files_and_heads_of_pretraining(tmp_path):
     model = kt.pretrained.load_model(tmp_path)
     with torch.no_grad():
         expected = reference(torch.tensor(TOKENS), attention_mask=torch.tensor(TOKENS != 0).long()).prediction_logits
-    found, expected = np.array(model(TOKENS))[0], expected.numpy()[0]
+    found, expected = keras.ops.convert_to_numpy(model(TOKENS))[0], expected.numpy()[0]
     assert abs(found - expected).max() < 2e-4 * abs(expected).max()
     kt.pretrained.save_model(model, tmp_path / "out")
     same(read_tensors(tmp_path / "out"), tensors)
     model.save(tmp_path / "model.keras")
-    import keras
 
     kt.pretrained.save_model(keras.models.load_model(tmp_path / "model.keras"), tmp_path / "again")
     same(read_tensors(tmp_path / "again"), tensors)
@@ -163,9 +163,9 @@ def test_names_of_old_files_and_heads_of_pretraining(tmp_path):
 def test_inputs_are_checked(tmp_path):
     save_encoder(tmp_path)
     model = kt.pretrained.load_model(tmp_path)
-    expected = np.array(model(TOKENS)["hidden"])
+    expected = keras.ops.convert_to_numpy(model(TOKENS)["hidden"])
     for inputs in ([TOKENS], {"tokens": TOKENS}, [TOKENS, np.zeros_like(TOKENS)], {"tokens": TOKENS, "x": TOKENS}):
-        np.testing.assert_allclose(np.array(model(inputs)["hidden"]), expected, atol=1e-5)
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(model(inputs)["hidden"]), expected, atol=1e-5)
     np.testing.assert_allclose(model.predict(TOKENS, verbose=0)["hidden"], expected, atol=1e-5)
     with pytest.raises(ValueError, match=r"\['tokens'\] are missing"):
         model({"token_types": TOKENS})
