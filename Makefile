@@ -30,10 +30,9 @@ TORCH_TESTS = $(BACKEND_TESTS)
 # What the same Python does everywhere, such as judging which models a generator takes, where masks and settings are lost,
 # batches and their order, `make test` runs on TensorFlow only.
 DECODING := $(addprefix tests/decoding/test_,generator.py encoder_decoder.py decoder_only.py)
-JAX_PART := tests/ops tests/test_insight.py $(DECODING) \
-	$(addprefix tests/layers/test_,causality.py experts.py kernels.py oracle.py padding.py peers.py pooling.py \
-	recurrent.py spectrogram.py training.py) tests/decoding/test_sampling.py \
-	$(addprefix tests/training/test_,half_precision.py losses.py rematerialization.py tied_crossentropy.py)
+JAX_PART := tests/ops $(addprefix tests/layers/test_,causality.py experts.py kernels.py oracle.py recurrent.py) \
+	$(addprefix tests/decoding/test_,generator.py encoder_decoder.py) \
+	$(addprefix tests/training/test_,half_precision.py losses.py tied_crossentropy.py)
 TORCH_PART := $(addprefix tests/,models layers ops test_insight.py training/test_losses.py \
 	training/test_rematerialization.py) $(DECODING)
 

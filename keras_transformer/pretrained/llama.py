@@ -221,8 +221,8 @@ def read_phi3(s: Settings) -> Decoder:
         s.only(name, False)
     for name in ("full_attn_mod", "interpolate_factor"):
         s.only(name, 1)
-    s.get("original_max_position_embeddings")
-    turned = read_rotary(s, s.get("head_dim", dim // num_heads))
+    s.get("original_max_position_embeddings")  # also where nothing is scaled
+    turned = read_rotary(s, s.get("head_dim", dim // num_heads), first_length=4096)
     decoder = read_decoder(
         s,
         epsilon=1e-5,

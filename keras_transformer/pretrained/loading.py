@@ -79,7 +79,7 @@ def load_model(folder: str | os.PathLike, dtype=None) -> PretrainedModel:
 def model_of(source: Source, dtype=None) -> PretrainedModel:
     """The model of a checkpoint that has been found; see `load_model`."""
     family, where = family_of(source.config, source.where), source.where
-    if "quantization_config" in source.config:
+    if source.config.get("quantization_config") is not None:
         raise ValueError(
             f"{where} holds quantized weights ({source.config['quantization_config']}). Dequantize them first: load "
             "them with transformers and that option, and `save_pretrained`."

@@ -12,7 +12,7 @@ TYPES = "token_types"  # the input that may be left out
 class PretrainedModel(PackableModel):
     """A functional model with what `kt.pretrained.save_model` needs to give it back.
 
-    An input "token_types" may be left out: `model(tokens)`.
+    An input "token_types" may be left out: `model(tokens)`. A dict of inputs may hold those of the model only.
 
     Attributes:
         checkpoint: A dict of plain values. `config`: the configuration file as it was; `generation_config`: that of
@@ -41,6 +41,12 @@ class PretrainedModel(PackableModel):
     def _arrange(self, inputs):
         """The inputs in the model's order, None for kinds of tokens that are left out."""
         names = [x.name for x in self.inputs]
+        unknown = sorted(set(inputs) - set(names)) if isinstance(inputs, dict) else []
+        if unknown:  # Keras would drop them without a word
+            raise ValueError(
+                f"The model '{self.name}' takes {names}, got {unknown}, too. Kinds of tokens are '{TYPES}', where a "
+                "model tells them apart; there is no input for a mask, as padding is found by its id."
+            )
         if TYPES not in names:
             return super()._arrange(inputs)
         if isinstance(inputs, dict):

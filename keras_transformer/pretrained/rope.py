@@ -72,6 +72,7 @@ def read_rotary(
     fraction: float = 1.0,
     layer_type: str | None = None,
     otherwise: dict | None = None,
+    first_length: int | None = None,
 ) -> dict:
     """The arguments of `rotary`, for a type of layers.
 
@@ -82,6 +83,8 @@ def read_rotary(
         fraction: Which part of a head is turned where the file does not tell.
         layer_type: The type of the layers, where they differ.
         otherwise: The kind and its numbers where the file has none.
+        first_length: Number of positions of the first training, for "longrope", where the file does not tell. None:
+            `max_position_embeddings`.
 
     Raises:
         ValueError: If the kind of scaling is not known.
@@ -105,7 +108,7 @@ def read_rotary(
     elif kind == "yarn":
         frequencies, magnitude = _yarn(wavelengths, float(theta), width, given, settings)
     elif kind == "longrope":
-        frequencies, magnitude, limit = _longrope(wavelengths, given, settings)
+        frequencies, magnitude, limit = _longrope(wavelengths, given, settings, first_length)
     elif kind == "dynamic":
         given.get("factor")  # of sequences beyond the limit
         limit = settings["max_position_embeddings"]
@@ -127,9 +130,9 @@ def _parameters(settings: Settings, layer_type: str | None, otherwise: dict) -> 
     return given or Settings({}, settings.where)
 
 
-def _first_length(settings: Settings, given: Settings) -> int:
+def _first_length(settings: Settings, given: Settings, otherwise: int | None = None) -> int:
     """The number of positions of the first training."""
-    length = given.get("original_max_position_embeddings")
+    length = given.get("original_max_position_embeddings", otherwise)
     length = settings.get("original_max_position_embeddings", length)
     return settings["max_position_embeddings"] if length is None else length
 
@@ -175,9 +178,9 @@ def _yarn(wavelengths, theta: float, width: int, given: Settings, settings: Sett
     return frequencies.astype("float32"), float(attention_factor)
 
 
-def _longrope(wavelengths, given: Settings, settings: Settings):
+def _longrope(wavelengths, given: Settings, settings: Settings, first_length: int | None):
     """Frequencies, magnitude and limit of LongRoPE as far as the first training went."""
-    length = _first_length(settings, given)
+    length = _first_length(settings, given, first_length)
     factor, magnitude = given.get("factor"), given.get("attention_factor")
     factor = settings["max_position_embeddings"] / length if factor is None else factor
     if magnitude is None:

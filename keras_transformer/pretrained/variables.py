@@ -98,7 +98,7 @@ def values(model: keras.Model, entries: list[Entry], dtypes: Mapping[str, np.dty
     """The tensors of the entries, each in its type; LoRA is added to the matrix it belongs to.
 
     Raises:
-        ValueError: If a layer is quantized.
+        ValueError: If a layer is quantized, or one of Keras' own has LoRA.
     """
     variables = {variable.path: variable for variable in model.weights}
     adapted = {}
@@ -111,6 +111,11 @@ def values(model: keras.Model, entries: list[Entry], dtypes: Mapping[str, np.dty
                 )
             if layer.lora_enabled:
                 adapted[layer._matrix.path] = layer
+        elif getattr(layer, "lora_enabled", False):
+            raise ValueError(
+                f"The layer '{layer.path}' is Keras' own, with LoRA, which is not added to its matrix here: assign "
+                "`layer.kernel` to a layer without it."
+            )
     for entry in entries:
         value = keras.ops.convert_to_numpy(variables[entry.path])
         if entry.path in adapted:

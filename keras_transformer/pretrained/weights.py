@@ -60,10 +60,10 @@ def find(folder: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: If there is no such file, a shard is missing, or one is damaged.
     """
+    if (folder / SINGLE).is_file():  # an index beside it is what an older save left
+        return read_header(folder / SINGLE)
     if (folder / INDEX).is_file():
         return _of_shards(folder)
-    if (folder / SINGLE).is_file():
-        return read_header(folder / SINGLE)
     pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
     if pickles:
         raise ValueError(

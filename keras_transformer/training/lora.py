@@ -30,7 +30,8 @@ def enable_lora(
         model: A model that is built.
         rank: Of the changes.
         layers: Which layers: names, ends of paths such as "decoder_1/self_attention/output", or regular expressions of
-            either. Default: the projections of attention.
+            either. Default: the projections of attention. Those of this package's layers can be changed so; a
+            `keras.layers.Dense` is for `train`.
         alpha: Factor on the changes, times the rank. Default: `rank`.
         train: Likewise, layers that are trained as they are.
 
@@ -55,7 +56,7 @@ def enable_lora(
     if not model.built:
         raise ValueError(f"enable_lora takes a model that is built; '{model.name}' is not. Call it on a batch first.")
     found = [layer for layer in layers_within(model) if layer.path]  # inputs have none
-    able = [layer for layer in found if isinstance(layer, Adaptable | keras.layers.Dense) and layer.built]
+    able = [layer for layer in found if isinstance(layer, Adaptable) and layer.built]
     adapted = _named("layers", layers, able, "layers that LoRA can change")
     whole = _named("train", train, found, "layers")
     kept = {id(part) for layer in whole for part in (layer, *layers_within(layer))}
@@ -110,7 +111,10 @@ def _named(argument: str, names, layers: list, what: str) -> list:
         fitting = [layer for layer in layers if re.fullmatch(rf"(.*/)?(?:{name})", layer.path)]
         if not fitting and names is not ATTENTION:
             there = ", ".join(sorted({layer.name for layer in layers})[:12])
-            raise ValueError(f"enable_lora finds no {what} for {argument}={name!r}. There are {there}.")
+            raise ValueError(
+                f"enable_lora finds no {what} for {argument}={name!r}. There are {there}. (A keras.layers.Dense is not "
+                "changed so; name it in `train`.)"
+            )
         chosen += [layer for layer in fitting if layer not in chosen]
     if not chosen and names is ATTENTION:
         raise ValueError("enable_lora finds no projections of attention. Name layers by `layers`.")

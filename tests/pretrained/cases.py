@@ -314,4 +314,4 @@ CASES = {
         layer_types=["full_attention", "sliding_attention", "sliding_attention"],
     ),
 }
-QUICK = ("gpt2", "gemma3")
+QUICK = ("gpt2",)

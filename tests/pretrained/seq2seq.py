@@ -87,7 +87,7 @@ CASES = {
     "whisper-untied": ("WhisperForConditionalGeneration", WHISPER, {"tie_word_embeddings": False}),
     "whisper-relu": ("WhisperForConditionalGeneration", WHISPER, {"activation_function": "relu", "num_mel_bins": 7}),
 }
-QUICK = ("t5-gated", "whisper")
+QUICK = ("t5-gated",)
 
 
 def options_of(name: str) -> tuple[str, dict]:

@@ -133,3 +133,11 @@ def test_a_step_of_training(name, tmp_path):
     for name, expected in changes.items():
         change = found[name] - before[name]
         assert (change - expected).abs().max() <= 1e-4 * max(expected.abs().max(), 0.1 * largest), name
+
+
+def test_lora_of_keras_is_not_lost_in_saving(tmp_path):
+    save_random("bert-classes", tmp_path / "in")
+    model = kt.pretrained.load_model(tmp_path / "in")
+    next(layer for layer in model.layers if type(layer) is keras.layers.Dense).enable_lora(2)
+    with pytest.raises(ValueError, match="is Keras' own, with LoRA"):
+        kt.pretrained.save_model(model, tmp_path / "out")

@@ -146,3 +146,15 @@ def test_initial_weights_are_drawn_without_a_checkpoint(llama):
         if variable.path.endswith(("kernel", "embeddings"))
     ]
     assert all(abs(kernel.std() - 0.02) < 0.005 for kernel in kernels)
+
+
+def test_one_file_counts_before_an_index_that_an_older_save_left(tmp_path):
+    save_random("llama", tmp_path)
+    old = read_tensors(tmp_path)
+    model = kt.pretrained.load_model(tmp_path)
+    for variable in model.trainable_variables:
+        variable.assign(2 * variable)
+    kt.pretrained.save_model(model, tmp_path / "new")
+    (tmp_path / "new" / "model.safetensors").rename(tmp_path / "model.safetensors")
+    kt.pretrained.save_model(kt.pretrained.load_model(tmp_path), tmp_path / "again")
+    assert all((tensor == 2 * old[name]).all() for name, tensor in read_tensors(tmp_path / "again").items())

@@ -164,9 +164,12 @@ def test_inputs_are_checked(tmp_path):
     save_encoder(tmp_path)
     model = kt.pretrained.load_model(tmp_path)
     expected = keras.ops.convert_to_numpy(model(TOKENS)["hidden"])
-    for inputs in ([TOKENS], {"tokens": TOKENS}, [TOKENS, np.zeros_like(TOKENS)], {"tokens": TOKENS, "x": TOKENS}):
+    for inputs in ([TOKENS], {"tokens": TOKENS}, [TOKENS, np.zeros_like(TOKENS)]):
         np.testing.assert_allclose(keras.ops.convert_to_numpy(model(inputs)["hidden"]), expected, atol=1e-5)
     np.testing.assert_allclose(model.predict(TOKENS, verbose=0)["hidden"], expected, atol=1e-5)
+    for name in ("token_type_ids", "attention_mask"):
+        with pytest.raises(ValueError, match=rf"takes \['tokens', 'token_types'\], got \['{name}'\], too"):
+            model({"tokens": TOKENS, name: TOKENS})
     with pytest.raises(ValueError, match=r"\['tokens'\] are missing"):
         model({"token_types": TOKENS})
     with pytest.raises(ValueError, match="takes arrays"):

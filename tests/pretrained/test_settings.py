@@ -70,6 +70,16 @@ def test_rotary_defaults_and_parts():
         read_rotary(Settings({"rope_scaling": {"rope_type": "spiral"}}, "x"), 6)
 
 
+def test_the_length_of_the_first_training_where_a_file_does_not_tell():
+    scaling = {"rope_type": "longrope", "short_factor": [1.0, 2.0, 3.0], "long_factor": [5.0, 6.0, 7.0]}
+    config = {"rope_scaling": scaling, "max_position_embeddings": 131072}
+    options = read_rotary(Settings(config, "x"), 6, first_length=4096)
+    assert options["max_length"] == 4096
+    assert options["magnitude"] == pytest.approx((1 + np.log(32) / np.log(4096)) ** 0.5)
+    options = read_rotary(Settings({**config, "original_max_position_embeddings": 8192}, "x"), 6, first_length=4096)
+    assert options["max_length"] == 8192
+
+
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
 def test_positions_that_depend_on_the_length_have_a_limit(kind):
     scaling = {"rope_type": kind, "factor": 4.0, "short_factor": [1.0, 2.0, 3.0], "long_factor": [5.0, 6.0, 7.0]}

@@ -91,10 +91,12 @@ def test_a_second_call_goes_on(model):
         ({"rank": 0}, "positive rank, got 0"),
         ({"rank": 2, "layers": "self_attention"}, "no layers that LoRA can change for layers='self_attention'"),
         ({"rank": 2, "layers": ["inner", "outr"]}, "layers='outr'"),
+        ({"rank": 2, "layers": "classes"}, "A keras.layers.Dense is not changed so; name it in `train`"),
         ({"rank": 2, "train": "head"}, "no layers for train='head'"),
     ],
 )
 def test_names_that_fit_nothing(model, options, message):
+    model = keras.Model(model.input, keras.layers.Dense(3, name="classes")(model.output))
     with pytest.raises(ValueError, match=message):
         kt.training.enable_lora(model, **options)
     assert not any("lora" in variable.path for variable in model.weights)
