@@ -3,6 +3,9 @@
 import json
 from collections.abc import Mapping
 
+from keras_transformer.pretrained.sentencepiece_file import SentencePieceFile, template
+from keras_transformer_runtime.packages import needed
+
 # Words of byte-level BPE, by the names that llama.cpp gives to them: regular expressions whose matches are words, one
 # after the other, and whether GPT-2's words are taken of what is left.
 _DIGITS = {"type": "Digits", "individual_digits": True}
@@ -56,9 +59,31 @@ def tokenizer_arguments(fields: Mapping, where: str) -> dict:
         definition = fields["huggingface.json"]
     elif kind == "gpt2":
         definition = json.dumps(_byte_level(fields, named, where), ensure_ascii=False)
+    elif kind == "llama":
+        definition = json.dumps(_sentencepiece(fields, where).definition(), ensure_ascii=False)
     else:
-        raise ValueError(f"{where} holds a tokenizer of the kind {kind!r}; known in GGUF files is 'gpt2'.")
+        raise ValueError(f"{where} holds a tokenizer of the kind {kind!r}; known in GGUF files are 'gpt2' and 'llama'.")
     return {"definition": definition, "named_tokens": named, "chat_template": fields.get("chat_template")}
+
+
+def _sentencepiece(fields: Mapping, where: str) -> SentencePieceFile:
+    """The SentencePiece model, BPE, that was written into the file."""
+    needed("sentencepiece", where)
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto()
+    for token, score, kind in zip(
+        *(fields[f"ggml.{name}"] for name in ("tokens", "scores", "token_type")), strict=True
+    ):
+        model.pieces.add(piece=token, score=score, type=kind)  # llama.cpp's types have SentencePiece's numbers
+    model.trainer_spec.model_type = model.trainer_spec.BPE
+    model.trainer_spec.byte_fallback = any(piece.type == piece.BYTE for piece in model.pieces)
+    for name, role in (("bos", "bos_id"), ("eos", "eos_id"), ("unknown", "unk_id"), ("padding", "pad_id")):
+        setattr(model.trainer_spec, role, fields.get(f"ggml.{name}_token_id", 0 if name == "unknown" else -1))
+    model.normalizer_spec.add_dummy_prefix = fields.get("ggml.add_space_prefix", True)
+    model.normalizer_spec.remove_extra_whitespaces = False
+    around = {f"add_{x}_token": fields.get(f"ggml.add_{x}_token", x == "bos") for x in ("bos", "eos")}
+    return SentencePieceFile(where, "llama", around, model.SerializeToString())
 
 
 def _byte_level(fields: Mapping, named: Mapping[str, str], where: str) -> dict:
@@ -93,7 +118,7 @@ def _byte_level(fields: Mapping, named: Mapping[str, str], where: str) -> dict:
             "merges": [merge.split(" ") for merge in fields["ggml.merges"]],
             "ignore_merges": words in _WHOLE_WORDS,
         },
-        "post_processor": _template(*around, vocabulary),
+        "post_processor": template(*around, vocabulary) if any(around) else None,
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
     }
 
@@ -101,17 +126,3 @@ def _byte_level(fields: Mapping, named: Mapping[str, str], where: str) -> dict:
 def _added(id: int, token: str, special: bool) -> dict:
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return {"id": id, "content": token, "special": special, **flags}
-
-
-def _template(start: list[str], end: list[str], ids: Mapping[str, int]) -> dict | None:
-    """What stands around a text."""
-    if not start and not end:
-        return None
-
-    def special(names):
-        return [{"SpecialToken": {"id": name, "type_id": 0}} for name in names]
-
-    single = [*special(start), {"Sequence": {"id": "A", "type_id": 0}}, *special(end)]
-    pair = [*single, {"Sequence": {"id": "B", "type_id": 1}}, *special(end)]
-    tokens = {name: {"id": name, "ids": [ids[name]], "tokens": [name]} for name in (*start, *end)}
-    return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": tokens}

@@ -20,9 +20,10 @@ class SentencePieceFile:
     """A SentencePiece model, and which id its pieces have in the checkpoint.
 
     Args:
-        path: The file.
+        path: The file; or, with `content`, what it was taken from.
         model_type: That of `config.json`.
         config: The content of `tokenizer_config.json`: `legacy`, `add_bos_token`, `add_eos_token`, `extra_ids`.
+        content: The bytes of the model, where there is no such file.
 
     Attributes:
         is_unigram: Whether pieces are chosen by their probability; else they are merged.
@@ -37,14 +38,14 @@ class SentencePieceFile:
 
     language_codes = False
 
-    def __init__(self, path: pathlib.Path, model_type: str | None, config: Mapping):
+    def __init__(self, path: pathlib.Path, model_type: str | None, config: Mapping, content: bytes | None = None):
         if model_type not in _KNOWN:
             raise ValueError(
                 f"'{path}': which ids a model of the type {model_type!r} gives to the pieces is not known here (known "
                 f"are {[*_KNOWN]}). With transformers, AutoTokenizer.from_pretrained(folder).save_pretrained(folder) "
                 "writes a tokenizer.json."
             )
-        self.model = path.read_bytes()
+        self.model = path.read_bytes() if content is None else content
         model = self._model = _read(self.model, path)
         self._config = config
         self.is_unigram = model.trainer_spec.ModelType.Name(model.trainer_spec.model_type) == "UNIGRAM"

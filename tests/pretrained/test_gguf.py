@@ -13,7 +13,10 @@ from .checkpoints import CHAT, KINDS, odd_strings
 from .helpers import outputs, read_tensors, save_random
 
 gguf = pytest.importorskip("gguf")
+pytest.importorskip("sentencepiece")
 tokenizers = pytest.importorskip("tokenizers")
+from .sentencepiece_folders import sentencepiece_folder  # noqa: E402
+
 IDS = np.random.default_rng(7).integers(0, 97, (2, 11))
 
 
@@ -119,6 +122,29 @@ def test_the_tokenizer_of_a_file(kind, words, tmp_path):
     written = "<|im_start|>user\nHi<|im_end|>\n"
     assert tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False) == written
     assert (tokenizer.start_id, tokenizer.end_id) == (oracle.token_to_id("<s>"), oracle.token_to_id("</s>"))
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma"])
+def test_the_sentencepiece_model_of_a_file(model_type, tmp_path):
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_folder(tmp_path, model_type)
+    pieces = sentencepiece_model_pb2.ModelProto.FromString((tmp_path / "tokenizer.model").read_bytes()).pieces
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([piece.piece for piece in pieces])
+    writer.add_token_scores([piece.score for piece in pieces])
+    writer.add_token_types([piece.type for piece in pieces])
+    writer.add_bos_token_id(model.bos_id())
+    writer.add_eos_token_id(model.eos_id())
+    writer.add_unk_token_id(model.unk_id())
+    writer.add_add_space_prefix(model_type == "llama")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    texts = odd_strings(307)
+    expected = kt.pretrained.load_tokenizer(tmp_path).tokenize_ragged(texts).to_list()
+    assert kt.pretrained.load_tokenizer(tmp_path / "x.gguf").tokenize_ragged(texts).to_list() == expected
 
 
 def test_tokenizers_that_are_not_known(tmp_path):
