@@ -103,12 +103,12 @@ def values(model: keras.Model, entries: list[Entry], dtypes: Mapping[str, np.dty
     variables = {variable.path: variable for variable in model.weights}
     adapted = {}
     for layer in layers_within(model):
+        if getattr(layer, "quantization_mode", None) is not None:
+            raise ValueError(
+                f"The layer '{layer.path}' is quantized ({layer.quantization_mode}), so the tensors of the checkpoint "
+                "cannot be given back. Save the model before it is quantized."
+            )
         if isinstance(layer, Adaptable) and layer.built:
-            if layer.quantization_mode is not None:
-                raise ValueError(
-                    f"The layer '{layer.path}' is quantized ({layer.quantization_mode}), so the tensors of the "
-                    "checkpoint cannot be given back. Save the model before it is quantized."
-                )
             if layer.lora_enabled:
                 adapted[layer._matrix.path] = layer
         elif getattr(layer, "lora_enabled", False):

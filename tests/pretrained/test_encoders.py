@@ -135,9 +135,11 @@ def test_a_step_of_training(name, tmp_path):
         assert (change - expected).abs().max() <= 1e-4 * max(expected.abs().max(), 0.1 * largest), name
 
 
-def test_lora_of_keras_is_not_lost_in_saving(tmp_path):
+@pytest.mark.parametrize("change, message", [("enable_lora", "is Keras' own, with LoRA"), ("quantize", "is quantized")])
+def test_what_is_done_to_a_layer_of_keras_is_not_lost_in_saving(change, message, tmp_path):
     save_random("bert-classes", tmp_path / "in")
     model = kt.pretrained.load_model(tmp_path / "in")
-    next(layer for layer in model.layers if type(layer) is keras.layers.Dense).enable_lora(2)
-    with pytest.raises(ValueError, match="is Keras' own, with LoRA"):
+    dense = next(layer for layer in model.layers if type(layer) is keras.layers.Dense)
+    getattr(dense, change)({"enable_lora": 2, "quantize": "int8"}[change])
+    with pytest.raises(ValueError, match=message):
         kt.pretrained.save_model(model, tmp_path / "out")
