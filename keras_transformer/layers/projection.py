@@ -14,7 +14,9 @@ class Projection(Adaptable, keras.layers.Dense):
     """y = activation(x W + b) at each position.
 
     It is `keras.layers.Dense`, but (B, T, D) goes in as a matrix (B T, D): TensorFlow then fuses product, bias and
-    activation, which it does not through the tensordot that Keras makes of a product of rank 3 and rank 2.
+    activation, which it does not through the tensordot that Keras makes of a product of rank 3 and rank 2. With LoRA,
+    y = activation(x W + (alpha / rank) (x A) B + b): neither A B is made nor the gradient of W, a third of the products
+    of a training step.
 
     Args:
         units: Width of the output.
@@ -36,7 +38,15 @@ class Projection(Adaptable, keras.layers.Dense):
         super().__init__(units=units, **kwargs)
 
     def call(self, inputs, training=None):
-        rows = super().call(ops.reshape(inputs, (-1, inputs.shape[-1])), training=training)
+        rows = ops.reshape(inputs, (-1, inputs.shape[-1]))
+        if self.lora_enabled and self.quantization_mode is None:
+            scale = self.lora_alpha / self.lora_rank
+            change = scale * ops.matmul(ops.matmul(rows, self.lora_kernel_a), self.lora_kernel_b)
+            rows = ops.matmul(rows, self._kernel) + change
+            rows = rows if self.bias is None else rows + self.bias
+            rows = rows if self.activation is None else self.activation(rows)
+        else:
+            rows = super().call(rows, training=training)
         return ops.reshape(rows, (-1, ops.shape(inputs)[1], self.units))  # (B, T, units)
 
 

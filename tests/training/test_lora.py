@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_transformer as kt
+from keras_transformer.layers.projection import Projection
 
 IDS = np.array([[3, 1, 7, 2, 5], [4, 9, 10, 0, 0]])
 
@@ -59,6 +60,37 @@ def test_the_change_is_what_the_formula_says(model):
     assert kt.training.merge_lora(model) == ["decoder_0/self_attention/output", "decoder_1/self_attention/output"]
     np.testing.assert_allclose(keras.ops.convert_to_numpy(layer.kernel), expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(keras.ops.convert_to_numpy(model(IDS)), logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", [None, "tanh"])
+def test_a_step_changes_the_factors_as_numpy_says(activation):
+    rng = np.random.default_rng(0)
+    x, upstream = rng.normal(size=(2, 3, 7)), rng.normal(size=(2, 3, 5))
+    inputs = keras.Input((3, 7))
+    layer = Projection(5, activation=activation, name="changed")
+    model = keras.Model(inputs, layer(inputs))
+    kt.training.enable_lora(model, 2, layers="changed", alpha=3.0)
+    for variable in layer.weights:
+        variable.assign(rng.normal(size=variable.shape))
+    matrix, bias, a, b = (
+        keras.ops.convert_to_numpy(variable).astype("float64")
+        for variable in (layer._kernel, layer.bias, layer.lora_kernel_a, layer.lora_kernel_b)
+    )
+    product = x @ (matrix + 3.0 / 2 * a @ b) + bias
+    expected = np.tanh(product) if activation else product
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(model(x)), expected, rtol=1e-5, atol=1e-5)
+
+    model.compile(keras.optimizers.SGD(0.1), loss=lambda y, z: keras.ops.sum(y * z, axis=-1))
+    model.fit(x, upstream, batch_size=2, verbose=0)  # the loss is the mean over the 6 positions
+    slope = (upstream * (1 - expected**2 if activation else 1) / 6).reshape(6, 5)
+    gradient = 3.0 / 2 * x.reshape(6, 7).T @ slope  # of A B
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(layer.lora_kernel_a), a - 0.1 * gradient @ b.T, rtol=1e-4, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(layer.lora_kernel_b), b - 0.1 * a.T @ gradient, rtol=1e-4, atol=1e-6
+    )
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer._kernel), matrix.astype("float32"))
 
 
 def test_merged_model_is_one_without_lora(model, tmp_path):
