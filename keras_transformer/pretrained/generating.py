@@ -1,6 +1,7 @@
 """From a folder to a Generator: the special ids and the ways to choose tokens that generation_config.json names."""
 
 import os
+import warnings
 
 from keras_transformer.decoding import (
     BeamSearch,
@@ -34,7 +35,7 @@ HARMLESS = frozenset(
     is_assistant low_memory max_length max_matching_ngram_size max_new_tokens max_time max_window_size
     num_assistant_tokens num_assistant_tokens_schedule output_attentions output_hidden_states output_logits
     output_scores prefill_chunk_size prompt_lookup_num_tokens remove_invalid_values renormalize_logits
-    return_dict_in_generate return_legacy_cache stop_strings target_lookbehind transformers_version trust_remote_code
+    return_dict_in_generate return_legacy_cache target_lookbehind transformers_version trust_remote_code
     use_cache use_model_defaults
     """.split()
 )
@@ -50,15 +51,17 @@ WITHOUT = {
     "exponential_decay_length_penalty": (None,),
     "force_words_ids": (None,),
     "guidance_scale": (1.0,),
-    "min_new_tokens": (None, 0),
     "num_beam_groups": (1,),
     "penalty_alpha": (0.0,),
     "sequence_bias": (None,),
+    "stop_strings": (None, []),
     "token_healing": (False,),
     "top_h": (None,),
     "typical_p": (1.0,),
     "watermarking_config": (None,),
 }
+
+BEHIND = "as it acts behind the prompt, which may have any length in a language model"
 
 
 def load_generator(
@@ -79,10 +82,15 @@ def load_generator(
     Ids that the vocabulary does not have, as the defaults of a configuration class may be, start and end nothing. Where
     the file names the bare model, which gives hidden states, it is the one that gives logits all the same.
 
+    What the file counts from the end of a prompt (`max_new_tokens`, `min_new_tokens`, `begin_suppress_tokens`) counts
+    from the start token of an encoder-decoder, or behind Whisper's language and task. A language model has prompts of
+    any length: there the first is left to the caller, with a warning, and the others are refused.
+
     Args:
         folder: As of `load_model`.
-        max_length: Longest sequence, prompt and new tokens together. None: 128, or as many as the model has learned
-            positions, if these are fewer; one that is given and longer than that is an error.
+        max_length: Longest sequence, prompt and new tokens together. None: of an encoder-decoder what the file says;
+            else, and where it says nothing, 128. Never more than the model has learned positions; one that is given and
+            longer than that is an error.
         strategy: How tokens are chosen, in place of what the file says.
 
     Raises:
@@ -91,10 +99,6 @@ def load_generator(
     folder = folder_of(folder)
     source = with_logits(read_source(folder))
     model = model_of(source)
-    if max_length is None:
-        learned = [layer for layer in model.layers if isinstance(layer, LearnedPositionalEncoding)]
-        positions = [layer.max_length for layer in learned if layer.name != "source_position"]
-        max_length = min([LENGTH, *positions])
     tokenizer = None
     has_source = "source" in (x.name for x in model.inputs)
     size = {"vocabulary_size": model.output_shape[-1]}
@@ -105,7 +109,10 @@ def load_generator(
     options = {"source_tokenizer": tokenizer} if has_source else {}
     if has_source and tokenizer is not None and tokenizer_file(folder).name == MARIAN:
         options = {"source_tokenizer": load_tokenizer(folder)}
-    where = f"'{folder / 'generation_config.json'}'"
+    where = source.where
+    if source.fields is None:
+        name = "config.json" if source.generation_config is None else "generation_config.json"
+        where = f"'{folder / name}'"
     return make_generator(model, max_length, strategy, where, tokenizer, **options)
 
 
@@ -119,10 +126,16 @@ def with_logits(source: Source) -> Source:
 
 
 def make_generator(
-    model: PretrainedModel, max_length: int, strategy: Strategy | None, where: str, target_tokenizer=None, **options
+    model: PretrainedModel,
+    max_length: int | None,
+    strategy: Strategy | None,
+    where: str,
+    target_tokenizer=None,
+    **options,
 ) -> Generator:
     """A generator of a loaded model, with what its checkpoint says of generation."""
     given, config = model.checkpoint["generation_config"], model.checkpoint["config"]
+    is_whisper = config["model_type"] == "whisper"
     settings = Settings(config if given is None else given, where)
     size = model.output_shape[-1]
     ends = known(ids(settings.get("eos_token_id")), size)
@@ -130,13 +143,17 @@ def make_generator(
     starts = known(ids(settings.get("bos_token_id") if start is None else start), size)
     settings.get("bos_token_id")
     chosen = read_strategy(settings)
-    forced = read_whisper(settings) if config["model_type"] == "whisper" else read_forced(settings)
+    forced = read_whisper(settings) if is_whisper else read_forced(settings)
+    is_pair = any(x.name == "target" for x in model.inputs)
+    prompt = 1 + len(forced) * is_whisper if is_pair else None  # how many tokens it has, if that is known
+    if max_length is None:
+        max_length = read_length(settings, prompt, model)
     is_chosen = not settings.get("_from_model_config", given is None)
     padding = read_padding(settings, ends, size, is_chosen)
-    processors = read_processors(settings, ends, forced, max_length, padding)
+    processors = read_processors(settings, ends, forced, max_length, padding, prompt)
+    for name, nothing in WITHOUT.items():
+        settings.only(name, *nothing)
     if given is not None:
-        for name, nothing in WITHOUT.items():
-            settings.only(name, *nothing)
         settings.check(HARMLESS)
     return Generator(
         model,
@@ -161,6 +178,29 @@ def ids(value) -> list[int]:
 def known(tokens: list[int], size: int) -> list[int]:
     """Those of the ids that the vocabulary has."""
     return [token for token in tokens if token < size]
+
+
+def read_length(settings: Settings, prompt: int | None, model: PretrainedModel) -> int:
+    """The longest sequence, where the caller does not say.
+
+    Args:
+        settings: Of the file.
+        prompt: With how many tokens sequences begin that are not chosen, if that is known.
+        model: The model, which may have learned so many positions only.
+    """
+    learned = [layer for layer in model.layers if isinstance(layer, LearnedPositionalEncoding)]
+    positions = [layer.max_length for layer in learned if layer.name != "source_position"]
+    new, length = settings.get("max_new_tokens"), LENGTH
+    if prompt is not None:
+        length = settings.get("max_length", LENGTH) if new is None else prompt + new
+    length = min([length, *positions])
+    if prompt is None and new is not None:
+        warnings.warn(
+            f"{settings.where} has max_new_tokens={new}, counted from the end of each prompt. The max_length of a "
+            f"Generator counts the prompt, too, and is {length} here. Give load_generator, or each call, a max_length.",
+            stacklevel=4,
+        )
+    return length
 
 
 def read_padding(settings: Settings, ends: list[int], size: int, is_chosen: bool) -> int | None:
@@ -211,7 +251,12 @@ def read_forced(settings: Settings) -> dict[int, int | list[int]]:
 
 
 def read_processors(
-    settings: Settings, ends: list[int], forced: dict, max_length: int, padding: int | None = None
+    settings: Settings,
+    ends: list[int],
+    forced: dict,
+    max_length: int,
+    padding: int | None = None,
+    prompt: int | None = None,
 ) -> list:
     """What changes the log-probabilities before a token is chosen. Padding need not be forbidden: unless it is an end,
     it is never generated.
@@ -225,8 +270,13 @@ def read_processors(
         processors.append(RepetitionPenalty(settings["repetition_penalty"]))
     if settings.get("no_repeat_ngram_size", 0):
         processors.append(NoRepeatNGram(settings["no_repeat_ngram_size"]))
-    if settings.get("min_length", 0) and ends:
-        processors.append(MinimumLength(min(settings["min_length"], max_length), ends))
+    last = ids(settings.get("forced_eos_token_id"))[:1]
+    least = read_least(settings, prompt)
+    if least and ends:
+        if least < max_length or last:
+            processors.append(MinimumLength(min(least + 1, max_length), ends))
+        else:
+            processors.append(ForbiddenTokens(ends))
     words = settings.get("bad_words_ids") or []
     if any(len(word) != 1 for word in words):
         raise ValueError(f"{settings.where} has bad_words_ids of several tokens; words of one token are supported.")
@@ -234,11 +284,21 @@ def read_processors(
     forbidden = [token for token in forbidden if token != padding or token in ends]
     if forbidden:
         processors.append(ForbiddenTokens(forbidden, start=begin if forced else 0))
-    if settings.get("begin_suppress_tokens"):
+    if prompt is None:
+        settings.only("begin_suppress_tokens", None, [], why=BEHIND)
+    elif settings.get("begin_suppress_tokens"):
         processors.append(ForbiddenTokens(settings["begin_suppress_tokens"], start=begin, stop=begin + 1))
-    if settings.get("forced_eos_token_id") is not None:
-        forced = {**forced, max_length - 1: ids(settings["forced_eos_token_id"])[0]}
+    if last:
+        forced = {**forced, max_length - 1: last[0]}
     forced = {position: token for position, token in forced.items() if position < max_length}
     if forced:
         processors.append(ForcedTokens(forced))
     return processors
+
+
+def read_least(settings: Settings, prompt: int | None) -> int:
+    """How many tokens a sequence has at least in front of its end."""
+    if prompt is None:
+        settings.only("min_new_tokens", None, 0, why=BEHIND)
+    new = settings.get("min_new_tokens")
+    return max(settings.get("min_length", 0), 0 if new is None else prompt + new)

@@ -134,6 +134,25 @@ def test_a_generator_of_the_folder_is_transformers_own(name, tmp_path):
                 assert abs(ours - theirs) < 1e-4 if is_equal else ours > theirs, row
 
 
+def test_lengths_are_those_of_the_file(tmp_path):
+    reference, source = save_random("bart", tmp_path, shards="5GB"), source_of("bart")
+    ends = [token for token in range(97) if token != 11]
+    settings = {"decoder_start_token_id": 2, "eos_token_id": ends, "pad_token_id": 2}
+    for lengths, least, most in (
+        ({"min_length": 7, "max_length": 17}, 8, 17),
+        ({"min_new_tokens": 5, "max_new_tokens": 11}, 7, 12),
+        ({"min_length": 17, "max_length": 17, "forced_eos_token_id": 4}, 17, 17),
+    ):
+        (tmp_path / "generation_config.json").write_text(json.dumps({**settings, **lengths}))
+        made = kt.pretrained.load_generator(tmp_path)
+        assert made.max_length == most
+        result = made(source)
+        mask = torch.ones(source.shape, dtype=torch.long)
+        expected = load_reference(type(reference), tmp_path).generate(torch.tensor(source), attention_mask=mask)
+        assert result["lengths"].tolist() == [[least]] * len(source) and expected.shape[1] == least
+        assert result["tokens"][:, 0, :least].tolist() == expected.tolist()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings"),

@@ -10,7 +10,7 @@ from keras_transformer.pretrained.config import Settings
 from keras_transformer.pretrained.generating import read_padding, read_strategy
 
 from .checkpoints import TEXTS, byte_level
-from .helpers import continue_greedily, rewrite_config, save_random
+from .helpers import continue_greedily, rewrite_config, save_random, torch
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_special_ids_and_sampling(folder):
     assert made.strategy == kt.Sampling(temperature=0.7, top_k=11, top_p=0.9, seed=None)
     penalty, ngrams, least, forbidden = made.processors
     assert penalty == kt.RepetitionPenalty(1.3) and ngrams == kt.NoRepeatNGram(2)
-    assert least == kt.MinimumLength(4, [3, 0]) and tuple(forbidden.tokens) == (2, 13)
+    assert least == kt.MinimumLength(5, [3, 0]) and tuple(forbidden.tokens) == (2, 13)
 
 
 @pytest.mark.parametrize(
@@ -74,11 +74,42 @@ def test_strategies():
         ({"penalty_alpha": 0.6}, "penalty_alpha=0.6; 0.0 is supported"),
         ({"bad_words_ids": [[3, 4]]}, "words of one token"),
         ({"typical_p": 0.4}, "typical_p=0.4"),
+        ({"stop_strings": ["end"]}, r"stop_strings=\['end'\]"),
+        ({"begin_suppress_tokens": [3]}, r"generation_config.json' has begin_suppress_tokens=\[3\].*behind the prompt"),
+        ({"min_new_tokens": 2}, "min_new_tokens=2.*behind the prompt"),
     ],
 )
 def test_what_is_not_there_is_named(folder, settings, message):
     with pytest.raises(ValueError, match=message):
         generator(folder[0], **settings)
+
+
+def test_what_is_not_there_is_named_in_the_configuration_of_the_model_too(tmp_path):
+    save_random("gpt2-gelu", tmp_path)
+    (tmp_path / "generation_config.json").unlink()
+    plain = {"diversity_penalty": 0.0, "encoder_no_repeat_ngram_size": 0, "num_beam_groups": 1, "typical_p": 1.0}
+    rewrite_config(tmp_path, **plain, exponential_decay_length_penalty=None, sep_token_id=None)
+    kt.pretrained.load_generator(tmp_path, max_length=13)
+    rewrite_config(tmp_path, exponential_decay_length_penalty=[3, 1.5])
+    with pytest.raises(ValueError, match=r"/config.json' has exponential_decay_length_penalty=\[3, 1.5\]"):
+        kt.pretrained.load_generator(tmp_path, max_length=13)
+
+
+@pytest.mark.parametrize(("least", "length"), [(7, 8), (12, 13), (40, 13)])
+def test_the_end_is_the_first_token_behind_the_minimum_length(folder, least, length):
+    ends = [token for token in range(97) if token != 1]
+    settings = {"bos_token_id": 1, "eos_token_id": ends, "pad_token_id": 2, "min_length": least}
+    prompt = [5, 6, 7, 5, 6]
+    expected = folder[1].generate(torch.tensor([prompt]), max_length=13, do_sample=False, **settings)[0].tolist()
+    assert len(expected) == length
+    result = generator(folder[0], **settings)([prompt])
+    assert result["tokens"][0, 0, : result["lengths"][0, 0]].tolist() == expected
+
+
+def test_new_tokens_are_counted_by_the_caller(folder):
+    (folder[0] / "generation_config.json").write_text(json.dumps({"max_new_tokens": 2, "eos_token_id": 3}))
+    with pytest.warns(UserWarning, match="max_new_tokens=2.*is 53 here"):
+        assert kt.pretrained.load_generator(folder[0]).max_length == 53
 
 
 def test_an_end_ends(folder):
