@@ -11,10 +11,9 @@ from keras_transformer.layers import MaskedPooling
 from keras_transformer.pretrained.config import Settings, read_json, read_json_list
 from keras_transformer.pretrained.encoder import Encoder, Parts, as_inputs
 from keras_transformer.pretrained.layouts import Entry, dense
+from keras_transformer.pretrained.sentence_texts import ENCODER_FILES, MODULES, PROMPTS
 from keras_transformer.pretrained.weights import Tensor, find
 
-MODULES = "modules.json"
-FURTHER = ("sentence_bert_config.json", "config_sentence_transformers.json")  # of tokenizers and prompts
 ACTIVATIONS = {  # by the names of PyTorch's classes
     "GELU": keras.activations.gelu,
     "Identity": None,
@@ -43,7 +42,7 @@ def read_modules(folder: Path) -> dict | None:
             raise ValueError(f"'{folder / MODULES}' has a module without a type, or that lies elsewhere: {module!r}.")
         if path and (folder / path / "config.json").is_file():
             files[f"{path}/config.json"] = read_json(folder / path / "config.json")
-    files.update({name: read_json(folder / name) for name in FURTHER if (folder / name).is_file()})
+    files.update({name: read_json(folder / name) for name in (*ENCODER_FILES, PROMPTS) if (folder / name).is_file()})
     return files
 
 

@@ -9,7 +9,9 @@ from keras_transformer.pretrained.gguf import read_fields
 from keras_transformer.pretrained.gguf_tokenizer import tokenizer_arguments
 from keras_transformer.pretrained.hub import folder_of
 from keras_transformer.pretrained.marian_files import MARIAN, MarianFiles
+from keras_transformer.pretrained.sentence_texts import text_options
 from keras_transformer.pretrained.sentencepiece_file import FILES, SentencePieceFile
+from keras_transformer.pretrained.tokenizer_switches import with_switches
 from keras_transformer.pretrained.vocabulary_files import VOCABULARIES, definition_of
 from keras_transformer.text.definition import as_fast, as_text, by_id
 from keras_transformer.text.pretrained import PretrainedTokenizer
@@ -40,9 +42,16 @@ def load_tokenizer(
 
     Besides these: of `tokenizer_config.json`, or `special_tokens_map.json` and `added_tokens.json` in older folders,
     which tokens have a role, and which were added; `chat_template.jinja` and `additional_chat_templates/`, or the
-    templates in `tokenizer_config.json`. Code that a folder may hold is never run. Texts come back as the file's
-    decoder has them: `clean_up_tokenization_spaces`, by which transformers takes spaces out in front of punctuation,
-    those of the text, too, is left alone.
+    templates in `tokenizer_config.json`. A switch that `tokenizer_config.json` names counts, as in transformers, where
+    tokenizer.json says otherwise: `do_lower_case`, `strip_accents` and `tokenize_chinese_chars` of BERT's tokenizers,
+    `add_prefix_space` of GPT-2's, and what `added_tokens_decoder` says of white space at added tokens. Code that a
+    folder may hold is never run. Texts come back as the file's decoder has them: `clean_up_tokenization_spaces`, by
+    which transformers takes spaces out in front of punctuation, those of the text, too, is left alone.
+
+    In the folder of a sentence encoder (`modules.json`) texts are prepared as sentence-transformers does it: the
+    default prompt of `config_sentence_transformers.json` is put in front, white space at the edges is taken away, and
+    `sentence_bert_config.json` says how many ids count (`max_seq_length`) and whether letters become small ones. What
+    the caller gives counts instead: `max_length`, `prompt`, `strip`, `lowercase`.
 
     Args:
         folder: A folder, as `save_pretrained` of transformers writes it; a `.gguf` file that holds byte-level BPE; or
@@ -53,7 +62,8 @@ def load_tokenizer(
             where the tokenizer.json beside it does not.
         target: Whether the texts are targets of a translation, where a checkpoint (Marian's) cuts these by a model of
             their own.
-        **kwargs: `add_start`, `add_end`, `special_tokens`, `max_length`, `name` of `PretrainedTokenizer`.
+        **kwargs: `add_start`, `add_end`, `special_tokens`, `max_length`, `prompt`, `strip`, `lowercase`, `name` of
+            `PretrainedTokenizer`.
 
     Raises:
         ValueError: If the folder is not there, or holds no tokenizer that can be read; if a token has no id in the
@@ -72,10 +82,12 @@ def load_tokenizer(
     path = tokenizer_file(folder) if file is None else folder / file
     if path is None or not path.is_file():
         raise ValueError(_no_file(folder, file))
-    config, model_type = _settings(folder), _json(folder / "config.json").get("model_type")
+    config, of_model = _settings(folder), _json(folder / "config.json")
+    model_type, kwargs = of_model.get("model_type"), {**text_options(folder, of_model, config), **kwargs}
     named = {role: _content(token) for role, token in config.items() if role.endswith("_token") and _content(token)}
     if path.name == "tokenizer.json":
-        definition = path.read_text(encoding="utf-8")
+        switches = _json(folder / "tokenizer_config.json")
+        definition = with_switches(path.read_text(encoding="utf-8"), switches, model_type, f"'{path}'")
     elif path.name in (MARIAN, *FILES):
         source = MarianFiles(folder, target) if path.name == MARIAN else SentencePieceFile(path, model_type, config)
         named, config = {**source.roles, **named}, {**source.roles, **config}

@@ -7,6 +7,12 @@ import numpy as np
 
 from keras_transformer.text.definition import first, part_of_frame
 from keras_transformer.text.tokenizer import Tokenizer
+from keras_transformer_runtime.packages import needed
+
+# White space, as Python's `str.strip` has it, at the edges of a text.
+_SPACE = r"\t-\r\x{1C}-\x{20}\x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}"
+_NO_CHARACTER = "\ufdd0"  # of Unicode's, for uses of one's own
+_EDGES = f"^[{_SPACE}]+|[{_SPACE}]+$"
 
 
 class CheckpointTokenizer(Tokenizer):
@@ -19,7 +25,13 @@ class CheckpointTokenizer(Tokenizer):
         controls: Ids of other tokens that are no part of a text.
         add_start, add_end: Whether a row starts and ends with these, or else with the start or the end token. None: as
             the template does.
+        prompt: What is put in front of each text.
+        strip: Whether white space at the edges of a text, the prompt included, is taken away.
+        lowercase: Whether all letters of a text, the prompt included, become small ones.
         **kwargs: Of `Tokenizer`.
+
+    Raises:
+        ValueError: If the prompt is no string.
     """
 
     def __init__(
@@ -31,6 +43,9 @@ class CheckpointTokenizer(Tokenizer):
         *,
         add_start: bool | None = None,
         add_end: bool | None = None,
+        prompt: str = "",
+        strip: bool = False,
+        lowercase: bool = False,
         **kwargs,
     ):
         name = kwargs.get("name") or type(self).__name__
@@ -45,6 +60,9 @@ class CheckpointTokenizer(Tokenizer):
         )
         self._vocabulary = tuple(vocabulary)
         self._controls = {*controls, *ids.values(), *start, *end} - {None}
+        if not isinstance(prompt, str):
+            raise ValueError(f"{name} takes a string as prompt, got {prompt!r}.")
+        self.prompt, self.strip, self.lowercase = prompt, bool(strip), bool(lowercase)
         super().__init__(add_start=bool(self._frame[0]), add_end=bool(self._frame[1]), **kwargs)
         self.built = True
 
@@ -55,6 +73,26 @@ class CheckpointTokenizer(Tokenizer):
     @property
     def unk_id(self) -> int | None:
         return self._unk_id
+
+    def tokenize(self, strings):
+        return super().tokenize(self._prepared(strings))
+
+    def tokenize_ragged(self, strings):
+        return super().tokenize_ragged(self._prepared(strings))
+
+    def _prepared(self, strings):
+        """Texts as they are tokenized, by the same operations in Python and in a graph."""
+        tf = needed("tensorflow", self.name)
+
+        strings = self._string_tensor(strings)
+        if self.prompt:
+            strings = tf.strings.join([self.prompt, strings])
+        if self.strip:
+            strings = tf.strings.regex_replace(strings, _EDGES, "")
+        if self.lowercase:  # of a text with a NUL in it, TensorFlow would drop the rest
+            strings = tf.strings.regex_replace(strings, r"\x{0}", _NO_CHARACTER)
+            strings = tf.strings.regex_replace(tf.strings.lower(strings, "utf-8"), _NO_CHARACTER, tf.constant("\0"))
+        return strings
 
     def get_vocabulary(self) -> list[str]:
         """The tokens by id, as the checkpoint spells them; "" where an id is no token."""
@@ -80,3 +118,7 @@ class CheckpointTokenizer(Tokenizer):
     def graph_problem(self) -> str | None:
         """What of the tokenizer cannot be done in a TensorFlow graph, and so not in a SavedModel; None if all can."""
         return None
+
+    def get_config(self):
+        own = {name: getattr(self, name) for name in ("prompt", "strip", "lowercase")}
+        return {**super().get_config(), **own}

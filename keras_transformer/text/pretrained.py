@@ -35,7 +35,9 @@ class PretrainedTokenizer(CheckpointTokenizer):
         add_start: Whether each row starts with what the template puts in front, or else with the beginning-of-sequence
             token. None: as the template does.
         add_end: The same of the end.
-        **kwargs: `max_length`, `special_tokens`, `name`, as in `Tokenizer`.
+        **kwargs: `max_length`, `special_tokens`, `name`, as in `Tokenizer`; and what is done to texts first: `prompt`,
+            a string, is put in front, `strip=True` takes white space away at the edges, `lowercase=True` makes letters
+            small ones.
 
     Input shape: (B,), strings: a tensor, a NumPy array or a list.
     Output shape: (B, T), int32, padded with the padding token's id, or 0, on the right; T is the longest row.

@@ -39,7 +39,9 @@ class PretrainedSentencePieceTokenizer(CheckpointTokenizer):
         start, end: Tokens that stand around a text unless `add_start` or `add_end` says otherwise.
         language_codes: Whether ">>", a name and "<<" at the beginning of a text are a token, as in Marian's models.
         add_start, add_end: As in `PretrainedTokenizer`.
-        **kwargs: `max_length`, `special_tokens`, `name`, as in `Tokenizer`.
+        **kwargs: `max_length`, `special_tokens`, `name`, as in `Tokenizer`; and what is done to texts first: `prompt`,
+            a string, is put in front, `strip=True` takes white space away at the edges, `lowercase=True` makes letters
+            small ones.
 
     Input shape: (B,), strings: a tensor, a NumPy array or a list.
     Output shape: (B, T), int32, padded with the padding token's id, or 0, on the right; T is the longest row.

@@ -95,6 +95,7 @@ def test_what_is_not_there_is_named_in_the_configuration_of_the_model_too(tmp_pa
         kt.pretrained.load_generator(tmp_path, max_length=13)
 
 
+@pytest.mark.filterwarnings("ignore:Unfeasible length")
 @pytest.mark.parametrize(("least", "length"), [(7, 8), (12, 13), (40, 13)])
 def test_the_end_is_the_first_token_behind_the_minimum_length(folder, least, length):
     ends = [token for token in range(97) if token != 1]

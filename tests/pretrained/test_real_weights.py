@@ -67,6 +67,15 @@ def test_minilm_embeds_sentences_as_transformers_does(tmp_path):
     found = np.array(model(tokens))
     assert (np.argsort(found @ found.T) == np.argsort(expected @ expected.T)).all()
 
+    long = ["  " + " ".join(SENTENCES) * 5, SENTENCES[0]]  # of more than 256 word pieces, where texts are cut
+    encoded = tokenizer(long, padding=True, truncation=True, max_length=256, return_tensors="pt")
+    mask = encoded["attention_mask"][..., None]
+    assert mask.sum(1).flatten().tolist() == [256, 8]
+    with torch.no_grad():
+        hidden = reference(**encoded).last_hidden_state
+    expected = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1).numpy()
+    assert abs(np.array(model(kt.pretrained.load_tokenizer(folder)(long))) - expected).max() < 1e-5
+
     kt.pretrained.save_model(model, tmp_path)
     tensors = read_tensors(folder)
     del tensors["embeddings.position_ids"]  # 0, 1, 2, ..., which transformers does not write any more

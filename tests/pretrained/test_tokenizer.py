@@ -41,6 +41,45 @@ def trained():
     return get
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "switches"),
+    [
+        ("wordpiece", "BertTokenizer", {"do_lower_case": False, "strip_accents": True}),
+        ("cased", "DistilBertTokenizer", {"do_lower_case": True, "tokenize_chinese_chars": False}),
+        ("gpt2", "GPT2TokenizerFast", {"add_prefix_space": True}),
+        ("smollm", "PreTrainedTokenizerFast", {"add_prefix_space": True, "do_lower_case": True}),
+        ("gpt2", "PreTrainedTokenizerFast", {"lstrip": True}),
+        ("gpt2", "GPT2Tokenizer", {"rstrip": True}),
+    ],
+)
+def test_switches_beside_the_file_count_as_in_transformers(tmp_path, kind, name, switches):
+    transformers = pytest.importorskip("transformers")
+    oracle, roles = KINDS[kind](), BERT if kind in ("wordpiece", "cased") else ROLES
+    if "lstrip" in switches or "rstrip" in switches:
+        added = {str(id): token.__getstate__() for id, token in oracle.get_added_tokens_decoder().items()}
+        added[str(oracle.token_to_id("<|im_end|>"))].update(switches)
+        switches = {"added_tokens_decoder": added}
+    folder = write(tmp_path, oracle, {**roles, **switches, "tokenizer_class": name})
+    ours, theirs = kt.pretrained.load_tokenizer(folder), transformers.AutoTokenizer.from_pretrained(folder)
+    texts = [*odd_strings(101), "É naïve 漢字 x", "a <|im_end|>  b <mask> c"]
+    expected = theirs(texts)["input_ids"]
+    assert ours.tokenize_ragged(texts).to_list() == expected
+    differs = [row.ids for row in oracle.encode_batch(texts)] != expected
+    assert differs == (name != "PreTrainedTokenizerFast" or "added_tokens_decoder" in switches)
+
+
+def test_switches_that_cannot_be_followed_are_named(tmp_path, trained):
+    llama = {**ROLES, "tokenizer_class": "LlamaTokenizer"}
+    folder = write(tmp_path, trained("llama2"), {**llama, "add_prefix_space": False})
+    with pytest.warns(UserWarning, match="add_prefix_space=False, .*tokenizer.json' beside it True, which is taken"):
+        kt.pretrained.load_tokenizer(folder)
+    write(folder, trained("llama2"), {**llama, "add_prefix_space": True})
+    kt.pretrained.load_tokenizer(folder)
+    write(folder, trained("llama2"), {**llama, "split_special_tokens": True})
+    with pytest.raises(ValueError, match="split_special_tokens=True"):
+        kt.pretrained.load_tokenizer(folder)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_ids_and_texts_equal_those_of_the_package(tmp_path, trained, kind):
     oracle = trained(kind)
