@@ -43,7 +43,11 @@ def test_each_way_learns_words(tmp_path):
         "--epochs",
         "4",
     ]
-    for way, more in (("full", ["--seeds", "0", "1"]), ("lora", ["--export", "classifier"]), ("scratch", [])):
+    for way, more in (
+        ("full", ["--seeds", "0", "1"]),
+        ("lora", ["--momentum", "0.5", "--export", "classifier"]),
+        ("scratch", []),
+    ):
         process = subprocess.run(
             [sys.executable, str(SCRIPT), "--way", way, *arguments, *more],
             cwd=tmp_path,
