@@ -80,8 +80,7 @@ def read_layers(s: Settings, **options) -> tuple[dict[str, int], dict[str, Calla
     counts, makers = {}, {}
     shared = {"dropout": s.get("dropout", 0.1), "attention_dropout": s.get("attention_dropout", 0.0), **options}
     s.only("is_encoder_decoder", True)
-    for name in UNUSED:
-        s.get(name)
+    s.skip(*UNUSED)
     for stack in ("encoder", "decoder"):
         s.only(f"{stack}_layerdrop", 0.0, why="as layers are not left out in training")
         counts[stack] = s[f"{stack}_layers"]
@@ -148,7 +147,7 @@ def read_marian(s: Settings) -> EncoderDecoder:
     """Marian: sinusoids, all sines before all cosines."""
     for name, value in OF_OLDER_FILES.items():
         s.only(name, value)
-    s.get("extra_pos_embeddings")  # of learned ones
+    s.skip("extra_pos_embeddings")  # of learned ones
     s.only("static_position_embeddings", True)
     s.only("normalize_embedding", False)
     dim, shared = s["d_model"], s.get("share_encoder_decoder_embeddings", True)

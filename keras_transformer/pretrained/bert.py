@@ -210,8 +210,7 @@ def read_distilbert(s: Settings) -> Encoder:
     dim, num_layers, dropout = s["dim"], s["n_layers"], s.get("dropout", 0.1)
     activation, norm = read_activation(s, "activation", "gelu"), partial(LayerNormalization, epsilon=1e-12)
     count, tied = number_of_classes(s), s.get("tie_word_embeddings", s.get("tie_weights_", True))
-    s.get("sinusoidal_pos_embds")  # how the table of positions began
-    s.get("qa_dropout")
+    s.skip("sinusoidal_pos_embds", "qa_dropout")  # how the table of positions began; of another head
     options = {
         "num_heads": s["n_heads"],
         "intermediate_dim": s["hidden_dim"],

@@ -113,8 +113,8 @@ class Similarity(Small, keras.layers.Layer):
 def read_layers(s: Settings, num_heads: int, intermediate_dim: int) -> dict:
     """The options of the layers of a tower, with those numbers where the file has none: it may leave out what is usual
     for the tower within a model of both."""
-    for name in ("initializer_factor", "dropout", "tie_word_embeddings"):
-        s.get(name)  # of their initialization; and of older files, which their code does not use
+    # Of their initialization; and of older files, which their code does not use.
+    s.skip("initializer_factor", "dropout", "tie_word_embeddings")
     return {
         "num_heads": s.get("num_attention_heads", num_heads),
         "intermediate_dim": s.get("intermediate_size", intermediate_dim),
@@ -229,7 +229,7 @@ class Clip:
 def read_clip(s: Settings) -> Clip:
     """Both towers, whose settings are within; and, in old files, twice: then the second ones count."""
     width, towers, entries = s.get("projection_dim", 512), {}, []
-    s.get("initializer_factor")
+    s.skip("initializer_factor")
     for kind, read in (("text", read_text), ("vision", read_vision)):
         given, other = s.get(f"{kind}_config"), s.get(f"{kind}_config_dict")
         if other:

@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from keras_transformer.pretrained.kinds import check_kind
+
 # Settings that change nothing about what a model computes: notes about the file, what `transformers` returns or keeps
 # besides, how generation goes (generation_config.json has that), how weights were initialized and other heads trained.
 HARMLESS = frozenset(
@@ -37,7 +39,8 @@ ABSENT = {
 
 
 class Settings(Mapping):
-    """The settings of a file, of which each that is asked for counts as read.
+    """The settings of a file, of which each that is asked for counts as read, and has to be of the kind of its name
+    (`kinds`).
 
     A setting of None is one that is not set. Dicts within are settings of their own, and count with the whole.
 
@@ -83,10 +86,18 @@ class Settings(Mapping):
         return len(self._values)
 
     def get(self, name: str, default=None):
-        """A setting, or `default` where it is not set."""
-        self._read.add(name)
-        value = self._values.get(name)
+        """A setting, or `default` where it is not set.
+
+        Raises:
+            ValueError: If it is of another kind than its name asks for.
+        """
+        value = self._take(name)
+        check_kind(self.where, name, value)
         return default if value is None else value
+
+    def _take(self, name: str):
+        self._read.add(name)
+        return self._values.get(name)
 
     def optional(self, name: str, default):
         """A setting that may be None, which says that there is none: `default` only where the file does not have it."""
@@ -98,7 +109,8 @@ class Settings(Mapping):
         Raises:
             ValueError: If it has another one.
         """
-        value = self.get(name, supported[0])
+        value = self._take(name)
+        value = supported[0] if value is None else value
         if value not in supported:
             known = " or ".join(repr(x) for x in supported)
             raise ValueError(f"{self.where} has {name}={value!r}; {known} is supported{why and f', {why}'}.")
@@ -107,11 +119,12 @@ class Settings(Mapping):
         """Whether there is a tensor whose name ends so: there are parts of which no setting tells."""
         return any(f".{name}".endswith(f".{ending}") for name in self._tensors)
 
-    def skip(self, name: str) -> None:
-        """Let a setting count as read, with all that is in it."""
-        inner = self.get(name)
-        for further in inner if isinstance(inner, Settings) else ():
-            inner.skip(further)
+    def skip(self, *names: str) -> None:
+        """Let settings count as read, with all that is in them: nothing here depends on them."""
+        for name in names:
+            inner = self._take(name)
+            if isinstance(inner, Settings):
+                inner.skip(*inner)
 
     def unread(self) -> list[str]:
         """The names of settings that nobody read, those within others behind a dot."""
@@ -162,23 +175,31 @@ def read_json(path: Path) -> dict:
     Raises:
         ValueError: If the file is none, or holds something else.
     """
-    return _read(path, dict, "an object with settings")
+    return parse_json(path.read_bytes(), f"'{path}'", dict)
 
 
 def read_json_list(path: Path) -> list:
     """The list in a JSON file.
 
     Raises:
-        ValueError: If the file is none, or holds something else.
+        ValueError: If the file is none, or holds something else or nothing.
     """
-    return _read(path, list, "a list")
+    values = parse_json(path.read_bytes(), f"'{path}'", list)
+    if not values:
+        raise ValueError(f"'{path}' holds an empty list.")
+    return values
 
 
-def _read(path: Path, kind: type, description: str):
+def parse_json(text: bytes, where: str, kind: type):
+    """What a JSON text holds, an object (dict) or a list.
+
+    Raises:
+        ValueError: If it is none, or holds something else.
+    """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"'{path}' is no JSON file: {error}.") from error
-    if not isinstance(values, kind) or not values and kind is list:
-        raise ValueError(f"'{path}' holds a {type(values).__name__} where {description} was expected.")
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is no JSON: {error}.") from error
+    if not isinstance(values, kind):
+        raise ValueError(f"{where} holds a {type(values).__name__} where a {kind.__name__} was expected.")
     return values

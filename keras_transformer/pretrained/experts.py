@@ -94,7 +94,7 @@ def read_gpt_oss(s: Settings) -> Decoder:
     """gpt-oss: attention sinks, every second layer a window, experts with limited gates."""
     number = s.get("num_local_experts", s.get("num_experts", 128))
     s.only("swiglu_alpha", 1.702)
-    s.get("hidden_act")  # "silu"; their code does not use it
+    s.skip("hidden_act")  # "silu"; their code does not use it
     options = {
         "top_k": s.get("num_experts_per_tok", s.get("experts_per_token", 4)),
         "activation": quick_gelu,
@@ -104,8 +104,7 @@ def read_gpt_oss(s: Settings) -> Decoder:
         "router_bias": True,
         **NO_LOSSES,
     }
-    s.get("experts_per_token")
-    s.get("initial_context_length")  # said again among the positions
+    s.skip("experts_per_token", "initial_context_length")  # said again, the second among the positions
     types = layer_types(s, lambda i: "full_attention" if i % 2 else SLIDING)
     turned = read_rotary(s, s.get("head_dim", 64), theta=150000.0, otherwise=YARN)
     decoder = read_decoder(

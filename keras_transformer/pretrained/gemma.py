@@ -58,7 +58,7 @@ def read_gemma3(s: Settings) -> Decoder:
 
 def _read_later(s: Settings, types: list[str], soft_cap=None, logits_soft_cap=None, **changes) -> Decoder:
     s.only("use_bidirectional_attention", None, False)
-    s.get("hidden_act")  # that of the first generation, which their code does not use
+    s.skip("hidden_act")  # that of the first generation, which their code does not use
     activation = read_activation(s, "hidden_activation", "gelu_pytorch_tanh")
     decoder = read_decoder(
         s,

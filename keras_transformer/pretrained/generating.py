@@ -118,7 +118,7 @@ def load_generator(
 
 def with_logits(source: Source) -> Source:
     """A checkpoint whose file names the bare model, as that of BART does, as the model that gives logits."""
-    name = (source.config.get("architectures") or [""])[0]
+    name = (Settings(source.config, source.of_settings).get("architectures") or [""])[0]
     if not name.endswith("Model") or name.endswith(("LMHeadModel", "MTModel", "EncoderModel")):
         return source
     ending = "ForConditionalGeneration" if source.config.get("is_encoder_decoder") else "ForCausalLM"
@@ -139,7 +139,7 @@ def make_generator(
     settings = Settings(config if given is None else given, where)
     size = model.output_shape[-1]
     ends = known(ids(settings.get("eos_token_id")), size)
-    start = settings.get("decoder_start_token_id", config.get("decoder_start_token_id"))
+    start = settings.get("decoder_start_token_id", Settings(config, "config.json").get("decoder_start_token_id"))
     starts = known(ids(settings.get("bos_token_id") if start is None else start), size)
     settings.get("bos_token_id")
     chosen = read_strategy(settings)

@@ -96,7 +96,7 @@ def read_gguf(path: Path) -> tuple[dict, dict[str, GGUFTensor], dict]:
     """
     reader = _reader(path)
     fields = _fields(reader)
-    architecture = fields.get("general.architecture")
+    architecture = Settings(fields, f"'{path}'").get("general.architecture")
     if architecture not in KINDS:
         raise ValueError(
             f"'{path}' holds a model of the architecture {architecture!r}; known in GGUF files are {', '.join(KINDS)}."
@@ -138,7 +138,7 @@ def _reader(path: Path):
         ) from error
     try:
         return gguf.GGUFReader(path)
-    except (ValueError, IndexError) as error:
+    except Exception as error:  # the package raises whatever it meets
         raise ValueError(f"'{path}' is no GGUF file, or a truncated one: {error}") from error
 
 

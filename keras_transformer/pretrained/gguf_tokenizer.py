@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 
+from keras_transformer.pretrained.config import Settings
 from keras_transformer.pretrained.sentencepiece_file import SentencePieceFile, template
 from keras_transformer_runtime.packages import needed
 
@@ -50,10 +51,17 @@ def tokenizer_arguments(fields: Mapping, where: str) -> dict:
     """
     if not has_tokenizer(fields):
         raise ValueError(f"{where} holds no tokenizer.")
-    fields = {name.removeprefix("tokenizer."): value for name, value in fields.items()}
+    fields = Settings({name.removeprefix("tokenizer."): value for name, value in fields.items()}, where)
     tokens = fields["ggml.tokens"]
-    named = {role: fields.get(f"ggml.{name}_token_id") for name, role in _ROLES.items()}
-    named = {role: tokens[id] for role, id in named.items() if id is not None}
+    ids = {role: fields.get(f"ggml.{name}_token_id") for name, role in _ROLES.items()}
+    for name in ("scores", "token_type"):
+        count = len(fields.get(f"ggml.{name}", tokens))
+        if count != len(tokens):
+            raise ValueError(f"{where} has {len(tokens)} tokens and {count} numbers in tokenizer.ggml.{name}.")
+    beyond = {role: id for role, id in ids.items() if id is not None and not 0 <= id < len(tokens)}
+    if beyond:
+        raise ValueError(f"{where} has {len(tokens)} tokens; there are none of these ids: {beyond}.")
+    named = {role: tokens[id] for role, id in ids.items() if id is not None}
     kind = fields.get("ggml.model")
     if "huggingface.json" in fields:
         definition = fields["huggingface.json"]
@@ -66,7 +74,7 @@ def tokenizer_arguments(fields: Mapping, where: str) -> dict:
     return {"definition": definition, "named_tokens": named, "chat_template": fields.get("chat_template")}
 
 
-def _sentencepiece(fields: Mapping, where: str) -> SentencePieceFile:
+def _sentencepiece(fields: Settings, where: str) -> SentencePieceFile:
     """The SentencePiece model, BPE, that was written into the file."""
     needed("sentencepiece", where)
     from sentencepiece import sentencepiece_model_pb2
@@ -86,7 +94,7 @@ def _sentencepiece(fields: Mapping, where: str) -> SentencePieceFile:
     return SentencePieceFile(where, "llama", around, model.SerializeToString())
 
 
-def _byte_level(fields: Mapping, named: Mapping[str, str], where: str) -> dict:
+def _byte_level(fields: Settings, named: Mapping[str, str], where: str) -> dict:
     """The content of a `tokenizer.json`: byte-level BPE."""
     words = fields.get("ggml.pre", "default")
     if words not in _WORDS:

@@ -25,7 +25,7 @@ def read_gpt2(s: Settings) -> Decoder:
     dim, num_heads, num_layers = s["n_embd"], s["n_head"], s["n_layer"]
     scale = (dim // num_heads) ** -0.5 if s.get("scale_attn_weights", True) else 1.0
     by_layer = s.get("scale_attn_by_inverse_layer_idx", False)
-    s.get("reorder_and_upcast_attn")  # our softmax is in float32 in any case
+    s.skip("reorder_and_upcast_attn")  # our softmax is in float32 in any case
     options = {
         "num_heads": num_heads,
         "intermediate_dim": s.get("n_inner", 4 * dim),
@@ -53,7 +53,7 @@ def read_opt(s: Settings) -> Decoder:
     """OPT: learned positions behind two rows that nothing reads; the embedding may be narrower than the layers."""
     dim, num_heads, num_layers = s["hidden_size"], s["num_attention_heads"], s["num_hidden_layers"]
     s.only("layerdrop", 0.0, why="as layers are not left out in training")
-    s.get("activation_dropout")  # of older files; their code does not use it
+    s.skip("activation_dropout")  # of older files; their code does not use it
     is_learned, first = s.get("layer_norm_elementwise_affine", True), s.get("do_layer_norm_before", True)
     norm = partial(LayerNormalization, epsilon=1e-5, center=is_learned, scale=is_learned)
     width, is_there = s.get("word_embed_proj_dim", dim), not s.get("_remove_final_layer_norm", False)

@@ -112,5 +112,6 @@ def token_classes(
 
 def number_of_classes(s: Settings) -> int:
     """How many classes a configuration file names; two where it names none."""
-    labels = s.plain("id2label") if "id2label" in s else None
+    labels = s.get("id2label")
+    s.skip("id2label")
     return len(labels) if labels else s.get("num_labels", 2)

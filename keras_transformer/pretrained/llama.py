@@ -184,8 +184,10 @@ def qwen_windows(s: Settings) -> Callable[[int], int | None]:
 def read_smollm3(s: Settings) -> Decoder:
     """SmolLM3: every fourth layer has no positions."""
     every, num_layers = s.get("no_rope_layer_interval", 4), s["num_hidden_layers"]
-    s.get("max_window_layers")  # which their code does not use
+    s.skip("max_window_layers")  # which their code does not use
     turns = s.get("no_rope_layers", [int((i + 1) % every != 0) for i in range(num_layers)])
+    if len(turns) < num_layers:
+        raise ValueError(f"{s.where} has no_rope_layers={turns!r}; one for each of {num_layers} layers is expected.")
     size = s.get("sliding_window")
     size = size if s.get("use_sliding_window", False) else None
     types = layer_types(s, lambda i: "full_attention" if size is None or turns[i] else SLIDING)
@@ -216,12 +218,12 @@ def read_olmo2(s: Settings) -> Decoder:
 def read_phi3(s: Settings) -> Decoder:
     """Phi-3 and Phi-4-mini, whose projections are fused as ours are."""
     dim, num_heads = s["hidden_size"], s["num_attention_heads"]
-    s.get("embd_pdrop")  # which their code does not use
+    s.skip("embd_pdrop")  # which their code does not use
     for name in ("attention_bias", "mlp_bias", "lm_head_bias"):  # of the code that the first files brought along
         s.only(name, False)
     for name in ("full_attn_mod", "interpolate_factor"):
         s.only(name, 1)
-    s.get("original_max_position_embeddings")  # also where nothing is scaled
+    s.skip("original_max_position_embeddings")  # also where nothing is scaled
     turned = read_rotary(s, s.get("head_dim", dim // num_heads), first_length=4096)
     decoder = read_decoder(
         s,

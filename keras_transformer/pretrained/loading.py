@@ -39,6 +39,11 @@ class Source(NamedTuple):
     tensors: Callable[[], Mapping[str, Tensor]]
     fields: Mapping | None = None
 
+    @property
+    def of_settings(self) -> str:
+        """What error messages call its settings."""
+        return self.where if self.fields is not None else f"config.json in {self.where}"
+
 
 def load_model(folder: str | os.PathLike, dtype=None) -> PretrainedModel:
     """A plain functional model from a folder of a checkpoint, `config.json` and `*.safetensors`.
@@ -78,7 +83,7 @@ def load_model(folder: str | os.PathLike, dtype=None) -> PretrainedModel:
 
 def model_of(source: Source, dtype=None) -> PretrainedModel:
     """The model of a checkpoint that has been found; see `load_model`."""
-    family, where = family_of(source.config, source.where), source.where
+    family, where = family_of(source.config, source.of_settings), source.where
     if source.config.get("quantization_config") is not None:
         raise ValueError(
             f"{where} holds quantized weights ({source.config['quantization_config']}). Dequantize them first: load "
@@ -86,7 +91,7 @@ def model_of(source: Source, dtype=None) -> PretrainedModel:
         )
     found = source.tensors()
     tensors = named(found, family)
-    settings = Settings(source.config, where, tensors)
+    settings = Settings(source.config, source.of_settings, tensors)
     architecture = read_architecture(family, settings, source.modules, found)
     settings.check()
     prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
@@ -102,7 +107,7 @@ def model_of(source: Source, dtype=None) -> PretrainedModel:
         "dtypes": {name: x.dtype.name for name, x in tensors.items() if x.dtype.name != usual},
     }
     with loading(), keras.StatelessScope():
-        inputs, outputs = architecture.build((source.config.get("architectures") or [None])[0], policy)
+        inputs, outputs = architecture.build((settings.get("architectures") or [None])[0], policy)
         name = source.config["model_type"]
         model = PretrainedModel(inputs, outputs, name=name, checkpoint=checkpoint)
         entries = of_model(model, architecture.entries, prefix)
@@ -174,7 +179,7 @@ def family_of(config: dict, where: str) -> Family:
     Raises:
         ValueError: If it is not known.
     """
-    kind = config.get("model_type")
+    kind = Settings(config, where).get("model_type")
     if kind not in FAMILIES:
         code = " The file names code of its own to run (auto_map), which is never done." if "auto_map" in config else ""
         raise ValueError(

@@ -73,10 +73,9 @@ def read_modernbert(s: Settings) -> Encoder:
     """ModernBERT."""
     dim, num_layers, num_heads = s["hidden_size"], s["num_hidden_layers"], s["num_attention_heads"]
     s.only("position_embedding_type", None, "absolute", "sans_pos")  # which their code does not use
-    for name in ("deterministic_flash_attn", "reference_compile", "repad_logits_with_grad", "layer_norm_eps"):
-        s.get(name)  # how it is computed, and what their code does not use
-    for name in ("sparse_prediction", "sparse_pred_ignore_index", "initializer_cutoff_factor", "cls_token_id"):
-        s.get(name)  # of training
+    # How it is computed, what their code does not use, and what is of training.
+    s.skip("deterministic_flash_attn", "reference_compile", "repad_logits_with_grad", "layer_norm_eps")
+    s.skip("sparse_prediction", "sparse_pred_ignore_index", "initializer_cutoff_factor", "cls_token_id")
     every = s.get("global_attn_every_n_layers", 3)
     types = layer_types(s, lambda i: SLIDING if i % every else "full_attention")
     thetas = {"full_attention": s.get("global_rope_theta", 160000.0), SLIDING: s.get("local_rope_theta", 10000.0)}

@@ -68,7 +68,7 @@ def read_falcon(s: Settings) -> Decoder:
         num_kv_heads = num_heads
         fused = interleaved(num_heads, 1, 1, 1, head_dim=head_dim)
     norm = partial(LayerNormalization, epsilon=s.get("layer_norm_epsilon", 1e-5))
-    s.get("attention_dropout")  # which their code does not apply to rotary attention
+    s.skip("attention_dropout")  # which their code does not apply to rotary attention
     options = {
         "num_heads": num_heads,
         "num_kv_heads": num_kv_heads,

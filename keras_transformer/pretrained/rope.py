@@ -93,7 +93,7 @@ def read_rotary(
     theta = given.get("rope_theta", settings.get("rope_theta", theta))
     fraction = given.get("partial_rotary_factor", settings.get("partial_rotary_factor", fraction))
     kind = given.get("rope_type", given.get("type", "default"))
-    given.get("type")  # some files have both
+    given.skip("type")  # some files have both
     kind = "longrope" if kind == "su" or "short_factor" in given else kind  # as it was called at first
     width = int(head_dim * fraction)
     if kind == "default" and width == head_dim:
@@ -110,11 +110,11 @@ def read_rotary(
     elif kind == "longrope":
         frequencies, magnitude, limit = _longrope(wavelengths, given, settings, first_length)
     elif kind == "dynamic":
-        given.get("factor")  # of sequences beyond the limit
+        given.skip("factor")  # of sequences beyond the limit
         limit = settings["max_position_embeddings"]
     elif kind != "default":
         raise ValueError(
-            f"{settings.where} has rotary positions of kind {kind!r}; default, linear, llama3, yarn, dynamic and "
+            f"{settings.where} has rotary positions of rope_type={kind!r}; default, linear, llama3, yarn, dynamic and "
             "longrope are supported."
         )
     options = {"frequencies": frequencies.tolist(), "magnitude": magnitude}
@@ -185,7 +185,7 @@ def _longrope(wavelengths, given: Settings, settings: Settings, first_length: in
     factor = settings["max_position_embeddings"] / length if factor is None else factor
     if magnitude is None:
         magnitude = math.sqrt(1 + math.log(factor) / math.log(length)) if factor > 1 else 1.0
-    given.get("long_factor")
+    given.skip("long_factor")
     short = np.asarray(given["short_factor"], "float32")
     if short.shape != wavelengths.shape:
         raise ValueError(

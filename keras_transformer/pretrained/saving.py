@@ -10,7 +10,7 @@ from keras_transformer.pretrained.config import Settings
 from keras_transformer.pretrained.layouts import Entry
 from keras_transformer.pretrained.loading import family_of, read_architecture
 from keras_transformer.pretrained.model import PretrainedModel
-from keras_transformer.pretrained.variables import as_dtype, of_model, values
+from keras_transformer.pretrained.variables import as_dtype, by_path, of_model, values
 from keras_transformer.pretrained.weights import CODES, SHARD_SIZE, write
 
 
@@ -19,8 +19,10 @@ def save_model(
 ) -> None:
     """Write the weights of a model that came from a checkpoint back, as `transformers` and `load_model` read them.
 
-    What has not been trained since is bit for bit what it was. LoRA is added to the weights. The tokenizer's files are
-    not the model's: copy them.
+    What has not been trained since is bit for bit what it was where the model's variables hold the file's numbers: in
+    float32, the default, those of float16 and bfloat16 files, too. Numbers that were loaded as another type, say those
+    of a float32 or bfloat16 file with `dtype="float16"`, come back in the file's type as that other type rounded them.
+    LoRA is added to the weights. The tokenizer's files are not the model's: copy them.
 
     Args:
         model: What `kt.pretrained.load_model` returned, trained or not, or loaded again from a `.keras` file.
@@ -32,7 +34,13 @@ def save_model(
         ValueError: If the model is another one, has been quantized, or the folder cannot be written to.
     """
     checkpoint = getattr(model, "checkpoint", None)
-    if not isinstance(model, PretrainedModel) or not checkpoint:
+    if isinstance(model, PretrainedModel) and not checkpoint:
+        raise ValueError(
+            f"The PretrainedModel '{model.name}' has lost its checkpoint, which keras.models.clone_model does not hand "
+            "on. Copy a model by `copy = type(model).from_config(model.get_config())` and "
+            "`copy.set_weights(model.get_weights())`."
+        )
+    if not isinstance(model, PretrainedModel):
         raise ValueError(
             f"save_model takes a model that kt.pretrained.load_model returned, got the {type(model).__name__} "
             f"'{getattr(model, 'name', model)}', of which no checkpoint is known. Use model.save('model.keras')."
@@ -64,7 +72,7 @@ def save_model(
 
 def _write_tensors(model: PretrainedModel, entries: list[Entry], folder: Path, dtype: str | None, shard_size: int):
     """Write the tensors of entries into a folder, by the last part of their names."""
-    checkpoint, paths = model.checkpoint, {variable.path: variable for variable in model.weights}
+    checkpoint, paths = model.checkpoint, by_path(model)
     tensors = {}
     for entry in entries:
         for name, shape in zip(entry.tensors, entry.layout.shapes(paths[entry.path].shape), strict=True):

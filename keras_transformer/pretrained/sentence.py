@@ -110,7 +110,7 @@ def _listed(modules: Mapping) -> list[tuple[str, str]]:
 
 def read_pooling(s: Settings, name: str):
     """The first vector, the maximum, the mean, or several of them side by side."""
-    s.get("word_embedding_dimension", s.get("embedding_dimension"))
+    s.skip("word_embedding_dimension", "embedding_dimension")
     s.only("include_prompt", True)
     chosen = [mode for mode in MODES if s.get(f"pooling_mode_{mode}", False)]
     for mode in OTHER_MODES:
@@ -145,7 +145,7 @@ def read_dense(s: Settings, name: str):
             f"{s.where} has activation_function={s['activation_function']!r}; {', '.join(ACTIVATIONS)} are supported."
         )
     units, use_bias = s["out_features"], s.get("bias", True)
-    s.get("in_features")
+    s.skip("in_features")
     return lambda parts, x: parts.dense(units, name, activation=ACTIVATIONS[kind], use_bias=use_bias)(x)
 
 

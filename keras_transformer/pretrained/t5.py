@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 
 from keras_transformer.layers import FeedForward, RelativePosition, RMSNormalization
-from keras_transformer.pretrained.activations import read_activation
+from keras_transformer.pretrained.activations import ACTIVATIONS, read_activation
 from keras_transformer.pretrained.config import Settings
 from keras_transformer.pretrained.encoder_decoder import EncoderDecoder, Stack
 from keras_transformer.pretrained.family import Family
@@ -56,10 +56,14 @@ def read_t5(s: Settings, *, may_scale: bool = True) -> EncoderDecoder:
     """All that have its model_type; what goes into the logits is scaled unless the settings say otherwise."""
     dim, num_heads, head_dim, inner = s["d_model"], s["num_heads"], s["d_kv"], s["d_ff"]
     s.only("is_encoder_decoder", True, False)
-    s.get("n_positions")
+    s.skip("n_positions")
     kind = s.get("feed_forward_proj", "relu")
     gated = s.get("is_gated_act", kind.startswith("gated-"))
     named = "gelu_new" if kind == "gated-gelu" else kind.removeprefix("gated-")
+    if named not in ACTIVATIONS:
+        raise ValueError(
+            f"{s.where} has feed_forward_proj={kind!r}; known are {', '.join(ACTIVATIONS)}, and 'gated-...'."
+        )
     activation = read_activation(s, "dense_act_fn", named)
     rate, stddev = s.get("dropout_rate", 0.1), s.get("initializer_factor", 1.0) * dim**-0.5
     norm = partial(RMSNormalization, epsilon=s.get("layer_norm_epsilon", 1e-6))

@@ -3,11 +3,13 @@
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+from keras_transformer.pretrained.config import read_json
 from keras_transformer.pretrained.gguf import read_fields
 from keras_transformer.pretrained.gguf_tokenizer import tokenizer_arguments
 from keras_transformer.pretrained.hub import folder_of
+from keras_transformer.pretrained.kinds import COUNT, OF_TOKENIZERS, TOKEN_FLAGS, check_kind
 from keras_transformer.pretrained.marian_files import MARIAN, MarianFiles
 from keras_transformer.pretrained.sentence_texts import text_options
 from keras_transformer.pretrained.sentencepiece_file import FILES, SentencePieceFile
@@ -178,15 +180,18 @@ def _with_tokens(definition: str, config: Mapping, named: Mapping[str, str], own
 
 def _settings(folder: pathlib.Path) -> dict:
     """What tokenizer_config.json says, or what older folders say in its place."""
-    config = _json(folder / "tokenizer_config.json")
+    config = _json(folder / "tokenizer_config.json", OF_TOKENIZERS)
     if "added_tokens_decoder" in config:
         return config
-    config = {**config, **_json(folder / "special_tokens_map.json")}
+    config = {**config, **_json(folder / "special_tokens_map.json", OF_TOKENIZERS)}
     special = {_content(token) for role, token in config.items() if role.endswith("_token")}
     special |= {_content(token) for token in config.get("additional_special_tokens") or []}
+    ids = _json(folder / "added_tokens.json", ())
+    if not all(map(COUNT.fits, ids.values())):
+        raise ValueError(f"'{folder / 'added_tokens.json'}' has other than tokens and their ids: {ids}.")
     added = {
         id: {"content": token, "special": token in special, "normalized": token not in special}
-        for token, id in _json(folder / "added_tokens.json").items()
+        for token, id in ids.items()
     }
     return {**config, "added_tokens_decoder": added} if added else config
 
@@ -223,19 +228,15 @@ def _added(token, special: bool = False) -> dict:
     """The arguments of a token that is added."""
     if isinstance(token, str):
         return {"content": token, "special": special, "normalized": False}
-    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
-    return {"content": token["content"], "special": special, **{flag: token[flag] for flag in flags if flag in token}}
+    flags = {flag: token[flag] for flag in TOKEN_FLAGS if flag in token}
+    return {"content": token["content"], "special": special, **flags}
 
 
-def _json(path: pathlib.Path) -> dict:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError(f"it holds no dict, but {type(content).__name__}")
-    except ValueError as error:
-        raise ValueError(f"'{path}' cannot be read: {error}") from error
+def _json(path: pathlib.Path, names: Iterable[str] = ("model_type",)) -> dict:
+    """The settings in a file, those of the names of the kinds that they have to be; none where there is no file."""
+    content = read_json(path) if path.is_file() else {}
+    for name in names:
+        check_kind(f"'{path}'", name, content.get(name))
     return content
 
 

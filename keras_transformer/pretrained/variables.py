@@ -14,9 +14,18 @@ from keras_transformer.pretrained.layouts import Entry, Layout
 from keras_transformer.pretrained.weights import Tensor, listed
 
 
+def by_path(model: keras.Model) -> dict[str, keras.Variable]:
+    """The variables of a model by their paths, without the name scopes in which its layers were built."""
+    return {
+        variable.path.removeprefix(layer.path.removesuffix(layer.name)): variable
+        for layer in model.layers
+        for variable in layer.weights
+    }
+
+
 def of_model(model: keras.Model, entries: Iterable[Entry], prefix: str) -> list[Entry]:
     """Those entries whose variable the model has, with the whole names of their tensors."""
-    paths = {variable.path for variable in model.weights}
+    paths = by_path(model)
     return [
         entry._replace(
             tensors=tuple(whole_name(name, prefix) for name in entry.tensors),
@@ -66,7 +75,7 @@ def fill(model: keras.Model, entries: list[Entry], tensors: Mapping[str, Tensor]
                 f"{where} has the tensor {name}, which should be the same as {entry.tensors[0]}, as the settings say "
                 "(tie_word_embeddings), and is not."
             )
-    variables = {variable.path: variable for variable in model.weights}
+    variables = by_path(model)
     for entry in entries:
         variable = variables.pop(entry.path)
         sources = [tensors[name] for name in entry.tensors]
@@ -100,7 +109,7 @@ def values(model: keras.Model, entries: list[Entry], dtypes: Mapping[str, np.dty
     Raises:
         ValueError: If a layer is quantized, or one of Keras' own has LoRA.
     """
-    variables = {variable.path: variable for variable in model.weights}
+    variables = by_path(model)
     adapted = {}
     for layer in layers_within(model):
         if getattr(layer, "quantization_mode", None) is not None:
@@ -110,16 +119,17 @@ def values(model: keras.Model, entries: list[Entry], dtypes: Mapping[str, np.dty
             )
         if isinstance(layer, Adaptable) and layer.built:
             if layer.lora_enabled:
-                adapted[layer._matrix.path] = layer
+                adapted[id(layer._matrix)] = layer
         elif getattr(layer, "lora_enabled", False):
             raise ValueError(
                 f"The layer '{layer.path}' is Keras' own, with LoRA, which is not added to its matrix here: assign "
                 "`layer.kernel` to a layer without it."
             )
     for entry in entries:
-        value = keras.ops.convert_to_numpy(variables[entry.path])
-        if entry.path in adapted:
-            value = merged(value, adapted[entry.path])
+        variable = variables[entry.path]
+        value = keras.ops.convert_to_numpy(variable)
+        if id(variable) in adapted:
+            value = merged(value, adapted[id(variable)])
         for name, tensor in zip(entry.tensors, entry.layout.write(value), strict=True):
             yield np.ascontiguousarray(tensor, dtype=dtypes[name])
 

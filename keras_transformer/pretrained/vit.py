@@ -35,7 +35,7 @@ def read_vit(s: Settings) -> Encoder:
     dim, num_layers = s["hidden_size"], s["num_hidden_layers"]
     norm = partial(LayerNormalization, epsilon=s.get("layer_norm_eps", 1e-12))
     dropout = s.get("hidden_dropout_prob", 0.0)
-    s.get("encoder_stride")  # of the head that paints
+    s.skip("encoder_stride")  # of the head that paints
     options = {
         "num_heads": s["num_attention_heads"],
         "intermediate_dim": s["intermediate_size"],

@@ -10,6 +10,9 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
+from keras_transformer.pretrained.config import parse_json, read_json
+from keras_transformer.pretrained.kinds import INTEGERS
+
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {
     "F64": np.dtype("float64"),
@@ -75,8 +78,7 @@ def find(folder: Path) -> dict[str, Tensor]:
 
 
 def _of_shards(folder: Path) -> dict[str, Tensor]:
-    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    files = index.get("weight_map") if isinstance(index, dict) else None
+    files = read_json(folder / INDEX).get("weight_map")
     if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
         raise ValueError(f"'{folder / INDEX}' has no 'weight_map' from the names of tensors to those of files.")
     tensors = {}
@@ -99,10 +101,12 @@ def _of_shards(folder: Path) -> dict[str, Tensor]:
 def read_header(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file by name.
 
-    The file begins with the length of a JSON header, 8 bytes; offsets in the header count from its end.
+    The file begins with the length of a JSON header, 8 bytes; offsets in the header count from its end. Behind it lie
+    the tensors, one after the other, and nothing else.
 
     Raises:
-        ValueError: If the file is truncated or no such file, or a tensor has a type that NumPy lacks.
+        ValueError: If the file is truncated or no such file, a tensor has a type that NumPy lacks, two overlap, or
+            there are bytes that belong to none.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -111,25 +115,21 @@ def read_header(path: Path) -> dict[str, Tensor]:
             raise ValueError(
                 f"'{path}' is no safetensors file, or a truncated one: of {size} bytes the header would be {length}."
             )
-        try:
-            header = json.loads(file.read(length))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"'{path}' is no safetensors file: its header is no JSON ({error}).") from error
-    tensors = {}
+        header = parse_json(file.read(length), f"'{path}' is no safetensors file: its header", dict)
+    tensors, places = {}, []
     for name, entry in header.items():
         if name == "__metadata__":
             continue
-        try:
-            code, shape, (start, end) = entry["dtype"], tuple(map(int, entry["shape"])), entry["data_offsets"]
-        except (TypeError, KeyError, ValueError) as error:
-            raise ValueError(f"'{path}' says nothing sensible of the tensor {name}: {entry!r}.") from error
+        if not _is_entry(entry):
+            raise ValueError(f"'{path}' says nothing sensible of the tensor {name}: {entry!r}.")
+        code, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         if code not in DTYPES:
             raise ValueError(
                 f"'{path}' has the tensor {name} in the type {code}; known are {', '.join(DTYPES)}. Quantized weights "
                 "have to be dequantized first."
             )
         needed = math.prod(shape) * DTYPES[code].itemsize
-        if end - start != needed or start < 0 or min(shape, default=0) < 0:
+        if end - start != needed:
             raise ValueError(
                 f"'{path}' has {end - start} bytes for the tensor {name}, which takes {needed}: {code} {shape}."
             )
@@ -138,7 +138,23 @@ def read_header(path: Path) -> dict[str, Tensor]:
                 f"'{path}' is truncated: the tensor {name} ends at byte {8 + length + end}, the file at {size}."
             )
         tensors[name] = Tensor(path, DTYPES[code], shape, 8 + length + start)
+        places.append((start, end, name))
+    filled, before = 0, "the header"
+    for start, end, name in [*sorted(places), (size - 8 - length, size, "the end of the file")]:
+        if start != filled:
+            overlap = f"the tensor {name} begins within {before}"
+            unknown = f"there are {start - filled} bytes between {before} and {name} that belong to no tensor"
+            raise ValueError(f"'{path}' is damaged: {overlap if start < filled else unknown}.")
+        filled, before = end, name
     return tensors
+
+
+def _is_entry(entry) -> bool:
+    """Whether a header may have this of a tensor."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+        return False
+    shape, offsets = entry.get("shape"), entry.get("data_offsets")
+    return INTEGERS.fits(shape) and INTEGERS.fits(offsets) and len(offsets) == 2 and min(*shape, *offsets, 0) == 0
 
 
 def write(

@@ -43,8 +43,7 @@ def convolve(features, dtype, *, dim: int, stddev: float):
 def read_whisper(s: Settings) -> EncoderDecoder:
     """All sizes. The features' length is fixed, 30 seconds of sound."""
     s.only("apply_spec_augment", False, why="as features are not masked in training; without it the model is the same")
-    for name in OF_OTHERS:
-        s.get(name)
+    s.skip(*OF_OTHERS)
     dim, stddev = s["d_model"], s.get("init_std", 0.02)
     source_length, target_length = s.get("max_source_positions", 1500), s.get("max_target_positions", 448)
     counts, layers = read_layers(s, norm_placement="before")
@@ -85,8 +84,7 @@ def read_forced(s: Settings) -> dict[int, int | list[int]]:
         ValueError: If times are asked for, or the language or the task is not known.
     """
     s.only("return_timestamps", False, why="as text without times is what is written here")
-    for name in OF_TIMES:
-        s.get(name)
+    s.skip(*OF_TIMES)
     languages, tasks = (dict(s.get(name) or {}) for name in ("lang_to_id", "task_to_id"))
     language, task, no_times = s.get("language"), s.get("task"), s.get("no_timestamps_token_id")
     given = sorted(s.get("forced_decoder_ids") or [])

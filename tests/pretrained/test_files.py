@@ -76,9 +76,24 @@ def test_shards_that_are_not_there(tmp_path):
         find(tmp_path)
 
 
-def damaged(data: bytes, header: dict) -> bytes:
+def damaged(data: bytes, header) -> bytes:
     text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + data
+
+
+ENTRY = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+WRONG = [
+    {"dtype": ["F32"]},
+    {"dtype": 32},
+    {"shape": "1"},
+    {"shape": [1.0]},
+    {"shape": [True]},
+    {"shape": [-1, -1]},
+    {"data_offsets": ["0", "4"]},
+    {"data_offsets": [0.0, 4.0]},
+    {"data_offsets": [0, 4, 8]},
+    {"data_offsets": None},
+]
 
 
 @pytest.mark.parametrize(
@@ -95,6 +110,14 @@ def damaged(data: bytes, header: dict) -> bytes:
         (damaged(b"1234", {"a": {"dtype": "F4", "shape": [2], "data_offsets": [0, 4]}}), "in the type F4"),
         (damaged(b"1234", {"a": {"shape": [1], "data_offsets": [0, 4]}}), "nothing sensible of the tensor a"),
         (damaged(b"1234", {"a": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}), "tensor a"),
+        (damaged(b"", [1]), "header holds a list"),
+        (damaged(b"", "a"), "header holds a str"),
+        *[(damaged(b"1234", {"a": {**ENTRY, **wrong}}), "nothing sensible of the tensor a") for wrong in WRONG],
+        (damaged(b"1234", {"a": None}), "nothing sensible of the tensor a: None"),
+        (damaged(b"123456", {"a": ENTRY, "b": {**ENTRY, "data_offsets": [2, 6]}}), "tensor b begins within a"),
+        (damaged(b"1234", {"a": ENTRY, "b": ENTRY}), "tensor b begins within a"),
+        (damaged(b"12345678", {"a": {**ENTRY, "data_offsets": [4, 8]}}), "4 bytes between the header and a"),
+        (damaged(b"1234567", {"a": ENTRY}), "3 bytes between a and the end of the file"),
     ],
 )
 def test_damaged_files(tmp_path, data, message):
@@ -102,6 +125,23 @@ def test_damaged_files(tmp_path, data, message):
     path.write_bytes(data)
     with pytest.raises(ValueError, match=message):
         read_header(path)
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ("{", "index.json' is no JSON"),
+        ("[" * 100_000, "index.json' is no JSON"),
+        ("[]", "index.json' holds a list where a dict was expected"),
+        ("{}", "has no 'weight_map'"),
+        ('{"weight_map": ["a"]}', "has no 'weight_map'"),
+        ('{"weight_map": {"a": 7}}', "has no 'weight_map'"),
+    ],
+)
+def test_a_damaged_index(tmp_path, index, message):
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(ValueError, match=message):
+        find(tmp_path)
 
 
 @pytest.mark.parametrize(

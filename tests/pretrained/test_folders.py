@@ -9,7 +9,7 @@ import pytest
 
 import keras_transformer as kt
 
-from .helpers import load_reference, model_class, outputs, read_tensors, rewrite_config, save_random, torch
+from .helpers import load_reference, model_class, outputs, read_tensors, rewrite_config, same, save_random, torch
 
 IDS = np.random.default_rng(7).integers(0, 97, (2, 11))
 
@@ -45,6 +45,12 @@ def test_an_unknown_setting_is_refused(copied):
         ({"hidden_act": "wiggle"}, "hidden_act='wiggle'; known are"),
         ({"quantization_config": {"quant_method": "mxfp4"}}, "quantized"),
         ({"vocab_size": ...}, "no setting 'vocab_size'"),
+        ({"hidden_size": "44"}, r"^config.json in '.*copy' has hidden_size='44'; a whole number above 0 is expected"),
+        ({"num_attention_heads": 0}, "num_attention_heads=0; a whole number above 0"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings='false'; true or false"),
+        ({"rope_parameters": "linear"}, "rope_parameters='linear'; an object with settings"),
+        ({"model_type": ["llama"]}, r"model_type=\['llama'\]; a string"),
+        ({"architectures": "LlamaForCausalLM"}, "architectures='LlamaForCausalLM'; a list of strings"),
         ({"vocab_size": 101}, r"embed_tokens.weight of shape \(97, 44\), the model needs \(101, 44\)"),
         ({"num_hidden_layers": 4}, r"lacks tensors that the model needs: model.layers.3"),
         ({"num_hidden_layers": 2}, r"no place for: model.layers.2"),
@@ -108,6 +114,20 @@ def test_dtypes(llama, tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
     with pytest.raises(ValueError, match="'bfloat17'"):
         kt.pretrained.save_model(model, tmp_path, dtype="bfloat17")
+
+
+def test_a_name_scope_and_a_copy(llama, tmp_path):
+    with keras.name_scope("outer"), keras.name_scope("inner"):
+        model = kt.pretrained.load_model(llama[0])
+        again = type(model).from_config(model.get_config())
+    again.set_weights(model.get_weights())
+    expected = outputs(llama[1], IDS)
+    for i, scoped in enumerate((model, again)):
+        assert abs(keras.ops.convert_to_numpy(scoped(IDS)) - expected).max() < 2e-4 * abs(expected).max()
+        kt.pretrained.save_model(scoped, tmp_path / str(i))
+        same(read_tensors(tmp_path / str(i)), read_tensors(llama[0]))
+    with pytest.raises(ValueError, match="lost its checkpoint, which keras.models.clone_model does not hand on"):
+        kt.pretrained.save_model(keras.models.clone_model(model), tmp_path / "clone")
 
 
 def test_lora_is_added_to_the_weights(llama, tmp_path):

@@ -1,5 +1,6 @@
 """GGUF files, made of a random model as the converter makes them."""
 
+import contextlib
 import json
 
 import keras
@@ -20,42 +21,49 @@ from .sentencepiece_folders import sentencepiece_folder  # noqa: E402
 IDS = np.random.default_rng(7).integers(0, 97, (2, 11))
 
 
-def convert(folder, path, architecture: str, **further) -> None:
-    """The file of a folder: rows of queries and keys of a llama in pairs of neighbours."""
-    kind, options = CASES[folder.name]
-    heads, kv_heads = options["num_attention_heads"], options["num_key_value_heads"]
+@contextlib.contextmanager
+def writing(path, architecture: str = "llama"):
+    """What a file is written by, once all is added to it."""
     writer = gguf.GGUFWriter(path, architecture)
-    writer.add_block_count(options["num_hidden_layers"])
-    writer.add_embedding_length(options["hidden_size"])
-    writer.add_feed_forward_length(options["intermediate_size"])
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(kv_heads)
-    writer.add_layer_norm_rms_eps(options.get("rms_norm_eps", 1e-6))
-    writer.add_context_length(2048)
-    writer.add_vocab_size(97)
-    if "head_dim" in options:
-        writer.add_key_length(options["head_dim"])
-        writer.add_value_length(options["head_dim"])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    for name, value in further.items():
-        writer.add_float32(f"{architecture}.{name}", value)
-    kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
-    names = gguf.get_tensor_name_map(kinds[architecture], options["num_hidden_layers"])
-    for name, tensor in read_tensors(folder).items():
-        values = tensor.float().numpy()
-        if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
-            count = heads if "q_proj" in name else kv_heads
-            pairs = values.reshape(count, 2, len(values) // count // 2, *values.shape[1:])
-            values = pairs.swapaxes(1, 2).reshape(values.shape)
-        if name.endswith("norm.weight") and architecture == "gemma3":
-            values = values + 1
-        name = names.get_name(name, (".weight", ".bias"))
-        writer.add_tensor(name, np.ascontiguousarray(values))
+    yield writer
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def convert(folder, path, architecture: str, **further) -> None:
+    """The file of a folder: rows of queries and keys of a llama in pairs of neighbours."""
+    kind, options = CASES[folder.name]
+    heads, kv_heads = options["num_attention_heads"], options["num_key_value_heads"]
+    with writing(path, architecture) as writer:
+        writer.add_block_count(options["num_hidden_layers"])
+        writer.add_embedding_length(options["hidden_size"])
+        writer.add_feed_forward_length(options["intermediate_size"])
+        writer.add_head_count(heads)
+        writer.add_head_count_kv(kv_heads)
+        writer.add_layer_norm_rms_eps(options.get("rms_norm_eps", 1e-6))
+        writer.add_context_length(2048)
+        writer.add_vocab_size(97)
+        if "head_dim" in options:
+            writer.add_key_length(options["head_dim"])
+            writer.add_value_length(options["head_dim"])
+        writer.add_bos_token_id(1)
+        writer.add_eos_token_id(2)
+        for name, value in further.items():
+            writer.add_float32(f"{architecture}.{name}", value)
+        kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
+        names = gguf.get_tensor_name_map(kinds[architecture], options["num_hidden_layers"])
+        for name, tensor in read_tensors(folder).items():
+            values = tensor.float().numpy()
+            if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
+                count = heads if "q_proj" in name else kv_heads
+                pairs = values.reshape(count, 2, len(values) // count // 2, *values.shape[1:])
+                values = pairs.swapaxes(1, 2).reshape(values.shape)
+            if name.endswith("norm.weight") and architecture == "gemma3":
+                values = values + 1
+            name = names.get_name(name, (".weight", ".bias"))
+            writer.add_tensor(name, np.ascontiguousarray(values))
 
 
 @pytest.mark.slow
@@ -76,10 +84,8 @@ def test_what_is_not_known_of_a_file(tmp_path):
     convert(tmp_path / "qwen3-tied", tmp_path / "x.gguf", "qwen3", wobble=0.25)
     with pytest.raises(ValueError, match=r"wobble=0.25"):
         kt.pretrained.load_model(tmp_path / "x.gguf")
-    writer = gguf.GGUFWriter(tmp_path / "y.gguf", "dragon")
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
+    with writing(tmp_path / "y.gguf", "dragon"):
+        pass
     with pytest.raises(ValueError, match="architecture 'dragon'; known in GGUF files are"):
         kt.pretrained.load_model(tmp_path / "y.gguf")
     (tmp_path / "z.gguf").write_bytes(b"what is this")
@@ -93,20 +99,19 @@ def write_tokenizer(path, oracle, words, **options):
     size = 1 + max(content["model"]["vocab"].values())
     tokens = [oracle.id_to_token(id) or f"[PAD{id}]" for id in range(size)]
     special = {token["id"] for token in content["added_tokens"]}
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(words)
-    writer.add_token_list(tokens)
-    writer.add_token_types([gguf.TokenType.CONTROL if id in special else gguf.TokenType.NORMAL for id in range(size)])
-    writer.add_token_merges([" ".join(merge) for merge in content["model"]["merges"]])
-    writer.add_bos_token_id(oracle.token_to_id("<s>"))
-    writer.add_eos_token_id(oracle.token_to_id("</s>"))
-    writer.add_chat_template(CHAT)
-    for name, value in options.items():
-        getattr(writer, name)(value)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
+    with writing(path) as writer:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(words)
+        writer.add_token_list(tokens)
+        writer.add_token_types(
+            [gguf.TokenType.CONTROL if id in special else gguf.TokenType.NORMAL for id in range(size)]
+        )
+        writer.add_token_merges([" ".join(merge) for merge in content["model"]["merges"]])
+        writer.add_bos_token_id(oracle.token_to_id("<s>"))
+        writer.add_eos_token_id(oracle.token_to_id("</s>"))
+        writer.add_chat_template(CHAT)
+        for name, value in options.items():
+            getattr(writer, name)(value)
 
 
 @pytest.mark.parametrize(
@@ -130,18 +135,15 @@ def test_the_sentencepiece_model_of_a_file(model_type, tmp_path):
 
     model = sentencepiece_folder(tmp_path, model_type)
     pieces = sentencepiece_model_pb2.ModelProto.FromString((tmp_path / "tokenizer.model").read_bytes()).pieces
-    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list([piece.piece for piece in pieces])
-    writer.add_token_scores([piece.score for piece in pieces])
-    writer.add_token_types([piece.type for piece in pieces])
-    writer.add_bos_token_id(model.bos_id())
-    writer.add_eos_token_id(model.eos_id())
-    writer.add_unk_token_id(model.unk_id())
-    writer.add_add_space_prefix(model_type == "llama")
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
+    with writing(tmp_path / "x.gguf") as writer:
+        writer.add_tokenizer_model("llama")
+        writer.add_token_list([piece.piece for piece in pieces])
+        writer.add_token_scores([piece.score for piece in pieces])
+        writer.add_token_types([piece.type for piece in pieces])
+        writer.add_bos_token_id(model.bos_id())
+        writer.add_eos_token_id(model.eos_id())
+        writer.add_unk_token_id(model.unk_id())
+        writer.add_add_space_prefix(model_type == "llama")
     texts = odd_strings(307)
     expected = kt.pretrained.load_tokenizer(tmp_path).tokenize_ragged(texts).to_list()
     assert kt.pretrained.load_tokenizer(tmp_path / "x.gguf").tokenize_ragged(texts).to_list() == expected
@@ -151,9 +153,26 @@ def test_tokenizers_that_are_not_known(tmp_path):
     write_tokenizer(tmp_path / "x.gguf", KINDS["gpt2"](), "tekken")
     with pytest.raises(ValueError, match="words of the kind 'tekken'; known in GGUF files are"):
         kt.pretrained.load_tokenizer(tmp_path / "x.gguf")
-    writer = gguf.GGUFWriter(tmp_path / "y.gguf", "llama")
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
+    with writing(tmp_path / "y.gguf"):
+        pass
     with pytest.raises(ValueError, match="holds no tokenizer"):
         kt.pretrained.load_tokenizer(tmp_path / "y.gguf")
+
+
+def test_metadata_of_the_wrong_kind(tmp_path):
+    with writing(tmp_path / "x.gguf") as writer:
+        writer.add_string("llama.attention.head_count", "4")
+    with pytest.raises(ValueError, match="attention.head_count='4'; a whole number above 0 is expected"):
+        kt.pretrained.load_model(tmp_path / "x.gguf")
+    for changes, message in (
+        ({"bos_token_id": 2}, "has 2 tokens; there are none of these ids: {'bos_token': 2}"),
+        ({"token_types": [1, 1, 1]}, "has 2 tokens and 3 numbers in tokenizer.ggml.token_type"),
+        ({"tokenizer_pre": "gpt-2"}, "no setting 'ggml.merges'"),
+    ):
+        with writing(tmp_path / "x.gguf") as writer:
+            writer.add_tokenizer_model("gpt2")
+            writer.add_token_list(["a", "b"])
+            for name, value in changes.items():
+                getattr(writer, f"add_{name}")(value)
+        with pytest.raises(ValueError, match=message):
+            kt.pretrained.load_tokenizer(tmp_path / "x.gguf")

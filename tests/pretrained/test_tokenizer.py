@@ -245,6 +245,31 @@ def test_ids_that_do_not_fit_the_model_are_named(tmp_path, trained):
     assert large.detokenize(ids).numpy().tolist() == [b"a fox"]
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("tokenizer_config.json", {"eos_token": ["</s>"]}),
+        ("tokenizer_config.json", {"eos_token": {"content": 7}}),
+        ("tokenizer_config.json", {"eos_token": {"content": "</s>", "lstrip": "yes"}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": [{"content": "</s>"}]}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"x": {"content": "</s>"}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"2": None}}),
+        ("tokenizer_config.json", {"extra_special_tokens": [7]}),
+        ("tokenizer_config.json", {"chat_template": {"default": "x"}}),
+        ("tokenizer_config.json", {"chat_template": [{"name": "default"}]}),
+        ("special_tokens_map.json", {"additional_special_tokens": "<tool>"}),
+        ("added_tokens.json", {"<tool>": "7"}),
+        ("config.json", {"model_type": ["gpt2"]}),
+    ],
+)
+def test_settings_of_the_wrong_kind_are_named(tmp_path, trained, name, values):
+    folder = write(tmp_path, trained("gpt2"), {})
+    (folder / name).write_text(json.dumps(values))
+    (setting,) = values
+    with pytest.raises(ValueError, match=rf"{name}' has .*{setting}"):
+        kt.pretrained.load_tokenizer(folder)
+
+
 def test_folders_that_hold_no_tokenizer_are_refused(tmp_path, trained):
     with pytest.raises(ValueError, match="There is no folder '.*nowhere'"):
         kt.pretrained.load_tokenizer(tmp_path / "nowhere")
@@ -262,7 +287,7 @@ def test_folders_that_hold_no_tokenizer_are_refused(tmp_path, trained):
     with pytest.raises(ValueError, match="gives the token '<s>' the id 2, tokenizer_config.json the id 7"):
         kt.pretrained.load_tokenizer(write(tmp_path, trained("gpt2"), listed))
     (tmp_path / "tokenizer_config.json").write_text("[")
-    with pytest.raises(ValueError, match="tokenizer_config.json' cannot be read"):
+    with pytest.raises(ValueError, match="tokenizer_config.json' is no JSON"):
         kt.pretrained.load_tokenizer(tmp_path)
     with pytest.raises(ValueError, match="add_end=True, but the checkpoint has no such token"):
         kt.text.PretrainedTokenizer(trained("gpt2").to_str(), add_end=True)
