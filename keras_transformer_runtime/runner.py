@@ -128,10 +128,10 @@ class Runner:
             )
 
     def _text(self, ids: list[int]) -> str:
-        """The text of a sequence without what starts and ends it."""
+        """The text of a sequence without what starts and ends it. An end within it is one of the prompt."""
         ids = ids[:-1] if ids and ids[-1] in self.metadata["end_tokens"] else ids
         ids = ids[1:] if ids and ids[0] == self.metadata["start_token"] else ids
-        return self.target_tokenizer.detokenize(ids)
+        return self.target_tokenizer.detokenize(ids, length=len(ids))
 
     def stream(
         self, inputs, *, lengths=None, seed: int | None = None, max_length: int | None = None

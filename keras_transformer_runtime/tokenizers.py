@@ -49,15 +49,15 @@ class Tokenizer:
     def _part(self, part: str) -> list[int]:
         return [self._special[part]] if part in self._special else self.pieces(part)
 
-    def detokenize(self, ids) -> str:
-        """The text of a row of ids, up to its first end or padding."""
-        kept = []
-        for token in map(int, ids):
-            if token in (self.settings["end_id"], self.settings["pad_id"]):
-                break
-            if token != self.settings["start_id"] and token not in self._special.values():
-                kept.append(token)
-        return self.text(kept)
+    def detokenize(self, ids, *, length: int | None = None) -> str:
+        """The text of a row of ids, up to its first end or padding; or, with `length`, of as many ids of it, and ends
+        and padding among them are left out."""
+        settings = self.settings
+        ids = list(map(int, ids))[:length]
+        stops = [place for place, token in enumerate(ids) if token in (settings["end_id"], settings["pad_id"])]
+        ids = ids[: stops[0]] if stops and length is None else ids
+        hidden = {settings["start_id"], settings["end_id"], settings["pad_id"], *self._special.values()}
+        return self.text([token for token in ids if token not in hidden])
 
 
 WORD_START, UNKNOWN_TEXT = "\u2581", " \u2047 "

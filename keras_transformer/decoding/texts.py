@@ -100,13 +100,16 @@ class Texts:
         return rows
 
     def decode(self, tokens: np.ndarray, lengths: np.ndarray) -> list[str]:
-        """The texts of sequences (R, L), of which `lengths` (R,) tokens count: without what starts and ends them."""
+        """The texts of sequences (R, L), of which `lengths` (R,) tokens count: without what starts and ends them.
+
+        An end within them is one of the prompt, and ends nothing.
+        """
         rows = []
         for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True):
             row = row[:length]
             row = row[:-1] if row and row[-1] in self.special.ends else row
             rows.append(row[1:] if row[:1] == [self.special.start] else row)
-        return decode(self.target_tokenizer, rows)
+        return decode(self.target_tokenizer, rows, self.special)
 
 
 def encode(tokenizer, strings, as_padded: bool = False) -> list[list[int]] | np.ndarray:
@@ -147,23 +150,33 @@ def as_strings(values) -> list[str]:
         raise ValueError(f"Generator takes texts of UTF-8, got {error.object!r}: {error}.") from error
 
 
-def decode(tokenizer, rows: Sequence[Sequence[int]]) -> list[str]:
-    """The texts of rows of ids. Bytes that are no UTF-8 read U+FFFD."""
+def decode(tokenizer, rows: Sequence[Sequence[int]], special: SpecialTokens) -> list[str]:
+    """The texts of rows of ids, each whole. Bytes that are no UTF-8 read U+FFFD."""
     if not rows:
         return []
     keras_hub = sys.modules.get("keras_hub")  # who has one of its tokenizers has imported it
     if keras_hub is not None and isinstance(tokenizer, keras_hub.tokenizers.Tokenizer):
+        nothing = {special.start, special.padding, *special.ends}  # which its tokenizer does not know, or writes out
+        rows = [[id for id in row if id not in nothing] for row in rows]
         texts = [tokenizer.detokenize(row) if row else "" for row in rows]
+    elif isinstance(tokenizer, Tokenizer):
+        lengths = [len(row) for row in rows]
+        texts = tokenizer.detokenize(_table(rows, tokenizer.padding_id or 0), lengths=lengths)
     elif getattr(tokenizer, "pad_id", 0) is None:  # nothing can stand behind a shorter row
         texts = [np.asarray(tokenizer.detokenize(np.array([row], np.int32)))[0] if row else "" for row in rows]
     else:
-        table = np.full((len(rows), max(1, *map(len, rows), 1)), getattr(tokenizer, "pad_id", 0), np.int32)
-        for place, row in enumerate(rows):
-            table[place, : len(row)] = row
-        texts = tokenizer.detokenize(table)
+        texts = tokenizer.detokenize(_table(rows, getattr(tokenizer, "pad_id", 0)))
     texts = texts if isinstance(texts, list) else np.asarray(texts, object).tolist()
     texts = [text if isinstance(text, str | bytes) else np.asarray(text).item() for text in texts]
     return [text.decode(errors="replace") if isinstance(text, bytes) else str(text) for text in texts]
+
+
+def _table(rows: Sequence[Sequence[int]], padding: int) -> np.ndarray:
+    """Rows as an array (R, T), at least one id wide, padded on the right."""
+    table = np.full((len(rows), max(1, *map(len, rows), 1)), padding, np.int32)
+    for place, row in enumerate(rows):
+        table[place, : len(row)] = row
+    return table
 
 
 def _stripped(row: list, padding: int) -> list:

@@ -113,14 +113,16 @@ def tokenized(target: Generator | keras.Model, tokenizer, texts, padding_id: int
     own = getattr(tokenizer, "pad_id", 0)
     is_ours = isinstance(tokenizer, Tokenizer)
     start, end = tokenizer.frame if is_ours else ((), ())
-    if own is None or own in (*start, *end):  # then padding does not tell where a row ends
+    are_prompts = isinstance(target, Generator) and len(target.graph.input_names) == 1
+    may_pad = not are_prompts or padding_id not in (None, target.special.start, *target.special.ends)
+    is_told = may_pad or not is_ours or None not in shape  # LiteRT has no ragged tensors
+    if own is None or own in (*start, *end) or not is_told:  # then padding does not tell where a row ends
         rows, own = tokenizer.tokenize_ragged(texts), own or 0
         ids, lengths = rows.to_tensor(default_value=own), tf.cast(rows.row_lengths(), tf.int32)
     else:
         ids = tokenizer(texts)
         places = tf.range(1, tf.shape(ids)[1] + 1)
         lengths = tf.reduce_max(tf.pad(tf.cast(ids != own, tf.int32) * places, [[0, 0], [0, 1]]), axis=1)
-    are_prompts = isinstance(target, Generator) and len(target.graph.input_names) == 1
     ends = are_prompts and len(end)
     if ends:
         lengths = tf.maximum(lengths - ends, 0)
@@ -145,10 +147,10 @@ def tokenize_signature(target: Generator | keras.Model, tokenizer, padding_id: i
 
 
 def detokenized(generator: Generator, tokenizer, tokens, lengths):
-    """The texts (B, N) of sequences (B, N, L) of the given lengths (B, N), without what starts and ends them."""
+    """The texts (B, N) of sequences (B, N, L) of the given lengths (B, N), without what starts and ends them. An end
+    within them is one of the prompt, and ends nothing."""
     import tensorflow as tf
 
-    own = getattr(tokenizer, "pad_id", 0)
     lengths = tf.expand_dims(lengths, -1)
     places = tf.range(tf.shape(tokens)[-1])
     last = tf.reduce_sum(tf.where(places == lengths - 1, tokens, 0), axis=-1, keepdims=True)
@@ -159,15 +161,9 @@ def detokenized(generator: Generator, tokenizer, tokens, lengths):
         begun = tokens[..., :1] == generator.start_token
         tokens = tf.where(begun, tf.pad(tokens[..., 1:], [[0, 0], [0, 0], [0, 1]]), tokens)
         lengths = tf.where(begun, lengths - 1, lengths)
-    if own is None:  # what ends a text for the tokenizer, or nothing does: then its pieces are all that is read
-        own = next(iter(tokenizer.stop_ids()), None)
-    if own is None:
-        kept = (places < lengths) & (tokens < tokenizer.vocabulary_size)
-        rows = tf.reshape(tokens, [-1, tf.shape(tokens)[-1]])
-        return tf.reshape(
-            tokenizer.decode(tf.ragged.boolean_mask(rows, tf.reshape(kept, tf.shape(rows)))), tf.shape(tokens)[:-1]
-        )
-    return tokenizer.detokenize(tf.where(places < lengths, tokens, own))
+    if isinstance(tokenizer, Tokenizer):
+        return tokenizer.detokenize(tokens, lengths=tf.squeeze(lengths, -1))
+    return tokenizer.detokenize(tf.where(places < lengths, tokens, getattr(tokenizer, "pad_id", 0)))
 
 
 def token_inputs(target, ids: Signature, source_tokenizer, texts, padding_id: int | None) -> list[np.ndarray]:

@@ -257,9 +257,12 @@ class Tokenizer(keras.layers.Layer):
             )
         return encode_with(special, self.first_special_id, strings, self.encode)
 
-    def detokenize(self, ids, skip_special_tokens: bool = True):
-        """Ids (..., T) to strings (...): a row is read up to its first end or padding id. Lists, or a ragged tensor,
-        may have rows of different lengths.
+    def detokenize(self, ids, skip_special_tokens: bool = True, *, lengths=None):
+        """Ids (..., T) to strings (...). Lists, or a ragged tensor, may have rows of different lengths.
+
+        A row is read up to its first end or padding id; or, with `lengths` (...), integers, as many ids of it as these
+        say, and ends and padding among them are left out: a chat has an end behind each message, and its text is
+        `detokenize(result["tokens"], lengths=result["lengths"])`.
 
         Start and other control ids are left out, and special tokens unless `skip_special_tokens` is False. Ids outside
         the vocabulary read as the unknown id does, if there is one, so that one bad row does not fail a batch.
@@ -276,11 +279,15 @@ class Tokenizer(keras.layers.Layer):
         ids = tf.cast(ids, tf.int64)
         shape = tf.shape(ids)
         rows = tf.reshape(ids, [tf.reduce_prod(shape[:-1]), shape[-1]])  # (B, T) or (B * N, T)
-        stops = functools.reduce(operator.or_, (rows == id for id in self.stop_ids()), tf.zeros_like(rows, tf.bool))
+        if lengths is None:
+            stops = functools.reduce(operator.or_, (rows == id for id in self.stop_ids()), tf.zeros_like(rows, tf.bool))
+            read = tf.cumsum(tf.cast(stops, tf.int32), axis=1) == 0
+        else:
+            read = tf.range(shape[-1]) < self._length_tensor(lengths, ids.shape[:-1])
         known = (rows >= 0) & (rows < self.vocabulary_size)
         rows = tf.cast(tf.where(known, rows, self.unk_id or 0), tf.int32)
         hidden = self.hidden_ids(skip_special_tokens)
-        kept = (tf.cumsum(tf.cast(stops, tf.int32), axis=1) == 0) & ~tf.gather(hidden, rows)
+        kept = read & ~tf.gather(hidden, rows)
         if self.unk_id is None:
             kept = kept & known
         if real is not None:
@@ -323,6 +330,18 @@ class Tokenizer(keras.layers.Layer):
             strings = tf.ensure_shape(strings, [None])
         self._check_strings(strings.shape, strings.dtype.name)
         return strings
+
+    def _length_tensor(self, lengths, shape):
+        """The lengths of rows, int32, of shape (R, 1); ValueError unless they are integers of the rows' shape."""
+        tf = needed("tensorflow", self.name)
+
+        lengths = tf.convert_to_tensor(lengths)
+        if not lengths.dtype.is_integer or not lengths.shape.is_compatible_with(shape):
+            raise ValueError(
+                f"{self.name}.detokenize takes as lengths integers of the shape of its rows, {shape}. "
+                f"Received: {lengths.dtype.name} of shape {lengths.shape}"
+            )
+        return tf.reshape(tf.cast(lengths, tf.int32), [-1, 1])
 
     def _check_strings(self, shape, dtype):
         if len(shape) != 1 or dtype != "string":

@@ -131,14 +131,19 @@ class Bleu(keras.callbacks.Callback):
             raise ValueError(
                 f"Bleu takes generators that give tokens (B, N, L). Received: {tokens.shape} of {len(rows)} rows"
             )
-        if "lengths" in result:
+        has_lengths = "lengths" in result
+        if has_lengths:
             found = [
                 row[:length] for row, length in zip(tokens[:, 0], np.asarray(result["lengths"])[:, 0], strict=True)
             ]
         else:
             found = [row[row != 0] for row in tokens[:, 0]]
-        tokenizer = as_tokenizer(self.decode, self.generator)
-        decode = tokenizer.detokenize if isinstance(tokenizer, Tokenizer) else self.decode
+        decode, tokenizer = self.decode, as_tokenizer(self.decode, self.generator)
+        if isinstance(tokenizer, Tokenizer):
+
+            def decode(ids):
+                return tokenizer.detokenize(ids, lengths=len(ids) if has_lengths else None)
+
         return [_as_text(decode, row.tolist()) for row in found]
 
     def score(self) -> float:

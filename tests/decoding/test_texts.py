@@ -48,6 +48,67 @@ def test_texts_are_those_of_the_ids_and_pieces_are_the_text(count, name, roughen
             assert begun.rstrip("\ufffd") + "".join(pieces) == expected[row][place]
 
 
+CHATS = [["Hi", "Yo, <|user|>"], [""], ["a</s>", "pad<pad> bé", "c"], ["", ""]]
+CHAT = "{% for m in messages %}<|user|>{{ m.content }}</s>{% endfor %}<|user|>"
+
+
+@pytest.fixture(scope="module")
+def chatting(roughen):
+    """A model, its tokenizer, and that of the package."""
+    package = pytest.importorskip("tokenizers")
+    special = ["<pad>", "<s>", "</s>", "<|user|>"]
+    letters = sorted(package.pre_tokenizers.ByteLevel.alphabet())
+    oracle = package.Tokenizer(package.models.BPE({x: id for id, x in enumerate([*special, *letters])}, []))
+    oracle.pre_tokenizer = package.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    oracle.decoder = package.decoders.ByteLevel()
+    oracle.add_special_tokens(special)
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    tokenizer = kt.text.PretrainedTokenizer(oracle.to_str(), named_tokens=names, chat_template=CHAT)
+    model = kt.models.language_model(260, num_layers=1, dim=20, num_heads=2, intermediate_dim=13, padding_id=None)
+    return roughen(model), tokenizer, oracle
+
+
+@pytest.mark.parametrize(
+    ("strategy", "padding_id"),
+    [(kt.BeamSearch(3, num_return=2), 2), (kt.Sampling(temperature=3.0, seed=5, num_return=2), None)],
+    ids=["beams", "samples"],
+)
+def test_a_chat_has_an_end_behind_each_message_and_comes_back_whole(strategy, padding_id, chatting):
+    model, tokenizer, oracle = chatting
+    options = {"max_length": 37, "end_token": [2, 77], "start_token": 1, "padding_id": padding_id}
+    generator = kt.Generator(model, **options, target_tokenizer=tokenizer, strategy=strategy, jit_compile=False)
+    messages = [[{"role": "user", "content": text} for text in chat] for chat in CHATS]
+    prompts = tokenizer.apply_chat_template(messages)
+    result = generator(prompts)
+    for place, prompt in enumerate(prompts):
+        found = zip(*(result[name][place] for name in ("tokens", "lengths", "texts")), strict=True)
+        for row, count, text in found:
+            row = row[:count].tolist()
+            assert row[: len(prompt)] == prompt
+            row = row[:-1] if row[-1] in (2, 77) else row
+            assert text == oracle.decode(row, skip_special_tokens=True)
+            assert text.startswith(oracle.decode(prompt, skip_special_tokens=True))
+            answer = tokenizer.detokenize(row[len(prompt) :]).numpy().decode(errors="replace")
+            assert answer == oracle.decode(row[len(prompt) :], skip_special_tokens=True)
+    strings = tokenizer.apply_chat_template(messages, tokenize=False)
+    assert generator(strings)["texts"] == result["texts"]
+
+
+def test_a_chat_streams_its_answer_and_an_answer_may_be_empty(chatting):
+    model, tokenizer, oracle = chatting
+    options = {"max_length": 29, "start_token": 1, "target_tokenizer": tokenizer, "jit_compile": False}
+    generator = kt.Generator(model, end_token=2, **options)
+    prompts = ["<|user|>Hi</s><|user|>Yo</s><|user|>", "<|user|>x</s>"]
+    result = generator(prompts)
+    pieces = ["".join(row) for row in zip(*generator.stream(prompts), strict=True)]
+    for prompt, text, answer in zip(("HiYo", "x"), result["texts"], pieces, strict=True):
+        assert [prompt + answer] == text
+    assert pieces[0]
+    ends = [int(result["tokens"][row, 0, len(tokenizer([text])[0])]) for row, text in enumerate(prompts)]
+    silent = kt.Generator(model, end_token=ends, **options)
+    assert silent(prompts)["texts"] == [["HiYo"], ["x"]]
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
     return kt.text.CharacterTokenizer.train(TEXTS)

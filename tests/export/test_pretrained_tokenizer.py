@@ -14,7 +14,7 @@ from ..pretrained.checkpoints import KINDS  # noqa: E402
 from ..pretrained.sentencepiece_folders import sentencepiece_folder  # noqa: E402
 
 pytestmark = pytest.mark.tensorflow
-PROMPTS = ["The quick", " don't<|im_end|>", "漢字", "👩‍👩‍👧 ok", ""]
+PROMPTS = ["The quick", " don't<|im_end|>", "漢字", "👩‍👩‍👧 ok", "</s>a</s> b", ""]
 
 
 def generator(tokenizer):

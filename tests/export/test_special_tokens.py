@@ -162,6 +162,11 @@ def test_texts_go_in_and_come_out_by_the_generators_tokenizers(tmp_path):
         outputs = kt.export.load(tmp_path / name)(texts)
         np.testing.assert_array_equal(outputs["tokens"], expected["tokens"])
         assert outputs["texts"] == expected["texts"]
+    prompts = [[4, 3, 5], [6], [3, 7, 4]]  # an end within a prompt ends nothing
+    expected = subject(prompts)["texts"]
+    assert [text[:count] for (text,), count in zip(expected, (2, 1, 2), strict=True)] == ["ab", "c", "da"]
+    for name in ("saved_model", "model.tflite"):
+        assert kt.export.load(tmp_path / name)(prompts)["texts"] == expected
     none = {"source_tokenizer": None, "target_tokenizer": None}
     kt.export.saved_model(subject, tmp_path / "ids", verify=False, **none)
     serve = tf.saved_model.load(str(tmp_path / "ids")).signatures["serving_default"]

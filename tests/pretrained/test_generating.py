@@ -9,7 +9,8 @@ import keras_transformer as kt
 from keras_transformer.pretrained.config import Settings
 from keras_transformer.pretrained.generating import read_padding, read_strategy
 
-from .checkpoints import TEXTS, byte_level
+from ..test_readme import REPOSITORY, python_in
+from .checkpoints import CHAT, TEXTS, byte_level
 from .helpers import continue_greedily, rewrite_config, save_random, torch
 
 
@@ -139,6 +140,28 @@ def test_texts_go_in_and_come_out(tmp_path):
     rewrite_config(tmp_path, vocab_size=5)
     with pytest.raises(ValueError, match="needs"):
         kt.pretrained.load_generator(tmp_path)
+
+
+@pytest.mark.tensorflow
+def test_a_chat_as_the_page_has_it(tmp_path, monkeypatch):
+    pytest.importorskip("jinja2")
+    tokenizer, folder = byte_level("gpt2"), tmp_path / "SmolLM2-135M-Instruct"
+    ids = {role: tokenizer.token_to_id(token) for role, token in (("eos", "<|im_end|>"), ("pad", "<pad>"))}
+    save_random("llama", folder, vocab_size=tokenizer.get_vocab_size(), **{f"{x}_token_id": ids[x] for x in ids})
+    tokenizer.save(str(folder / "tokenizer.json"))
+    roles = {"eos_token": "<|im_end|>", "pad_token": "<pad>", "chat_template": CHAT}
+    (folder / "tokenizer_config.json").write_text(json.dumps(roles))
+    monkeypatch.chdir(tmp_path)
+    page = (REPOSITORY / "docs" / "pretrained.md").read_text(encoding="utf-8")
+    (block,) = (block for block in python_in(page) if "apply_chat_template" in block)
+    made = {"kt": kt}
+    exec(block.replace("max_length=200", "max_length=67"), made)
+    prompt, result = made["prompt"], made["result"]
+    whole = result["tokens"][0, 0, : result["lengths"][0, 0]].tolist()
+    assert whole[: len(prompt)] == prompt and prompt.count(ids["eos"]) == 1
+    assert made["answer"] == tokenizer.decode(whole[len(prompt) :]) != ""
+    assert result["texts"] == [[tokenizer.decode(whole)]]
+    assert result["texts"][0][0].startswith("user\nWhat is") and result["texts"][0][0].endswith(made["answer"])
 
 
 def test_a_length_that_is_not_given_fits_the_positions(tmp_path):

@@ -92,6 +92,14 @@ def test_ids_and_texts_equal_those_of_the_package(tmp_path, trained, kind):
     ids = [[id for id in row if id not in tokenizer.stop_ids()] for row in ids]
     back = [text.decode() for text in tokenizer.detokenize(ids).numpy()]
     assert back == oracle.decode_batch(ids, skip_special_tokens=True)
+    chats = [[*a, tokenizer.end_id, *b, tokenizer.pad_id, *a] for a, b in zip(expected, expected[1:], strict=False)]
+    lengths = [len(row) for row in chats]
+    table = np.full((len(chats), max(lengths) + 1), 7)
+    for row, chat in zip(table, chats, strict=True):
+        row[: len(chat)] = chat
+    whole = oracle.decode_batch(chats, skip_special_tokens=True)
+    for rows in (chats, table):
+        assert [text.decode() for text in tokenizer.detokenize(rows, lengths=lengths).numpy()] == whole
 
 
 def test_transformers_reads_the_same_folder_so(tmp_path, trained):

@@ -140,6 +140,12 @@ def test_special_tokens_are_never_cut(tokenizer, languages):
     beams = special.detokenize(np.array([[[base, 3], [2, base + 3]]]), skip_special_tokens=False)
     assert beams.numpy().tolist() == [[b"<x>", "번역".encode()]]
     assert decoded(special.detokenize(np.zeros((2, 0), "int32"), skip_special_tokens=False)) == ["", ""]
+    whole = special.detokenize(rows, lengths=[len(row) - 1 for row in rows])  # each is its own width, less the end
+    assert decoded(whole) == decoded(special.detokenize(ids))
+    beams = special.detokenize(np.array([[[3, *ids[4], 0, *ids[4]]] * 2]), lengths=np.array([[2 + ids.shape[1]] * 2]))
+    assert decoded(beams[0]) == [plain] * 2
+    with pytest.raises(ValueError, match=r"integers of the shape of its rows, \(6,\). Received: int32 of"):
+        special.detokenize(ids, lengths=[1, 2])
     with pytest.raises(ValueError, match="no token '<y>' in its vocabulary"):
         special.token_to_id("<y>")
 
