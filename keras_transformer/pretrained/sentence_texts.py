@@ -44,13 +44,13 @@ def text_options(folder: Path, config: Mapping, tokenizer_config: Mapping) -> di
 
 def _default_prompt(file: Path) -> str:
     """The prompt that stands in front of each text unless another one is asked for."""
-    settings = read_json(file) if file.is_file() else {}
-    name, prompts = settings.get("default_prompt_name"), settings.get("prompts") or {}
+    settings = Settings(read_json(file) if file.is_file() else {}, f"'{file}'")
+    name, prompts = settings.get("default_prompt_name"), settings.get("prompts", {})
     if name is None:
         return ""
     if name not in prompts:
         raise ValueError(f"'{file}' has default_prompt_name={name!r}; its prompts are {', '.join(prompts) or 'none'}.")
-    return prompts[name] or ""
+    return prompts.get(name, "")
 
 
 def _without_nothing(settings: Mapping) -> dict:

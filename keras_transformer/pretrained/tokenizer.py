@@ -232,7 +232,7 @@ def _added(token, special: bool = False) -> dict:
     return {"content": token["content"], "special": special, **flags}
 
 
-def _json(path: pathlib.Path, names: Iterable[str] = ("model_type",)) -> dict:
+def _json(path: pathlib.Path, names: Iterable[str] = ("max_position_embeddings", "model_type")) -> dict:
     """The settings in a file, those of the names of the kinds that they have to be; none where there is no file."""
     content = read_json(path) if path.is_file() else {}
     for name in names:

@@ -68,6 +68,9 @@ def test_what_the_caller_gives_counts(load):
         ({"shine": 3}, {}, "sentence_bert_config.json' has settings that are not known here.*shine=3"),
         ({"transformer_task": "fill-mask"}, {}, "transformer_task='fill-mask'"),
         ({}, {"default_prompt_name": "q", "prompts": {"p": ""}}, "default_prompt_name='q'; its prompts are p"),
+        ({"max_seq_length": "13"}, {}, "max_seq_length='13'; a whole number above 0 is expected"),
+        ({}, {"default_prompt_name": ["q"]}, r"default_prompt_name=\['q'\]; a string is expected"),
+        ({}, {"default_prompt_name": "q", "prompts": ["q"]}, r"prompts=\['q'\]; an object with settings is expected"),
     ],
 )
 def test_what_is_not_known_is_refused(load, sentence, prompts, message):

@@ -268,6 +268,7 @@ def test_ids_that_do_not_fit_the_model_are_named(tmp_path, trained):
         ("special_tokens_map.json", {"additional_special_tokens": "<tool>"}),
         ("added_tokens.json", {"<tool>": "7"}),
         ("config.json", {"model_type": ["gpt2"]}),
+        ("config.json", {"max_position_embeddings": "512"}),
     ],
 )
 def test_settings_of_the_wrong_kind_are_named(tmp_path, trained, name, values):
