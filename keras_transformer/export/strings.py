@@ -95,6 +95,8 @@ def with_tokenizers(
         if source_tokenizer is not None:
             given = dict(zip((x.name for x in inputs), values, strict=True))
             tokens, lengths = tokenized(target, source_tokenizer, given["text"], padding_id, ids.inputs[0].shape)
+            if padding_id is not None and not _may_pad(target, padding_id) and None in ids.inputs[0].shape:
+                tokens = _refusing_padding(target, tokens, lengths, padding_id)
             given |= {ids.inputs[0].name: tokens, "lengths": lengths}
             values = [given[x.name] for x in ids.inputs]
         outputs = dict(ids.function(*values))
@@ -113,9 +115,7 @@ def tokenized(target: Generator | keras.Model, tokenizer, texts, padding_id: int
     own = getattr(tokenizer, "pad_id", 0)
     is_ours = isinstance(tokenizer, Tokenizer)
     start, end = tokenizer.frame if is_ours else ((), ())
-    are_prompts = isinstance(target, Generator) and len(target.graph.input_names) == 1
-    may_pad = not are_prompts or padding_id not in (None, target.special.start, *target.special.ends)
-    is_told = may_pad or not is_ours or None not in shape  # LiteRT has no ragged tensors
+    is_told = _may_pad(target, padding_id) or not is_ours or None not in shape  # LiteRT has no ragged tensors
     if own is None or own in (*start, *end) or not is_told:  # then padding does not tell where a row ends
         rows, own = tokenizer.tokenize_ragged(texts), own or 0
         ids, lengths = rows.to_tensor(default_value=own), tf.cast(rows.row_lengths(), tf.int32)
@@ -123,7 +123,7 @@ def tokenized(target: Generator | keras.Model, tokenizer, texts, padding_id: int
         ids = tokenizer(texts)
         places = tf.range(1, tf.shape(ids)[1] + 1)
         lengths = tf.reduce_max(tf.pad(tf.cast(ids != own, tf.int32) * places, [[0, 0], [0, 1]]), axis=1)
-    ends = are_prompts and len(end)
+    ends = _takes_prompts(target) and len(end)
     if ends:
         lengths = tf.maximum(lengths - ends, 0)
     if None not in shape:
@@ -135,6 +135,32 @@ def tokenized(target: Generator | keras.Model, tokenizer, texts, padding_id: int
     if ends or fill != own:
         ids = tf.where(tf.range(tf.shape(ids)[1]) < tf.expand_dims(lengths, 1), ids, fill)
     return ids, lengths
+
+
+def _takes_prompts(target: Generator | keras.Model) -> bool:
+    return isinstance(target, Generator) and len(target.graph.input_names) == 1
+
+
+def _may_pad(target: Generator | keras.Model, padding_id: int | None) -> bool:
+    """Whether the padding of what the model takes is no token, so that a row ends before it."""
+    return not _takes_prompts(target) or padding_id not in (None, target.special.start, *target.special.ends)
+
+
+def _refusing_padding(generator: Generator, tokens, lengths, padding_id: int):
+    """Prompts (B, T), with an error in place of those of which the signature, which is not told lengths, would drop the
+    last token: Python takes it for a token, since a text is as long as it is."""
+    import tensorflow as tf
+
+    lengths = tf.expand_dims(lengths, 1)
+    last = tf.range(tf.shape(tokens)[1]) == lengths - 1
+    is_start = (lengths == 1) & (tokens == (-1 if generator.start_token is None else generator.start_token))
+    wrong = tf.reduce_any(last & (tokens == padding_id) & ~is_start)
+    message = (
+        f"A prompt ends with {padding_id}, which also is padding, and this export does not take the lengths of "
+        "prompts. Export a Generator with padding_id=None"
+    )
+    with tf.control_dependencies([tf.debugging.assert_equal(wrong, False, message, summarize=1)]):
+        return tf.identity(tokens)
 
 
 def tokenize_signature(target: Generator | keras.Model, tokenizer, padding_id: int | None) -> Signature:

@@ -149,6 +149,7 @@ def read_text(s: Settings, prefix: str = "", width: int | None = None) -> Encode
             vocabulary_size=s.get("vocab_size", 49408),
             dim=dim,
             padding_id=None,
+            hides_padding=False,
             positions=(s.get("max_position_embeddings", 77), 0),
         ),
         num_layers=num_layers,

@@ -74,6 +74,7 @@ class Tokens:
         types: Number of kinds of tokens; none where there is no such input.
         norm: Makes the normalization, or is None.
         dropout: Rate.
+        hides_padding: Whether padding is hidden, as it need not be where tokens see only what is before them.
     """
 
     vocabulary_size: int
@@ -84,6 +85,7 @@ class Tokens:
     types: int = 0
     norm: MakeNorm | None = None
     dropout: float = 0.0
+    hides_padding: bool = True
 
     def build(self, parts, *, output_bias):
         tokens = keras.Input((None,), dtype="int32", name="tokens")

@@ -16,7 +16,9 @@ from keras_transformer.pretrained.hub import folder_of
 from keras_transformer.pretrained.initializers import loading
 from keras_transformer.pretrained.kept import keep, of_heads
 from keras_transformer.pretrained.model import PretrainedModel
+from keras_transformer.pretrained.padding import padded
 from keras_transformer.pretrained.sentence import module_tensors, read_modules, read_sentence_encoder
+from keras_transformer.pretrained.tokenizer import padding_of
 from keras_transformer.pretrained.variables import as_stored, fill, of_model
 from keras_transformer.pretrained.weights import Tensor, find
 
@@ -30,6 +32,7 @@ class Source(NamedTuple):
         modules: What those of a sentence encoder say, if it is one.
         tensors: Finds its tensors.
         fields: What a GGUF file says beside its tensors; None of a folder.
+        padding: Finds the id that the tokenizer beside the model pads with, if there is one.
     """
 
     where: str
@@ -38,6 +41,7 @@ class Source(NamedTuple):
     modules: dict | None
     tensors: Callable[[], Mapping[str, Tensor]]
     fields: Mapping | None = None
+    padding: Callable[[], int | None] = lambda: None
 
     @property
     def of_settings(self) -> str:
@@ -54,7 +58,7 @@ def load_model(folder: str | os.PathLike, dtype=None) -> PretrainedModel:
     bare "...Model", or a dict of them, "hidden", and of what its pooler makes of them, "pooled". Encoders that tell
     kinds of tokens apart have an input "token_types" (B, T), too, which may be left out: all are of kind 0 then. That
     of images is "pixels" (B, height, width, channels); in PyTorch, channels come first. An encoder-decoder has the
-    inputs "source" (B, S), padded with the file's padding id, and "target" (B, T); Whisper has "features" (B, frames,
+    inputs "source" (B, S), padded with the folder's padding id, and "target" (B, T); Whisper has "features" (B, frames,
     mel), as `kt.LogMelSpectrogram` makes them, in place of a source. Dropout rates are those of the file, and act in
     training.
 
@@ -92,7 +96,7 @@ def model_of(source: Source, dtype=None) -> PretrainedModel:
     found = source.tensors()
     tensors = named(found, family)
     settings = Settings(source.config, source.of_settings, tensors)
-    architecture = read_architecture(family, settings, source.modules, found)
+    architecture = read_architecture(family, settings, source.modules, found, source.padding)
     settings.check()
     prefix = family.prefix if any(name.startswith(family.prefix) for name in tensors) else ""
     policy = keras.config.dtype_policy() if dtype is None else keras.dtype_policies.get(dtype)
@@ -136,13 +140,18 @@ def named(tensors: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
 
 
 def read_architecture(
-    family: Family, settings: Settings, modules: Mapping | None, tensors: Mapping[str, Tensor] | None = None
+    family: Family,
+    settings: Settings,
+    modules: Mapping | None,
+    tensors: Mapping[str, Tensor] | None = None,
+    padding: Callable[[], int | None] = lambda: None,
 ) -> Architecture:
-    """The shape of model that the settings describe, and the tensors where they are given; of a sentence encoder where
-    there are modules of one."""
+    """The shape of model that the settings describe, and the tensors and the tokenizer's padding where they are given;
+    of a sentence encoder where there are modules of one."""
     architecture = family.read(settings)
     if tensors is not None:
         architecture = family.adapt(architecture, tensors, settings.where)
+    architecture = padded(architecture, padding)
     return architecture if modules is None else read_sentence_encoder(architecture, modules, settings.where)
 
 
@@ -170,6 +179,7 @@ def read_source(folder: str | os.PathLike) -> Source:
         generation,
         modules,
         lambda: {**find(folder), **module_tensors(folder, modules or {})},
+        padding=lambda: padding_of(folder),
     )
 
 

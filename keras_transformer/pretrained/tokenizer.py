@@ -11,10 +11,11 @@ from keras_transformer.pretrained.gguf_tokenizer import tokenizer_arguments
 from keras_transformer.pretrained.hub import folder_of
 from keras_transformer.pretrained.kinds import COUNT, OF_TOKENIZERS, TOKEN_FLAGS, check_kind
 from keras_transformer.pretrained.marian_files import MARIAN, MarianFiles
+from keras_transformer.pretrained.padding import padding_of_model
 from keras_transformer.pretrained.sentence_texts import text_options
 from keras_transformer.pretrained.sentencepiece_file import FILES, SentencePieceFile
 from keras_transformer.pretrained.tokenizer_switches import with_switches
-from keras_transformer.pretrained.vocabulary_files import VOCABULARIES, definition_of
+from keras_transformer.pretrained.vocabulary_files import VOCABULARIES, definition_of, roles_of
 from keras_transformer.text.definition import as_fast, as_text, by_id
 from keras_transformer.text.pretrained import PretrainedTokenizer
 from keras_transformer.text.pretrained_sentencepiece import PretrainedSentencePieceTokenizer
@@ -48,7 +49,8 @@ def load_tokenizer(
     tokenizer.json says otherwise: `do_lower_case`, `strip_accents` and `tokenize_chinese_chars` of BERT's tokenizers,
     `add_prefix_space` of GPT-2's, and what `added_tokens_decoder` says of white space at added tokens. Code that a
     folder may hold is never run. Texts come back as the file's decoder has them: `clean_up_tokenization_spaces`, by
-    which transformers takes spaces out in front of punctuation, those of the text, too, is left alone.
+    which transformers takes spaces out in front of punctuation, those of the text, too, is left alone. Where no file
+    names a padding token, rows are padded with the id that the model in the folder hides.
 
     In the folder of a sentence encoder (`modules.json`) texts are prepared as sentence-transformers does it: the
     default prompt of `config_sentence_transformers.json` is put in front, white space at the edges is taken away, and
@@ -103,6 +105,8 @@ def load_tokenizer(
     definition = _with_tokens(definition, config, named, str(path))
     if vocabulary_size is not None:
         definition = _without_media(definition, {named[role] for role in _MEDIA if role in named}, vocabulary_size)
+    if "pad_token" not in named:
+        named |= _padding(definition, of_model, str(path))
     return PretrainedTokenizer(
         definition,
         named_tokens=named,
@@ -116,6 +120,40 @@ def tokenizer_file(folder: pathlib.Path) -> pathlib.Path | None:
     """The file of a folder that a tokenizer is read from, if there is one."""
     names = ("tokenizer.json", *FILES, MARIAN, *VOCABULARIES)
     return next((file for name in names if (file := folder / name).is_file()), None)
+
+
+def padding_of(folder: pathlib.Path) -> int | None:
+    """The id that the tokenizer of a folder pads with, without making the tokenizer. None if there is none, or if it is
+    also a token that stands around texts: then a model cannot tell by ids what is padding."""
+    path = tokenizer_file(folder)
+    if path is None:
+        return None
+    config = _settings(folder)
+    if path.name in VOCABULARIES:
+        config = {**config, **roles_of(path, _json(folder / "config.json").get("model_type"), config)}
+    token = _content(config.get("pad_token", "<pad>" if path.name == MARIAN else None))
+    if token in (None, *(_content(config.get(role)) for role in ("bos_token", "eos_token", "cls_token", "sep_token"))):
+        return None
+    ids = {_content(token): int(id) for id, token in config.get("added_tokens_decoder", {}).items()}
+    if token in ids or path.name in FILES:
+        return ids.get(token)
+    if path.name == "tokenizer.json":
+        content = _json(path)
+        vocabulary = content.get("model", {}).get("vocab", {})
+        if isinstance(vocabulary, list):  # of a unigram model, with scores
+            vocabulary = {piece: id for id, (piece, _) in enumerate(vocabulary)}
+        return {**vocabulary, **{x["content"]: x["id"] for x in content.get("added_tokens", ())}}.get(token)
+    if path.name == "vocab.txt":
+        pieces = path.read_text(encoding="utf-8").split("\n")
+        return next((id for id, piece in enumerate(pieces) if piece.rstrip() == token), None)
+    return _json(folder / "vocab.json").get(token)
+
+
+def _padding(definition: str, config: Mapping, owner: str) -> dict[str, str]:
+    """The padding token of a tokenizer that names none: the one that the model hides, if it does."""
+    id = padding_of_model(config)
+    token = None if id is None else as_fast(definition, owner).id_to_token(id)
+    return {} if token is None else {"pad_token": token}
 
 
 def _of_sentencepiece(source, config: Mapping, named: Mapping[str, str], size: int | None, owner: str, kwargs: Mapping):

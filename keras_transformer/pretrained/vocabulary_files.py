@@ -38,14 +38,14 @@ def definition_of(path: pathlib.Path, model_type: str | None, config: Mapping) -
 
     Raises: ValueError if a file cannot be read, or if it is not known what the family does with a text.
     """
-    families = _ROLES[path.name]
-    if model_type not in families:
+    roles = roles_of(path, model_type, config)
+    if not roles:
+        families = _ROLES[path.name]
         raise ValueError(
             f"'{path}': what a model of the type {model_type!r} does with a text is not known here (known are "
             f"{[*families]}). With transformers, AutoTokenizer.from_pretrained(folder).save_pretrained(folder) writes "
             "a tokenizer.json."
         )
-    roles = {role: _chosen(config.get(role), token) for role, token in families[model_type].items()}
     names = {role: token["content"] if isinstance(token, Mapping) else token for role, token in roles.items()}
     content = _word_pieces(path, names["unk_token"], config) if path.name == "vocab.txt" else None
     content = content or _byte_pairs(path, model_type, names, config)
@@ -60,6 +60,11 @@ def definition_of(path: pathlib.Path, model_type: str | None, config: Mapping) -
         raise ValueError(f"'{path}' belongs to a vocabulary that lacks {missing}, which stands around each text.")
     content["post_processor"] = template([start] if start else [], [end] if end else [], ids)
     return {"version": "1.0", "added_tokens": [], **content}, roles
+
+
+def roles_of(path: pathlib.Path, model_type: str | None, config: Mapping) -> dict:
+    """The tokens that have a role in such a file: those of the configuration, or else the family's own."""
+    return {role: _chosen(config.get(role), token) for role, token in _ROLES[path.name].get(model_type, {}).items()}
 
 
 def _chosen(given, own):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import keras_transformer as kt
-from keras_transformer.export.strings import tokenized
+from keras_transformer.export.signatures import Input, Signature
+from keras_transformer.export.strings import tokenized, with_tokenizers
 
 from ..letters import Letters
 
@@ -92,6 +93,17 @@ def test_a_chat_has_an_end_behind_each_message_and_comes_back_whole(strategy, pa
             assert answer == oracle.decode(row[len(prompt) :], skip_special_tokens=True)
     strings = tokenizer.apply_chat_template(messages, tokenize=False)
     assert generator(strings)["texts"] == result["texts"]
+    signature = Signature([Input("tokens", (None, None), "int32")], lambda tokens: {"ids": tokens})
+    signature = with_tokenizers(generator, signature, tokenizer, None, padding_id)  # as in an export
+    ids, lengths = tokenized(generator, tokenizer, tf.constant([*strings, "a</s>"]), padding_id)
+    assert [row[:count].tolist() for row, count in zip(ids.numpy(), lengths, strict=True)] == [
+        *prompts,
+        oracle.encode("a</s>").ids,
+    ]
+    if padding_id is not None:
+        assert signature.function(tf.constant(strings))["ids"].numpy().tolist() == ids[:4].numpy().tolist()
+        with pytest.raises(tf.errors.InvalidArgumentError, match="ends with 2, which also is padding"):
+            signature.function(tf.constant(["a", "a</s>"]))
 
 
 def test_a_chat_streams_its_answer_and_an_answer_may_be_empty(chatting):
