@@ -158,6 +158,8 @@ def test_tokenizers_outside_the_graph_equal_those_inside(kind, special, tokenize
     random = np.random.default_rng(0).integers(0, layer.vocabulary_size + 3, (50, 6))
     inside = [text.decode(errors="replace") for text in layer.detokenize(random).numpy()]
     assert [outside.detokenize(row) for row in random] == inside
+    whole = layer.detokenize(random, lengths=np.full(len(random), 5)).numpy()  # ends are left out, and end nothing
+    assert [outside.detokenize(row, length=5) for row in random] == [text.decode(errors="replace") for text in whole]
 
 
 def test_the_file_says_what_is_in_it(folder):

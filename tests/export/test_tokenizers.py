@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import keras_transformer as kt
+from keras_transformer.decoding.texts import decode
 from keras_transformer.text import ByteTokenizer, CharacterTokenizer, SentencePieceTokenizer, WordPieceTokenizer
 from keras_transformer.text.keras_hub import as_tokenizer
 
@@ -174,6 +175,9 @@ def test_what_generation_adds_is_left_out(theirs, encoder_decoder):
     ids = np.array([[[2, 4, 5, 6, 3, 4], [2, 7, 2**31 - 1, -1, 4, 0]]])
     assert tokenizer.detokenize(ids).numpy().tolist() == [[b"the cat", b"a the"]]
     assert as_tokenizer(theirs["wordpiece"]).detokenize([4, 3, 4]).numpy() == b"the [SEP] the"
+    chat = [2, 4, 5, 6, 3, 2, 7, 4, 0]  # an end within a prompt ends nothing, in an export and in Python
+    assert tokenizer.detokenize(chat, lengths=len(chat)).numpy() == b"the cat a the"
+    assert decode(theirs["wordpiece"], [chat, []], encoder_decoder.special) == ["the cat a the", ""]
 
 
 @pytest.mark.parametrize("sequence_length", [None, 5])
