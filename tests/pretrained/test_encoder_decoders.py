@@ -316,12 +316,16 @@ def test_whisper_is_exported_from_sounds_to_tokens(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.tensorflow
-def test_t5_is_exported(tmp_path):
-    save_random("t5-gated", tmp_path / "in", shards="5GB")
-    model, source = kt.pretrained.load_model(tmp_path / "in"), source_of("t5-gated")
-    generator = kt.Generator(model, max_length=9, end_token=4, start_token=0, padding_id=None)
-    source[1, 7:] = 0
+@pytest.mark.parametrize("name", ["t5-gated", "bart", "marian"])
+def test_texts_go_into_an_export(name, tmp_path):
+    save_random(name, tmp_path / "in", shards="5GB")
+    model, source = kt.pretrained.load_model(tmp_path / "in"), source_of(name)
+    start = options_of(name)[1].get("decoder_start_token_id", 2)
+    options = {"start_token": start, "padding_id": None, "processors": [kt.NoRepeatNGram(1)]}  # else one token repeats
+    generator = kt.Generator(model, max_length=9, end_token=4, **options)
+    source[1, 7:] = padding_of(name)
     expected = generator(source)["tokens"]
+    assert len(np.unique(expected)) > 3
     kt.export.saved_model(generator, tmp_path / "served")
     kt.export.litert(generator, tmp_path / "model.tflite", batch_size=2, source_length=11)
     for name in ("served", "model.tflite"):
