@@ -118,6 +118,8 @@ def fine_tuning_table(result: Figures) -> str:
     titles = {"full": "all weights", "lora": "LoRA", "scratch": "all weights, from random ones"}
     rows = []
     for way, title in titles.items():
+        if way not in result:
+            continue
         runs = result[way].runs
         dev, test = ([run[f"{part}_accuracy"] for run in runs] for part in ("dev", "test"))
         rows.append(
