@@ -151,7 +151,7 @@ def main() -> None:
         console.print(f"{sentence}\n  model:     {samples[-1][1]}\n  reference: {answer}", highlight=False)
     if options.save:
         kt.pretrained.save_model(model, options.save)
-        console.print(f"{options.save} is a checkpoint like the one that was loaded", highlight=False)
+        console.print(f"{options.save} is a checkpoint, but for the files of a tokenizer", highlight=False)
     figures = {
         "perplexity_before": first,
         "perplexity_after": last,

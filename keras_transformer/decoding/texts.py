@@ -75,9 +75,7 @@ class Texts:
                 )
             size = _size(self.target_tokenizer)
             if size is not None and size < graph.vocabulary_size:
-                raise ValueError(
-                    f"The target tokenizer has {size} ids, the model generates {graph.vocabulary_size} different ones."
-                )
+                raise too_few_ids(size, graph.vocabulary_size)
 
     def encode_source(self, strings, may_pad: bool) -> list[list[int]] | np.ndarray:
         """The ids of source texts; an array, padded as the tokenizer pads, where padding is not without effect."""
@@ -195,3 +193,11 @@ def _size(tokenizer) -> int | None:
 
 def _name(tokenizer) -> str:
     return getattr(tokenizer, "name", type(tokenizer).__name__)
+
+
+def too_few_ids(size: int, needed: int) -> ValueError:
+    """The error for a tokenizer that lacks ids that a model generates."""
+    return ValueError(
+        f"The target tokenizer has {size} ids, the model generates {needed} different ones. Where those beyond are no "
+        f"tokens, as in checkpoints whose table was rounded up: kt.pretrained.load_tokenizer(vocabulary_size={needed})."
+    )

@@ -5,6 +5,7 @@ import numpy as np
 
 from keras_transformer.decoding import Generator
 from keras_transformer.decoding.program import Program
+from keras_transformer.decoding.texts import too_few_ids
 from keras_transformer.export.names import input_names
 from keras_transformer.export.signatures import Input, Signature, inputs_of_model
 from keras_transformer.models.packable import FURTHER, unpacked
@@ -244,9 +245,7 @@ def check_tokenizers(target: Generator | keras.Model, ids: Signature, source_tok
     if target_tokenizer is not None:
         size = _vocabulary_size(target_tokenizer)
         if size is not None and size < program.vocabulary_size:
-            raise ValueError(
-                f"The target tokenizer has {size} ids, the model generates {program.vocabulary_size} different ones."
-            )
+            raise too_few_ids(size, program.vocabulary_size)
 
 
 def _vocabulary_size(tokenizer) -> int | None:

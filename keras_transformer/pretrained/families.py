@@ -16,17 +16,15 @@ from keras_transformer.pretrained import (
 )
 from keras_transformer.pretrained.family import Family
 
+ENCODERS: dict[str, Family] = {**bert.FAMILIES, **clip.FAMILIES, **modernbert.FAMILIES, **vit.FAMILIES}
 FAMILIES: dict[str, Family] = {
+    **ENCODERS,
     **bart.FAMILIES,
-    **bert.FAMILIES,
-    **clip.FAMILIES,
     **experts.FAMILIES,
     **gemma.FAMILIES,
     **gpt2.FAMILIES,
     **llama.FAMILIES,
-    **modernbert.FAMILIES,
     **neox.FAMILIES,
     **t5.FAMILIES,
-    **vit.FAMILIES,
     **whisper.FAMILIES,
 }

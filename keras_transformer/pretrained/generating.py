@@ -17,6 +17,7 @@ from keras_transformer.decoding import (
 from keras_transformer.decoding.strategies import Strategy
 from keras_transformer.layers.positional_encoding import LearnedPositionalEncoding
 from keras_transformer.pretrained.config import Settings
+from keras_transformer.pretrained.families import ENCODERS
 from keras_transformer.pretrained.gguf_tokenizer import has_tokenizer, tokenizer_arguments
 from keras_transformer.pretrained.hub import folder_of
 from keras_transformer.pretrained.loading import Source, model_of, read_source
@@ -94,10 +95,17 @@ def load_generator(
         strategy: How tokens are chosen, in place of what the file says.
 
     Raises:
-        ValueError: As `load_model` and `Generator` do; or if the file asks for what there is not here, by name.
+        ValueError: As `load_model` and `Generator` do; if the file asks for what there is not here, by name; or if the
+            checkpoint is an encoder.
     """
     folder = folder_of(folder)
     source = with_logits(read_source(folder))
+    kind = str(source.config.get("model_type"))
+    if source.modules is not None or kind in ENCODERS:
+        raise ValueError(
+            f"{source.where} is an encoder, '{kind}', which generates nothing. "
+            "kt.pretrained.load_model gives its hidden states, vectors or classes."
+        )
     model = model_of(source)
     tokenizer = None
     has_source = "source" in (x.name for x in model.inputs)

@@ -43,6 +43,7 @@ class Kind(NamedTuple):
 
     Attributes:
         model_type: In configuration files.
+        name: Of its class there, by which `architectures` names it.
         tensors: Names of the tensors of a layer.
         turned: Whether the rows of queries and keys were reordered, for pairs of neighbouring coordinates.
         offset: What was added to the scales of norms.
@@ -50,6 +51,7 @@ class Kind(NamedTuple):
     """
 
     model_type: str
+    name: str
     tensors: Mapping[str, str] = TENSORS
     turned: bool = False
     offset: float = 0.0
@@ -64,10 +66,10 @@ def _gemma3(s: Settings, config: dict) -> dict:
 
 
 KINDS = {
-    "gemma3": Kind("gemma3_text", GEMMA, offset=1.0, further=_gemma3),
-    "llama": Kind("llama", turned=True),
-    "qwen2": Kind("qwen2"),
-    "qwen3": Kind("qwen3"),
+    "gemma3": Kind("gemma3_text", "Gemma3ForCausalLM", GEMMA, offset=1.0, further=_gemma3),
+    "llama": Kind("llama", "LlamaForCausalLM", turned=True),
+    "qwen2": Kind("qwen2", "Qwen2ForCausalLM"),
+    "qwen3": Kind("qwen3", "Qwen3ForCausalLM"),
 }
 
 
@@ -149,7 +151,7 @@ def _fields(reader) -> dict:
 def _config(kind: Kind, s: Settings, fields: dict) -> dict:
     heads, width = s["attention.head_count"], s["embedding_length"]
     config = {
-        "architectures": ["ForCausalLM"],
+        "architectures": [kind.name],
         "model_type": kind.model_type,
         "hidden_size": width,
         "num_hidden_layers": s["block_count"],

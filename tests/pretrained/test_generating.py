@@ -11,7 +11,7 @@ from keras_transformer.pretrained.generating import read_padding, read_strategy
 
 from ..test_readme import REPOSITORY, python_in
 from .checkpoints import CHAT, TEXTS, byte_level
-from .helpers import continue_greedily, rewrite_config, save_random, torch
+from .helpers import continue_greedily, rewrite_config, save_random, torch, transformers
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +94,19 @@ def test_what_is_not_there_is_named_in_the_configuration_of_the_model_too(tmp_pa
     rewrite_config(tmp_path, exponential_decay_length_penalty=[3, 1.5])
     with pytest.raises(ValueError, match=r"/config.json' has exponential_decay_length_penalty=\[3, 1.5\]"):
         kt.pretrained.load_generator(tmp_path, max_length=13)
+
+
+def test_an_encoder_generates_nothing(tmp_path):
+    sizes = {
+        "vocab_size": 11,
+        "hidden_size": 4,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 7,
+    }
+    transformers.BertModel(transformers.BertConfig(**sizes)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is an encoder, 'bert', which generates nothing"):
+        kt.pretrained.load_generator(tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:Unfeasible length")

@@ -77,6 +77,7 @@ def test_a_file_is_the_checkpoint_it_was_made_of(name, architecture, tmp_path):
     kt.pretrained.save_model(model, tmp_path / "out")
     before, after = read_tensors(tmp_path / name), read_tensors(tmp_path / "out")
     assert before.keys() == after.keys() and all((before[key] == after[key]).all() for key in before)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == [type(reference).__name__]
 
 
 def test_what_is_not_known_of_a_file(tmp_path):
