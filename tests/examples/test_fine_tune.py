@@ -3,18 +3,14 @@
 import gzip
 import importlib.util
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ..pretrained.checkpoints import KINDS
 from ..pretrained.test_sentences import save_encoder, save_modules
+from .scripts import EXAMPLES, run_script
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "fine_tune.py"
 GOOD, BAD = ["brown", "fox", "lazy"], ["quick", "dog", "think"]
 
 
@@ -48,15 +44,7 @@ def test_each_way_learns_words(tmp_path):
         ("lora", ["--momentum", "0.5", "--export", "classifier"]),
         ("scratch", []),
     ):
-        process = subprocess.run(
-            [sys.executable, str(SCRIPT), "--way", way, *arguments, *more],
-            cwd=tmp_path,
-            env=os.environ,
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-        assert process.returncode == 0, process.stdout + process.stderr
+        run_script("fine_tune.py", tmp_path, "--way", way, *arguments, *more)
     figures = json.loads((tmp_path / "figures.json").read_text())
     for way, seeds in (("full", [0, 1]), ("lora", [0]), ("scratch", [0])):
         assert [run["seed"] for run in figures[way]["runs"]] == seeds
@@ -67,7 +55,7 @@ def test_each_way_learns_words(tmp_path):
 
 
 def test_parts_of_korean_reviews(tmp_path):
-    spec = importlib.util.spec_from_file_location("fine_tune", SCRIPT)
+    spec = importlib.util.spec_from_file_location("fine_tune", EXAMPLES / "fine_tune.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     for part, count in (("train", 5003), ("test", 2)):

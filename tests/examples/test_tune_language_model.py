@@ -2,10 +2,6 @@
 
 import gzip
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +11,7 @@ import keras_transformer as kt
 from ..pretrained.checkpoints import CHAT, KINDS
 from ..pretrained.helpers import save_random
 from ..pretrained.test_tokenizer import ROLES, write
-
-SCRIPT = Path(__file__).parents[2] / "examples" / "tune_language_model.py"
+from .scripts import run_script
 
 
 @pytest.mark.slow
@@ -31,15 +26,7 @@ def test_answers_are_learned_and_the_checkpoint_comes_back(tmp_path):
             with gzip.open(tmp_path / f"{part}.{language}.gz", "wt", encoding="utf-8") as file:
                 file.writelines([f"{text}\n"] * count)
     arguments = ["--checkpoint", "small", "--data", ".", "--output", "figures.json", "--save", "tuned"]
-    process = subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments, "--pairs", "48", "--epochs", "6", "--rate", "0.01"],
-        cwd=tmp_path,
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert process.returncode == 0, process.stdout + process.stderr
+    run_script("tune_language_model.py", tmp_path, *arguments, "--pairs", "48", "--epochs", "6", "--rate", "0.01")
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["perplexity_after"] < 0.5 * figures["perplexity_before"]
     model = kt.pretrained.load_model(tmp_path / "tuned")
