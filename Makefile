@@ -37,7 +37,7 @@ TORCH_PART := $(addprefix tests/,models layers ops test_insight.py training/test
 	training/test_rematerialization.py) $(DECODING)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart lecture browser-demo test test-jax test-torch test-slow test-pretrained test-distributed test-browser lint format dist bench clean
+.PHONY: help quickstart lecture examples browser-demo test test-jax test-torch test-slow test-pretrained test-distributed test-browser lint format dist bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -56,6 +56,12 @@ lecture: $(INSTALLED) ## Measure the claims of the lecture, one script after ano
 	@for script in examples/lecture/[a-z]_*.py; do \
 		echo "== $$script"; \
 		$(BIN)/python $$script $$(grep -q 'data=' $$script && echo "$(if $(DATA),--data $(DATA))") || exit 1; \
+	done
+
+examples: $(INSTALLED) ## Run the scripts of docs/examples (DATA=folder of the data sets; SEEDS="0 1 2")
+	@for page in $(filter-out %.ko.md docs/examples/README.md, $(wildcard docs/examples/*.md)); do \
+		echo "== $$page"; \
+		$(BIN)/python examples/$$(basename $$page .md).py $(if $(DATA),--data $(DATA)) $(if $(SEEDS),--seeds $(SEEDS)) || exit 1; \
 	done
 
 # `ci` installs exactly what the lock file names, for the page and for its test.

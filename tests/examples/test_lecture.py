@@ -8,39 +8,17 @@ import re
 
 import pytest
 
+from .figures import numbers_in, strange_numbers
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPTS = sorted((ROOT / "examples" / "lecture").glob("[a-z]_*.py"))
 FIGURES = ROOT / "docs" / "lecture"
 PAGES = ("lecture.md", "lecture.ko.md")
 
 
-def numbers_in(value):
-    """All numbers of a JSON value, at any depth."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        return [number for item in value for number in numbers_in(item)]
-    return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
-
-
 def section(page: str, script: str) -> str:
     """What a page says after a script's command, up to the next one or to another heading."""
     return re.split(r"^    python |^## ", page.split(f"/{script}", 1)[1], flags=re.MULTILINE)[0]
-
-
-def strange_numbers(text: str, figures: list[float]) -> list[str]:
-    """The numbers in tables, but for heads and first columns, that are none of the figures, nor in percent, rounded."""
-    rows = [line.split("|")[2:-1] for line in text.splitlines() if line.startswith("|")]
-    heads = [i for i, below in enumerate(rows[1:]) if set("".join(below)) <= set("-: ")]
-    cells = " ".join(cell for i, row in enumerate(rows) if i not in heads for cell in row)
-    written = re.findall(r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?:e-?\d+)?(?!\w)", cells, re.ASCII)
-    return [number for number in written if not is_rounded(number.replace(",", ""), figures)]
-
-
-def is_rounded(number: str, figures: list[float]) -> bool:
-    mantissa, _, exponent = number.partition("e")
-    half = 0.5001 * 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
-    return any(abs(scale * figure - float(number)) <= half for figure in figures for scale in (1, 100))
 
 
 def test_there_are_scripts():

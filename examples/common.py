@@ -1,0 +1,102 @@
+"""What the examples of docs/examples have in common: where their data is, what they leave, an export run elsewhere.
+
+Each trains one model for each seed, chooses on the validation data, and looks at the test data once. It leaves
+examples/results/<name>.json, docs/examples/<name>.png and an export, which another process has run.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # TensorFlow's default only where it sees AVX512-VNNI
+
+import keras
+import numpy as np
+from matplotlib.figure import Figure
+
+import keras_transformer as kt
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from report import REPOSITORY, save_results
+
+ELSEWHERE = """
+import sys
+import numpy as np
+import keras_transformer_runtime
+_, model, inputs, outputs = sys.argv
+with np.load(inputs) as arrays:
+    given = {name: arrays[name] for name in arrays.files}
+given = {name: [text.decode() for text in x] if x.dtype.kind == "S" else x for name, x in given.items()}
+found = keras_transformer_runtime.load(model)(given if len(given) > 1 else next(iter(given.values())))
+np.savez(outputs, **{name: np.asarray(x) for name, x in found.items() if np.asarray(x).dtype.kind in "fiub"})
+"""
+
+
+def parse(documentation: str, *, data: str, seeds: int = 3, add=None) -> argparse.Namespace:
+    """What a script is called with.
+
+    Args:
+        documentation: The script's own.
+        data: Which files the folder `--data` holds.
+        seeds: How many trainings, unless `--seeds` tells.
+        add: A function of the parser that adds further options.
+    """
+    parser = argparse.ArgumentParser(description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help=f"folder with {data}, or of such folders; default: download")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(seeds)), help="a training for each")
+    parser.add_argument("--quick", action="store_true", help="few examples, a short training: to see that it runs")
+    parser.add_argument(
+        "--output", type=Path, help="folder for all that is left (default: the repository, and exports/)"
+    )
+    if add is not None:
+        add(parser)
+    options = parser.parse_args()
+    if options.quick and options.output is None:
+        options.output = Path(tempfile.mkdtemp(prefix="quick_examples_"))
+    kt.training.keep_freed_memory()
+    return options
+
+
+def find(folder: Path | None, name: str, source: str) -> Path:
+    """The file of that name, or compressed as name.gz, in a folder or in one of its folders; without a folder it is
+    downloaded to Keras' cache.
+
+    Raises:
+        SystemExit: If the folder has no such file.
+    """
+    if folder is None:
+        return Path(keras.utils.get_file(source.rpartition("/")[2], source, cache_subdir="datasets/keras_transformer"))
+    found = [path for part in ("", "*/") for end in ("", ".gz") for path in sorted(folder.glob(part + name + end))]
+    if not found:
+        raise SystemExit(f"There is no {name} or {name}.gz in {folder}. Leave out --data to download it from {source}.")
+    return found[0]
+
+
+def place(options: argparse.Namespace, *parts: str) -> Path:
+    """A path below --output, or in the repository."""
+    path = (options.output or REPOSITORY).joinpath(*parts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def write(options: argparse.Namespace, name: str, figures: dict, plot: Figure) -> None:
+    """Write the figures and the plot of a script, and say where."""
+    plot.savefig(place(options, "docs", "examples", f"{name}.png"), dpi=110)
+    path = place(options, "examples", "results", f"{name}.json")
+    save_results(path, f"examples/{name}.py", {"quick": options.quick, **figures})
+    print(f"Written: {path.name} and {name}.png")
+
+
+def run_elsewhere(export: Path, inputs: dict) -> dict[str, np.ndarray]:
+    """What an export gives for inputs, arrays or lists of strings by name, in a new process without Keras."""
+    with tempfile.TemporaryDirectory() as folder:
+        given, found = Path(folder) / "given.npz", Path(folder) / "found.npz"
+        rows = {name: [x.encode() if isinstance(x, str) else x for x in values] for name, values in inputs.items()}
+        np.savez(given, **{name: np.asarray(values) for name, values in rows.items()})
+        subprocess.run([sys.executable, "-c", ELSEWHERE, export, given, found], check=True, cwd=REPOSITORY)
+        with np.load(found) as arrays:
+            return {name: arrays[name] for name in arrays.files}
