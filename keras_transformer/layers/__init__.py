@@ -19,6 +19,7 @@ from keras_transformer.layers.position import (
 )
 from keras_transformer.layers.positional_encoding import LearnedPositionalEncoding, PositionalEncoding
 from keras_transformer.layers.recurrent import DotAttention, RecurrentDecoderLayer
+from keras_transformer.layers.reversible import ReversibleNormalization
 from keras_transformer.layers.spectrogram import LogMelSpectrogram
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "RMSNormalization",
     "RecurrentDecoderLayer",
     "RelativePosition",
+    "ReversibleNormalization",
     "RotaryPosition",
     "TokenEmbedding",
 ]

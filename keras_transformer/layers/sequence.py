@@ -47,7 +47,7 @@ class SequenceLayer(Shaped):
         for name, value in given.items():
             if name.endswith("mask"):
                 boolean(describe(self), value, name)
-        for name, mask_name in _SEQUENCES:
+        for name, mask_name in self.masked_arguments(given):
             tensor = given.get(name)
             if tensor is None or given.get(mask_name) is not None:
                 continue
@@ -62,6 +62,10 @@ class SequenceLayer(Shaped):
             return super().__call__(*args, **kwargs)
         finally:
             _WITHIN.reset(token)
+
+    def masked_arguments(self, given: dict) -> tuple:
+        """The arguments whose padding counts in a call that is given these, and the argument for the mask of each."""
+        return _SEQUENCES
 
     def token_mask(self, sequence, name: str, mask):
         """The padding mask of `sequence` (B, T, D) as booleans (B, T), or None: `checks.token_mask`."""

@@ -40,6 +40,7 @@ CATALOGUE = {
     "RMSNormalization, offset": lambda **k: (kt.RMSNormalization(offset=1.0, **k), (X,)),
     "LayerNormalization": lambda **k: (kt.LayerNormalization(epsilon=1e-2, center=False, **k), (X,)),
     "ClassToken": lambda **k: (kt.ClassToken(**k), (X,)),
+    "ReversibleNormalization": lambda **k: (kt.ReversibleNormalization(epsilon=1e-3, **k), (X,)),
     "MaskedPooling": lambda **k: (kt.MaskedPooling("max", **k), (X,)),
     "FeedForward": lambda **k: (kt.FeedForward(INNER, activation="gelu", dropout=0.5, **k), (X,)),
     "FeedForward, limited": lambda **k: (

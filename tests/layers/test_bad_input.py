@@ -315,6 +315,7 @@ TAKE_MASKS = {
     "EncoderLayer": ("mask", "inputs_mask", "attention_mask"),
     "DecoderLayer": ("mask", "memory_mask", "attention_mask", "memory_attention_mask"),
     "RecurrentDecoderLayer": ("mask", "inputs_mask"),
+    "ReversibleNormalization": ("mask", "inputs_mask"),
     "DotAttention": ("memory_mask",),
 }
 

@@ -16,6 +16,7 @@ USE_MASKS = {
     "DecoderLayer": lambda: kt.DecoderLayer(HEADS, INNER, head_dim=HEAD_DIM),
     "RecurrentDecoderLayer": lambda: kt.RecurrentDecoderLayer(DIM, "gru"),
     "MaskedPooling": lambda: kt.MaskedPooling("max"),
+    "ReversibleNormalization": kt.ReversibleNormalization,
 }
 
 
