@@ -7,6 +7,7 @@ from keras_transformer.decoding.program import Instruction, Program
 from keras_transformer.layers.attention import MultiHeadSelfAttention
 from keras_transformer.layers.class_token import ClassToken
 from keras_transformer.layers.encoder import EncoderLayer
+from keras_transformer.layers.patches import PatchEmbedding
 from keras_transformer.layers.pooling import MaskedPooling
 
 NAMES = ("target", "tokens")
@@ -16,6 +17,7 @@ WHOLE = (
     EncoderLayer,
     MaskedPooling,
     ClassToken,
+    PatchEmbedding,
     keras.layers.Bidirectional,
     keras.layers.GlobalAveragePooling1D,
     keras.layers.GlobalMaxPooling1D,

@@ -10,6 +10,7 @@ from keras_transformer.layers.experts import MixtureOfExperts
 from keras_transformer.layers.feed_forward import FeedForward
 from keras_transformer.layers.normalization import LayerNormalization, RMSNormalization
 from keras_transformer.layers.padding_mask import PaddingMask
+from keras_transformer.layers.patches import PatchEmbedding
 from keras_transformer.layers.pooling import MaskedPooling
 from keras_transformer.layers.position import (
     AlibiPosition,
@@ -38,6 +39,7 @@ __all__ = [
     "MultiHeadCrossAttention",
     "MultiHeadSelfAttention",
     "PaddingMask",
+    "PatchEmbedding",
     "PositionalEncoding",
     "RMSNormalization",
     "RecurrentDecoderLayer",

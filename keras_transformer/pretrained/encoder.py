@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import keras
 from keras import ops
 
-from keras_transformer.layers import ClassToken, TokenEmbedding
+from keras_transformer.layers import ClassToken, PatchEmbedding, TokenEmbedding
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.position import AttentionPosition
 from keras_transformer.pretrained.decoder import learned_positions
@@ -143,16 +143,13 @@ class Pixels:
 
     def build(self, parts, *, output_bias):
         pixels = keras.Input((*self.image, self.channels), name="pixels")
-        patches = keras.layers.Conv2D(
+        x = PatchEmbedding(
             self.dim,
             self.patch,
-            strides=self.patch,
             use_bias=self.use_bias,
-            data_format="channels_last",
             kernel_initializer=parts.normal,
             **parts.layer("patches"),
-        )
-        x = keras.layers.Reshape((self.count, self.dim), **parts.layer("patch_sequence"))(patches(pixels))
+        )(pixels)
         x = ClassToken(embeddings_initializer=parts.normal, **parts.layer("class_token"))(x)
         x = learned_positions(self.count + 1, 0, stddev=parts.stddev, **parts.layer("position"))(x)
         x = normalized(parts, x, self.norm, self.dropout)

@@ -17,6 +17,7 @@ MEMORY_MASK = np.array([[1, 1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1], [0, 1, 1, 
 
 X = np.random.default_rng(11).normal(size=(BATCH, LENGTH, DIM)).astype("float32")
 MEMORY = np.random.default_rng(12).normal(size=(BATCH, KEYS, MEMORY_DIM)).astype("float32")
+IMAGES = np.random.default_rng(14).normal(size=(BATCH, LENGTH, KEYS, 2)).astype("float32")
 IDS = np.where(MASK, np.random.default_rng(13).integers(1, VOCABULARY, MASK.shape), 0).astype("int32")
 
 POSITIONS = {
@@ -41,6 +42,8 @@ CATALOGUE = {
     "LayerNormalization": lambda **k: (kt.LayerNormalization(epsilon=1e-2, center=False, **k), (X,)),
     "ClassToken": lambda **k: (kt.ClassToken(**k), (X,)),
     "ReversibleNormalization": lambda **k: (kt.ReversibleNormalization(epsilon=1e-3, **k), (X,)),
+    "PatchEmbedding": lambda **k: (kt.PatchEmbedding(DIM, 3, strides=2, **k), (X,)),
+    "PatchEmbedding, image": lambda **k: (kt.PatchEmbedding(DIM, (2, 3), use_bias=False, **k), (IMAGES,)),
     "MaskedPooling": lambda **k: (kt.MaskedPooling("max", **k), (X,)),
     "FeedForward": lambda **k: (kt.FeedForward(INNER, activation="gelu", dropout=0.5, **k), (X,)),
     "FeedForward, limited": lambda **k: (

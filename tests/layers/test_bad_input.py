@@ -70,6 +70,11 @@ CONSTRUCTORS = [
         "positive capacity_factor",
     ),
     ("MixtureOfExperts", {"num_experts": 3, "intermediate_dim": 7, "z_loss": -1.0}, "got -1.0", "weight as z_loss"),
+    ("PatchEmbedding", {"dim": 0, "patch_size": 7}, "got 0", "positive integer as dim"),
+    ("PatchEmbedding", {"dim": DIM, "patch_size": 0}, "got 0", "positive integer as patch_size"),
+    ("PatchEmbedding", {"dim": DIM, "patch_size": (2, 0)}, "got 0", "positive integer as patch_size"),
+    ("PatchEmbedding", {"dim": DIM, "patch_size": (2, 3, 5)}, "got (2, 3, 5)", "height and width, as patch_size"),
+    ("PatchEmbedding", {"dim": DIM, "patch_size": 2, "strides": 1.5}, "got 1.5", "positive integer as strides"),
     ("RMSNormalization", {"offset": "1"}, "got '1'", "a number as offset"),
     ("LayerNormalization", {"rms_scaling": True}, "no rms_scaling", "Use kt.RMSNormalization()"),
     ("EncoderLayer", {"num_heads": HEADS}, "got None", "positive integer as intermediate_dim"),
@@ -172,6 +177,18 @@ def test_another_axis_than_the_last():
 def test_parallel_sublayers_have_no_memory():
     layer = kt.DecoderLayer(HEADS, INNER, head_dim=HEAD_DIM, parallel_norms=2)
     refused(lambda: layer(X, MEMORY), "DecoderLayer", "parallel_norms=2 and a memory", "Call it without a memory")
+
+
+def test_what_has_no_patches():
+    refused(lambda: kt.PatchEmbedding(DIM, 2)(FLAT), "PatchEmbedding", f"got {FLAT.shape}", "(batch, steps, channels)")
+    refused(lambda: kt.PatchEmbedding(DIM, 7)(X), "PatchEmbedding", f"got {X.shape}", "at least one patch, (7,)")
+    refused(lambda: kt.PatchEmbedding(DIM, (2, 3))(X), "PatchEmbedding", "got (2, 3)", "one number as the size")
+    unknown = keras.Input((None, None))
+    refused(lambda: kt.PatchEmbedding(DIM, 2)(unknown), "PatchEmbedding", "got (None, None, None)", "a known number")
+    layer, (image,) = build("PatchEmbedding, image")
+    refused(lambda: layer(image[..., :1]), "PatchEmbedding", "got (3, 5, 7, 1)", "inputs of 2 channels")
+    refused(lambda: layer(image[..., 0]), "PatchEmbedding", "got (3, 5, 7)", "(batch, height, width, channels)")
+    refused(lambda: layer(image, mask=np.ones((BATCH, LENGTH))), "PatchEmbedding", "an image", "with a series only")
 
 
 def test_wrong_rank_of_ids():
@@ -346,11 +363,14 @@ def test_an_additive_mask_that_only_a_compiled_function_knows_gives_nan(name, as
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("name", ["PositionalEncoding", "EncoderLayer", "FeedForward", "MaskedPooling"])
+@pytest.mark.parametrize(
+    "name", ["PositionalEncoding", "EncoderLayer", "FeedForward", "MaskedPooling", "PatchEmbedding"]
+)
 def test_ragged_sequences(name):
     import tensorflow as tf
 
     layer = {"EncoderLayer": lambda: kt.EncoderLayer(2, 7), "FeedForward": lambda: kt.FeedForward(7)}
+    layer["PatchEmbedding"] = lambda: kt.PatchEmbedding(7, 2)
     layer = layer.get(name, getattr(kt, name))()
     ragged = tf.RaggedTensor.from_row_lengths(tf.ones((5, 6)), [3, 2])
     refused(lambda: layer(ragged), name, "a ragged one", "ids.to_tensor(padding_id)")

@@ -13,7 +13,8 @@ from .helpers import CATALOGUE, DIM, INNER, VOCABULARY, as_numpy
 PROJECTING = [
     name
     for name in CATALOGUE
-    if name.startswith(("FeedForward", "MultiHead", "Encoder", "Decoder", "Recurr", "Dot")) and "experts" not in name
+    if name.startswith(("FeedForward", "MultiHead", "Encoder", "Decoder", "Recurr", "Dot", "Patch"))
+    and "experts" not in name
 ]
 TABLES = ["TokenEmbedding", "LearnedPositionalEncoding", "ClassToken"]
 
@@ -42,7 +43,8 @@ def option_of(weight) -> str:
 
 def names(name):
     recurrent = ["recurrent"] if name.startswith("Recurrent") else []
-    return ["embeddings"] if name in TABLES else ["kernel", "bias", *recurrent]
+    bias = [] if name == "PatchEmbedding, image" else ["bias"]
+    return ["embeddings"] if name in TABLES else ["kernel", *bias, *recurrent]
 
 
 def chosen(layer, name) -> list:
