@@ -101,6 +101,9 @@ class CharacterTokenizer(Tokenizer):
     def get_vocabulary(self) -> list[str]:
         return [*SPECIAL_PIECES, *self.characters, *self.special_tokens]
 
+    def begins_word(self):
+        return np.array([piece.isspace() for piece in self.get_vocabulary()])  # a space, and what follows it
+
     def encode(self, strings):
         tf = needed("tensorflow", self.name)
 
@@ -162,6 +165,10 @@ class ByteTokenizer(Tokenizer):
 
     def runtime_files(self):
         return self.runtime_settings("byte"), {}
+
+    def begins_word(self):
+        pieces = [b"."] * len(SPECIAL_PIECES) + [bytes([byte]) for byte in range(256)]
+        return np.array([piece.isspace() for piece in pieces] + [False] * len(self.special_tokens))
 
     def encode(self, strings):
         tf = needed("tensorflow", self.name)

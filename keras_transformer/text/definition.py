@@ -3,7 +3,12 @@
 import json
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
+from keras_transformer.text.special import SPACE
 from keras_transformer_runtime.packages import needed
+
+BYTE_SPACES = "\u0120\u010a\u0109"  # a space, a line end and a tab, as byte-level models spell them
 
 
 def as_text(definition: str | Mapping) -> str:
@@ -46,6 +51,22 @@ def by_id(ids: Mapping[str, int], size: int | None, owner: str) -> tuple[str, ..
             "It is another model's tokenizer, or tokens were added to it and the model's embedding was not made larger."
         )
     return tuple(tokens.get(id, "") for id in range(size))
+
+
+def begins_word(definition: str, tokens: Sequence[str], owner: str) -> np.ndarray:
+    """Which of the tokens of a definition begin a word, (V,)."""
+    model = json.loads(definition)["model"]
+    if model.get("end_of_word_suffix"):
+        raise ValueError(
+            f"{owner} marks where words end, by {model['end_of_word_suffix']!r}, and not where they begin. Take "
+            "whole_words=False."
+        )
+    if suffix := model.get("continuing_subword_prefix"):
+        return np.array([not token.startswith(suffix) for token in tokens])
+    if model["type"] == "WordLevel":
+        return np.ones(len(tokens), bool)
+    marks = BYTE_SPACES if '"ByteLevel"' in definition else SPACE
+    return np.array([token.startswith(tuple(marks)) for token in tokens])
 
 
 def special_ids(fast) -> set[int]:

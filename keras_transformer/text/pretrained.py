@@ -111,6 +111,9 @@ class PretrainedTokenizer(CheckpointTokenizer):
                 f"source_tokenizer=None, target_tokenizer=None.{model * is_unigram}"
             )
 
+    def begins_word(self):
+        return definitions.begins_word(self.definition, self.get_vocabulary(), self.name)
+
     def encode(self, strings):
         tf = needed("tensorflow", self.name)
 

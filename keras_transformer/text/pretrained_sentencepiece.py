@@ -13,6 +13,7 @@ from keras_transformer.text.checkpoint import CheckpointTokenizer
 from keras_transformer.text.definition import by_id
 from keras_transformer.text.graph.added import cutting, with_tokens
 from keras_transformer.text.graph.strings import Lookup, valid
+from keras_transformer.text.special import SPACE
 from keras_transformer_runtime.packages import needed
 
 _FLAGS = {"single_word": False, "lstrip": False, "rstrip": False}
@@ -108,6 +109,9 @@ class PretrainedSentencePieceTokenizer(CheckpointTokenizer):
         self._find = Lookup(numbers, name)
         self._cut = cutting([{**_FLAGS, **x, "id": numbers[x["content"]]} for x in self.added_tokens], name)
         self._is_token = np.array([token != "" for token in vocabulary])
+
+    def begins_word(self):
+        return np.array([piece.startswith(SPACE) for piece in self.get_vocabulary()])
 
     def encode(self, strings):
         tf = needed("tensorflow", self.name)

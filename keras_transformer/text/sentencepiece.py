@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from keras_transformer.text.corpus import check_size, lines
+from keras_transformer.text.special import SPACE
 from keras_transformer.text.tokenizer import Tokenizer
 from keras_transformer_runtime.packages import needed
 
@@ -155,6 +156,9 @@ class SentencePieceTokenizer(Tokenizer):
 
     def is_control(self):
         return np.concatenate([self._is_control, np.ones(len(self.special_tokens), bool)])
+
+    def begins_word(self):
+        return np.array([piece.startswith(SPACE) for piece in self.get_vocabulary()])
 
     def encode(self, strings):
         return self._graph_tokenizer.tokenize(strings)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from keras_transformer.text.corpus import has_surrogates
 
+SPACE = "\u2581"  # with which SentencePiece's first piece of a word begins
 # What parts are told apart by: bytes that are not UTF-8, so that no text holds them.
 _MARK = b"\xff\xfe\xff"
 

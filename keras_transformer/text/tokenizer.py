@@ -167,6 +167,10 @@ class Tokenizer(keras.layers.Layer):
         ids = np.arange(self.vocabulary_size)
         return np.isin(ids, (self.pad_id, self.start_id, self.end_id)) | (ids >= self.first_special_id)
 
+    def begins_word(self) -> np.ndarray:
+        """Which ids begin a word, (V,), and do not continue the one before them. Here all do: each piece is a word."""
+        return np.ones(self.vocabulary_size, bool)
+
     def hidden_ids(self, skip_special_tokens: bool) -> np.ndarray:
         """Which ids `detokenize` leaves out, (V,)."""
         hidden = self.is_control()

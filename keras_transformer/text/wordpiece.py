@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import keras
+import numpy as np
 
 from keras_transformer.text.corpus import alphabet, check_size, has_surrogates, lines
 from keras_transformer.text.tokenizer import SPECIAL_PIECES, Tokenizer
@@ -131,6 +132,9 @@ class WordPieceTokenizer(Tokenizer):
     def get_vocabulary(self) -> list[str]:
         """The pieces by id; those that continue a word start with "##"."""
         return [*self._vocabulary, *self.special_tokens]
+
+    def begins_word(self):
+        return np.array([not piece.startswith(_SUFFIX) for piece in self.get_vocabulary()])
 
     def encode(self, strings):
         return self._graph_tokenizer.tokenize(_folded(strings, self.fold_case))

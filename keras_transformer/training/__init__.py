@@ -10,6 +10,7 @@ from keras_transformer.training.corpus import read_pairs, read_texts
 from keras_transformer.training.distribution import layout_map
 from keras_transformer.training.lora import enable_lora, merge_lora
 from keras_transformer.training.losses import SequenceCrossentropy
+from keras_transformer.training.masking import MaskedTokens
 from keras_transformer.training.metrics import PaddingRatio, Perplexity, TokenAccuracy, TokenCount
 from keras_transformer.training.packing import PackedBatches
 from keras_transformer.training.rematerialization import Remat
@@ -20,6 +21,7 @@ __all__ = [
     "Bleu",
     "Checkpoints",
     "InverseSquareRootSchedule",
+    "MaskedTokens",
     "PackedBatches",
     "PaddingRatio",
     "Perplexity",

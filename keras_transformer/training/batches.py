@@ -34,7 +34,7 @@ class TokenBatches(Batches):
             out to: `tokens_per_batch` gives no other numbers, and `batch_size` has to be one.
         boundaries: The lengths to pad to, increasing. Default: 4, 8, 12, 16, 20, and then each a quarter longer.
         max_length: Longer examples are left out, counted in `too_long`, with a warning; for pairs one number for both
-            sides or one for each. A target, as a single sequence, counts without its last id.
+            sides or one for each. A target, as a single sequence, counts without its last id if labels are shifted.
         tokenizers: What makes ids of texts, such as those of `kt.text`, or a function from a list of texts to a list of
             lists of ids; for pairs one for both sides or one for each.
         vocabulary_size: To check all ids; for pairs one number for both sides or one for each.
@@ -43,6 +43,8 @@ class TokenBatches(Batches):
             of the tokenizers, or 0.
         ignore_id: What labels are padded with, the `ignore_id` of the loss. Default: the target's padding id; where it
             has none, -100.
+        shift: Whether the labels of a single sequence are what follows, as a language model learns it. False: inputs
+            and labels are both all of it, as `MaskedTokens` wants it.
         seed: Of the order, an integer of at least 0.
         shuffle: Whether to draw a new order for each epoch; else shorter sequences come first, in the order given.
         shard: (index, count) of the worker.
@@ -88,6 +90,7 @@ class TokenBatches(Batches):
         vocabulary_size: int | tuple[int, int] | None = None,
         padding_id: int | None | str | tuple = "auto",
         ignore_id: int | None = None,
+        shift: bool = True,
         seed: int = 0,
         shuffle: bool = True,
         shard: tuple[int, int] = (0, 1),
@@ -113,6 +116,7 @@ class TokenBatches(Batches):
             vocabulary_size=vocabulary_size,
             padding_id=padding_id,
             ignore_id=ignore_id,
+            shift=shift,
             limit={"max_length": max_length},
             seed=seed,
             shuffle=shuffle,

@@ -1,7 +1,7 @@
 """What batches are made of: sequences of ids, single or in pairs, checked once and then taken by number.
 
 A side is what one input of the model sees: of a source all ids, of a target, and of a single sequence, all but the
-last. The labels are all but the first.
+last. The labels are all but the first. With `shift=False` input and labels are both the whole sequence.
 """
 
 import warnings
@@ -32,6 +32,7 @@ class Examples:
             None: every id is a token. "auto": that of the tokenizers, else 0.
         ignore_id: The label that labels are padded with, and no example holds. None: the target's padding id, or -100
             if it has none.
+        shift: Whether labels are the ids that follow, or else those of the input. Pairs have the former only.
 
     Attributes:
         padding_ids: For each side.
@@ -41,7 +42,16 @@ class Examples:
     """
 
     def __init__(
-        self, owner: str, examples: Sequence, *, tokenizers, vocabulary_size, limit, padding_id="auto", ignore_id=None
+        self,
+        owner: str,
+        examples: Sequence,
+        *,
+        tokenizers,
+        vocabulary_size,
+        limit,
+        padding_id="auto",
+        ignore_id=None,
+        shift: bool = True,
     ):
         self.owner = owner
         (limit_name, longest), *_ = limit.items()
@@ -58,6 +68,9 @@ class Examples:
             raise ValueError(f"{owner} was given no examples.")
         self._examples = examples
         self.sides = 2 if self.paired else 1
+        if self.paired and not shift:
+            raise ValueError(f"{owner} takes shift=False with single sequences: a decoder learns to give what follows.")
+        self.shift = bool(shift)
         self._set_tokenizers(self._per_side("tokenizers", tokenizers, "a tokenizer", callable), padding_id)
         self._set_ignore_id(ignore_id)
         self._vocabulary_sizes = self._per_side("vocabulary_size", vocabulary_size, "a positive integer", is_positive)
@@ -132,9 +145,10 @@ class Examples:
         lengths = []
         for side, (ids, counts) in enumerate(self._read(numbers)):
             is_target = side == self.sides - 1
+            cut = int(is_target and self.shift)
             size = self._vocabulary_sizes[side]
             owners = np.repeat(numbers, counts)
-            self._refuse(numbers[counts < 1 + is_target], side, f"has fewer than {1 + is_target} ids", is_target)
+            self._refuse(numbers[counts < 1 + cut], side, f"has fewer than {1 + cut} ids", cut)
             padding = self.padding_ids[side]
             if padding is not None:
                 self._refuse(owners[ids == padding], side, f"holds the id {padding}, which is padding")
@@ -145,7 +159,7 @@ class Examples:
                 self._refuse(owners[ids > LARGEST], side, f"holds an id that int32 cannot hold, above {LARGEST}")
             else:
                 self._refuse(owners[ids >= size], side, f"holds an id outside of the vocabulary of {size}")
-            lengths.append(counts - is_target)
+            lengths.append(counts - cut)
         return np.stack(lengths, axis=1).astype("int32")
 
     def _refuse(self, numbers, side: int, reason: str, is_target: bool = False) -> None:
@@ -217,6 +231,8 @@ class Examples:
     def take(self, indices) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
         """Of examples, for each side what the model sees, end to end, and the lengths; and the labels."""
         *sources, (ids, counts) = self._read(self._numbers[indices])
+        if not self.shift:
+            return [(ids, counts)], ids
         ends = np.cumsum(counts)
         return [*sources, (np.delete(ids, ends - 1), counts - 1)], np.delete(ids, ends - counts)
 

@@ -37,75 +37,21 @@ class Course:
         return np.int64(step)
 
 
-class Batches(DataAdapter):
-    """Base of `TokenBatches` and `PackedBatches`: batches by number, the same whenever they are asked for.
+class Feed(DataAdapter):
+    """Batches by number as data of `fit`: an epoch after the other, from any step on.
 
-    A subclass sets `shapes` and `positions`, what `_draw` returns for an epoch has `steps_per_epoch` entries, and
-    `_assemble` makes a batch of one.
+    A subclass has `batch(step)`, `steps_per_epoch` and `shapes`, all that batches may have.
     """
 
-    def __init__(self, examples: Sequence, *, limit: dict, seed, shuffle, shard, **options):
-        owner = type(self).__name__
-        index, count = shard if isinstance(shard, list | tuple) and len(shard) == 2 else (-1, 0)
-        if not 0 <= index < count:
-            raise ValueError(f"{owner} takes shard=(index, count) with 0 <= index < count. Received: {shard!r}")
-        if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
-            raise ValueError(
-                f"{owner} takes an integer of at least 0 as seed, shuffled or not: with the number of an epoch it "
-                f"makes the order, which has to be the same when a training goes on. Received: {seed!r}"
-            )
-        self.seed = int(seed)
-        self.shuffle = shuffle
+    def __init__(self):
         self.first_step = 0
-        self._shard, self._shards = index, count
-        self._examples = Examples(owner, examples, limit=limit, **options)
-        self._lock = threading.Lock()
-        self._epoch = functools.lru_cache(maxsize=2)(self._draw)
         self._courses = weakref.WeakKeyDictionary()
-
-    def _random(self, epoch: int) -> np.random.Generator:
-        return np.random.default_rng((self.seed, epoch))
-
-    def _draw(self, epoch: int) -> list:
-        """What `_assemble` makes the batches of an epoch from, in order."""
-        raise NotImplementedError
-
-    def _assemble(self, drawn):
-        raise NotImplementedError
-
-    @property
-    def num_examples(self) -> int:
-        """How many examples an epoch has, those that are too long left out."""
-        return len(self._examples)
-
-    @property
-    def too_long(self) -> int:
-        """How many examples were left out because they are too long."""
-        return self._examples.too_long
-
-    @property
-    def num_tokens(self) -> int:
-        """How many tokens the model is given in an epoch, by all workers: of sources and of decoder inputs."""
-        return int(self._examples.lengths.sum(dtype="int64"))
-
-    @property
-    def padding_ratio(self) -> float:
-        """The share of padding in all positions of an epoch."""
-        return 1 - self.num_tokens / self.positions
-
-    @property
-    def ignore_id(self) -> int:
-        """What labels are filled with: the `ignore_id` that loss and metrics have to have."""
-        return self._examples.ignore_id
 
     def batch(self, step: int):
         """The batch at `step`, counted from the beginning of the first epoch, in NumPy: (inputs, labels)."""
-        epoch, number = divmod(self._checked("batch", step), self.steps_per_epoch)
-        with self._lock:  # so that an epoch is drawn once, not by every thread that waits for it
-            drawn = self._epoch(epoch)
-        return self._assemble(drawn[number])
+        raise NotImplementedError
 
-    def from_step(self, first_step: int) -> "Batches":
+    def from_step(self, first_step: int) -> "Feed":
         """The same batches for a `fit` that begins at another step than 0.
 
         `model.fit(batches.from_step(position.step), initial_epoch=position.epoch, callbacks=[..., checkpoints])` goes
@@ -257,6 +203,84 @@ class Batches(DataAdapter):
                 yield batch
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Batches(Feed):
+    """Base of `TokenBatches` and `PackedBatches`: batches by number, the same whenever they are asked for.
+
+    A subclass sets `shapes` and `positions`, what `_draw` returns for an epoch has `steps_per_epoch` entries, and
+    `_assemble` makes a batch of one.
+    """
+
+    def __init__(self, examples: Sequence, *, limit: dict, seed, shuffle, shard, **options):
+        owner = type(self).__name__
+        index, count = shard if isinstance(shard, list | tuple) and len(shard) == 2 else (-1, 0)
+        if not 0 <= index < count:
+            raise ValueError(f"{owner} takes shard=(index, count) with 0 <= index < count. Received: {shard!r}")
+        if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
+            raise ValueError(
+                f"{owner} takes an integer of at least 0 as seed, shuffled or not: with the number of an epoch it "
+                f"makes the order, which has to be the same when a training goes on. Received: {seed!r}"
+            )
+        super().__init__()
+        self.seed = int(seed)
+        self.shuffle = shuffle
+        self._shard, self._shards = index, count
+        self._examples = Examples(owner, examples, limit=limit, **options)
+        self._lock = threading.Lock()
+        self._epoch = functools.lru_cache(maxsize=2)(self._draw)
+
+    def _random(self, epoch: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, epoch))
+
+    def _draw(self, epoch: int) -> list:
+        """What `_assemble` makes the batches of an epoch from, in order."""
+        raise NotImplementedError
+
+    def _assemble(self, drawn):
+        raise NotImplementedError
+
+    @property
+    def shifted(self) -> bool:
+        """Whether labels are the ids that follow, or else those of the input."""
+        return self._examples.shift
+
+    @property
+    def shard_index(self) -> int:
+        """Which of the workers makes these."""
+        return self._shard
+
+    @property
+    def num_examples(self) -> int:
+        """How many examples an epoch has, those that are too long left out."""
+        return len(self._examples)
+
+    @property
+    def too_long(self) -> int:
+        """How many examples were left out because they are too long."""
+        return self._examples.too_long
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens the model is given in an epoch, by all workers: of sources and of decoder inputs."""
+        return int(self._examples.lengths.sum(dtype="int64"))
+
+    @property
+    def padding_ratio(self) -> float:
+        """The share of padding in all positions of an epoch."""
+        return 1 - self.num_tokens / self.positions
+
+    @property
+    def ignore_id(self) -> int:
+        """What labels are filled with: the `ignore_id` that loss and metrics have to have."""
+        return self._examples.ignore_id
+
+    def batch(self, step: int):
+        """The batch at `step`, counted from the beginning of the first epoch, in NumPy: (inputs, labels)."""
+        epoch, number = divmod(self._checked("batch", step), self.steps_per_epoch)
+        with self._lock:  # so that an epoch is drawn once, not by every thread that waits for it
+            drawn = self._epoch(epoch)
+        return self._assemble(drawn[number])
 
     def __repr__(self) -> str:
         return (

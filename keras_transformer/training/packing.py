@@ -27,9 +27,10 @@ class PackedBatches(Batches):
     `TokenBatches` do. Rows of padding alone fill the last batch.
 
     Args:
-        examples, tokenizers, vocabulary_size, padding_id, ignore_id, seed, shuffle, shard: As in `TokenBatches`.
+        examples, tokenizers, vocabulary_size, padding_id, ignore_id, shift, seed, shuffle, shard: As in `TokenBatches`.
         length: Of a row; for pairs one number for both sides, or one for each. Longer examples are left out, counted
-            in `too_long`, with a warning. A target, as a single sequence, counts without its last id.
+            in `too_long`, with a warning. A target, as a single sequence, counts without its last id if labels are
+            shifted.
         batch_size: Rows of a batch, of one worker.
         window: How many rows are open at a time. More of them leave less padding and take longer.
 
@@ -77,6 +78,7 @@ class PackedBatches(Batches):
         vocabulary_size: int | tuple[int, int] | None = None,
         padding_id: int | None | str | tuple = "auto",
         ignore_id: int | None = None,
+        shift: bool = True,
         seed: int = 0,
         shuffle: bool = True,
         shard: tuple[int, int] = (0, 1),
@@ -90,6 +92,7 @@ class PackedBatches(Batches):
             vocabulary_size=vocabulary_size,
             padding_id=padding_id,
             ignore_id=ignore_id,
+            shift=shift,
             limit={"length": length},
             seed=seed,
             shuffle=shuffle,
