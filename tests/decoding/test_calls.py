@@ -86,7 +86,7 @@ def test_stream_takes_the_seed_of_a_call(model):
 # Several samples of a row
 
 
-@pytest.mark.parametrize("speculative", [False, True])
+@pytest.mark.parametrize("speculative", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_independent_samples_of_each_row(speculative, model, draft):
     def strategy(count):
         sampling = hot(seed=3, num_return=count)

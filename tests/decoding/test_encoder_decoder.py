@@ -32,7 +32,7 @@ def transformer(roughen, seed=0, **options):
     return roughen(model, seed)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.long] * (kind == "modern")) for kind in KINDS])
 def test_kinds_with_forced_prefixes_and_padded_sources(kind, roughen, assert_decodes_exactly):
     model = transformer(roughen, **KINDS[kind])
     assert_decodes_exactly(model, SOURCES, PREFIXES, inputs=lambda tokens: [SOURCES, tokens])

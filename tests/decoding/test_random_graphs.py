@@ -75,13 +75,13 @@ def check(seed, roughen, **options):
     return outcome
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_few_random_graphs(seed, roughen):
     check(seed, roughen)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4, 228))
+@pytest.mark.parametrize("seed", range(2, 228))
 def test_random_graphs(seed, roughen):
     check(seed, roughen)
 

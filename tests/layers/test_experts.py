@@ -130,6 +130,7 @@ def test_equals_the_oracle(options, assert_close):
     assert_close(layer(X), oracle.mixture(oracle.weights_of(layer), X, **options))
 
 
+@pytest.mark.long
 def test_equals_keras_hubs_mixtral_with_its_gradients(assert_close):
     mixtral = pytest.importorskip("keras_hub.src.models.mixtral.mixtral_decoder")
     peer = mixtral.MixtralSparseMoeBlock(DIM, INNER, EXPERTS, 2, 0.0)
@@ -285,6 +286,7 @@ def test_remat_keeps_the_losses_and_their_gradients(dropout, assert_close):
     assert_close(found[1], found[0], 1e-4)
 
 
+@pytest.mark.long
 def test_any_layer_may_be_the_feed_forward_and_one_may_be_shared(assert_close, tmp_path):
     shared = kt.MixtureOfExperts(3, INNER)
     inputs = keras.Input((None, WIDE))
@@ -335,6 +337,7 @@ def test_generates_the_same_with_a_cache_and_without(strategy):
 
 
 @pytest.mark.xla
+@pytest.mark.long
 def test_generates_under_xla_what_the_full_model_says():
     model = language_model()
     generator = kt.Generator(model, start_token=1, end_token=None, max_length=7)

@@ -36,7 +36,7 @@ def computed(layer, inputs, kernel, **options):
     return results
 
 
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", [pytest.param(False, marks=pytest.mark.long), True])
 @pytest.mark.parametrize("name", ATTENTION)
 def test_blockwise_equals_exact(name, masked):
     layer, inputs = build(name)

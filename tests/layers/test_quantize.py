@@ -57,7 +57,7 @@ def test_a_quantized_model_is_small_and_near_and_survives_a_file(mode, nearest, 
     np.testing.assert_array_equal(as_numpy(clone(IDS)), as_numpy(logits))
 
 
-@pytest.mark.parametrize("mode", ["int8", "int4"])
+@pytest.mark.parametrize("mode", [pytest.param("int8", marks=pytest.mark.slow), "int4"])
 def test_a_quantized_model_in_half_precision_survives_a_file(mode, tmp_path):
     """Which has no policy of its own then: a functional model's configuration tells none."""
     keras.config.set_dtype_policy("mixed_bfloat16")
@@ -72,7 +72,7 @@ def test_a_quantized_model_in_half_precision_survives_a_file(mode, tmp_path):
     assert keras.backend.standardize_dtype(model.get_layer("embedding")(IDS).dtype) == "bfloat16"
 
 
-@pytest.mark.parametrize("mode", ["int8", "int4"])
+@pytest.mark.parametrize("mode", ["int8", pytest.param("int4", marks=pytest.mark.slow)])
 def test_a_quantized_model_generates_as_without_a_cache(mode):
     model = small_model(position=kt.RotaryPosition)
     model.quantize(mode)

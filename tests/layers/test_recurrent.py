@@ -144,6 +144,7 @@ def test_a_memory_of_padding_alone_gives_zeros():
     assert not as_numpy(contexts)[1].any() and as_numpy(contexts)[[0, 2]].all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", MEMORIES)
 def test_output_spec_and_masks_are_what_comes_out_in_half_precision(kind, assert_close):
     memory = MEMORIES[kind]

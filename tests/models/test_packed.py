@@ -119,7 +119,9 @@ def test_trains_on_packed_and_on_padded_batches():
     model.fit(np.array([[2, 11, 7]]), np.array([[11, 7, 3]]), verbose=0)
 
 
-@pytest.mark.parametrize("build, prompts", [(language_model, [[2, 11]]), (transformer, [[5, 9, 4]])])
+@pytest.mark.parametrize(
+    "build, prompts", [(language_model, [[2, 11]]), pytest.param(transformer, [[5, 9, 4]], marks=pytest.mark.slow)]
+)
 def test_generates_as_the_model_without_them(build, prompts):
     options = {"start_token": 2, "end_token": 3, "max_length": 9, "jit_compile": False}
     packed, plain = build(packed=True), build()
@@ -128,6 +130,7 @@ def test_generates_as_the_model_without_them(build, prompts):
     np.testing.assert_array_equal(tokens, expected)
 
 
+@pytest.mark.slow
 def test_is_a_draft_as_the_model_without_them():
     options = {"start_token": 2, "end_token": 3, "max_length": 9, "jit_compile": False}
     model, draft = language_model(packed=True), language_model(packed=True, num_layers=1)

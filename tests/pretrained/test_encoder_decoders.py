@@ -134,6 +134,7 @@ def test_a_generator_of_the_folder_is_transformers_own(name, tmp_path):
                 assert abs(ours - theirs) < 1e-4 if is_equal else ours > theirs, row
 
 
+@pytest.mark.slow
 def test_lengths_are_those_of_the_file(tmp_path):
     reference, source = save_random("bart", tmp_path, shards="5GB"), source_of("bart")
     ends = [token for token in range(97) if token != 11]

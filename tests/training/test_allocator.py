@@ -36,6 +36,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @GLIBC
 @pytest.mark.once
+@pytest.mark.slow
 def test_freed_pages_are_not_made_again(fresh_process):
     kept, given_back = (
         int(fresh_process(FAULTS.format(path=repr(allocator.__file__), keep=keep)).splitlines()[-1])

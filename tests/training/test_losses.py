@@ -340,7 +340,7 @@ def test_the_mask_of_predictions_is_not_consulted(ids, assert_close):
     "policy, jit_compile",
     [
         ("float32", False),
-        ("mixed_float16", False),
+        pytest.param("mixed_float16", False, marks=pytest.mark.long),
         ("mixed_bfloat16", False),
         pytest.param("float32", True, marks=pytest.mark.torch_compile),
     ],
@@ -376,6 +376,7 @@ def test_fit_on_batches_of_several_lengths(ids):
     assert np.isfinite(history["loss"][0])
 
 
+@pytest.mark.long
 def test_compiled_model_loads_in_a_fresh_process(ids, tmp_path, fresh_process):
     model = next_token_model()
     model.compile("adam", SequenceCrossentropy(label_smoothing=0.1))

@@ -126,7 +126,7 @@ def test_accuracy_of_ties_is_that_of_the_lowest_id(ids, logits):
 @pytest.mark.long
 @pytest.mark.parametrize(
     "policy, jit_compile",
-    [("mixed_bfloat16", False), pytest.param("float32", True, marks=pytest.mark.torch_compile)],
+    [("mixed_bfloat16", False), pytest.param("float32", True, marks=[pytest.mark.torch_compile, pytest.mark.slow])],
 )
 def test_in_compile(policy, jit_compile, ids, assert_close):
     keras.config.set_dtype_policy(policy)

@@ -147,6 +147,7 @@ def models(**options):
 INPUTS, LABELS = np.roll(IDS, 1, 1), IDS
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "jit_compile", [False, pytest.param(True, marks=[pytest.mark.torch_compile, pytest.mark.slow])]
 )
@@ -173,6 +174,7 @@ def test_fit_and_evaluate_equal_the_plain_way(jit_compile, assert_close):
     np.testing.assert_array_equal(losses != 0, LABELS != 0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)])
 def test_half_precision_learns_as_float32_does(policy):
     keras.config.set_dtype_policy(policy)
@@ -201,6 +203,7 @@ def test_saved_and_loaded(tmp_path, assert_close):
     assert_close(loaded.predict([INPUTS, LABELS], verbose=0), trained.predict([INPUTS, LABELS], verbose=0))
 
 
+@pytest.mark.long
 def test_generates_with_the_weights_that_were_trained():
     model, trained = models()
     trained.compile(keras.optimizers.Adam(0.05))
@@ -210,6 +213,7 @@ def test_generates_with_the_weights_that_were_trained():
     assert generator([[2]])["tokens"].ravel().tolist() == [2, 5, 9, 4, 3]
 
 
+@pytest.mark.long
 def test_a_frozen_table_and_lora(assert_close):
     model, trained = models()
     embedding = model.get_layer("embedding")
