@@ -186,6 +186,7 @@ def run_quick(folder, *names):
     return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}, done.stdout
 
 
+@pytest.mark.slow
 def test_quick_run_of_one(modules, tmp_path):
     found, printed = run_quick(tmp_path, "training_choices")
     assert [row["part"] for row in found["training_choices"]["milliseconds"]]

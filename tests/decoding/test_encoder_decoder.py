@@ -62,6 +62,7 @@ def test_relative_positions_shared_by_each_stack(roughen, assert_decodes_exactly
 
 
 @pytest.mark.long
+@pytest.mark.slow
 def test_two_sources_with_the_target_between_them(roughen, assert_decodes_exactly):
     text = keras.Input((None,), dtype="int32", name="text")
     target = keras.Input((None,), dtype="int32", name="target")

@@ -268,7 +268,7 @@ STRATEGIES = ["greedy", "sampling", "beam search", "contrastive search", "specul
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", [*STRATEGIES[:-1], pytest.param(STRATEGIES[-1], marks=pytest.mark.slow)])
 def test_every_strategy_keeps_to_all_of_them(name, results):
     _, result = results(name)
     for row, prompt in enumerate((PROMPTS != 0).sum(axis=1)):

@@ -69,7 +69,7 @@ def test_plain_greedy_search_is_the_oracle(model, expected, greedy_oracle):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("count", [1, 2, 3, pytest.param(5, marks=pytest.mark.slow)])
 def test_greedy_output_is_the_models_own(count, model, draft, expected):
     assert_same(speculative(model, draft, count)(PROMPTS), expected)
 
@@ -248,11 +248,11 @@ def assert_distributed(result, expected, rows):
 @pytest.mark.parametrize(
     "count, options",
     [
-        (1, {}),
+        pytest.param(1, {}, marks=pytest.mark.slow),
         (2, {"top_p": 0.8}),
         (3, {"temperature": 1.7, "top_k": 3}),
-        (2, {"temperature": 0.6}),
-        (5, {"temperature": 1.4}),
+        pytest.param(2, {"temperature": 0.6}, marks=pytest.mark.slow),
+        pytest.param(5, {"temperature": 1.4}, marks=pytest.mark.slow),
     ],
 )
 def test_sampled_sequences_have_the_distribution_of_the_model(count, options, tiny):

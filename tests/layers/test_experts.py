@@ -268,7 +268,7 @@ def test_quantize_says_what_it_leaves_alone():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=pytest.mark.slow), 0.3])
 def test_remat_keeps_the_losses_and_their_gradients(dropout, assert_close):
     ids = np.random.default_rng(3).integers(1, 13, (5, 11)).astype("int32")
     found = []
@@ -321,8 +321,12 @@ def language_model(**options):
 @pytest.mark.long
 @pytest.mark.parametrize(
     "strategy",
-    [None, lambda: kt.BeamSearch(3), lambda: kt.Sampling(seed=2), lambda: kt.ContrastiveSearch(3, 0.5)],
-    ids=["greedy", "beams", "sampling", "contrastive"],
+    [
+        pytest.param(None, id="greedy"),
+        pytest.param(lambda: kt.BeamSearch(3), id="beams"),
+        pytest.param(lambda: kt.Sampling(seed=2), id="sampling", marks=pytest.mark.slow),
+        pytest.param(lambda: kt.ContrastiveSearch(3, 0.5), id="contrastive", marks=pytest.mark.slow),
+    ],
 )
 def test_generates_the_same_with_a_cache_and_without(strategy):
     model, tokens = language_model(capacity_factor=1.0), []
