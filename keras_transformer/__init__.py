@@ -12,6 +12,7 @@ from keras_transformer.decoding import (
     MinimumLength,
     NoRepeatNGram,
     RepetitionPenalty,
+    Rollout,
     Sampling,
     Speculative,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "RelativePosition",
     "RepetitionPenalty",
     "ReversibleNormalization",
+    "Rollout",
     "RotaryPosition",
     "Sampling",
     "Speculative",

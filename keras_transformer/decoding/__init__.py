@@ -10,6 +10,7 @@ from keras_transformer.decoding.processors import (
     NoRepeatNGram,
     RepetitionPenalty,
 )
+from keras_transformer.decoding.rollout import Rollout
 from keras_transformer.decoding.sampling import Sampling
 from keras_transformer.decoding.speculative import Speculative
 from keras_transformer.decoding.strategies import Greedy, Strategy
@@ -24,6 +25,7 @@ __all__ = [
     "MinimumLength",
     "NoRepeatNGram",
     "RepetitionPenalty",
+    "Rollout",
     "Sampling",
     "Speculative",
     "Strategy",

@@ -111,7 +111,7 @@ class Decoder:
 
         Args:
             memory: What `encode` gave. What is projected of it is added, for the steps to find.
-            prompts: (B, P), int32, padded on the right.
+            prompts: (B, P), int32, padded on the right; (B, P, C) of a model that takes values.
             lengths: (B,), int32. Tokens in each prompt, at least one.
             beams: How many beams the steps will have.
             lookahead: How many tokens of a step may be taken back.
@@ -125,7 +125,7 @@ class Decoder:
         def read(start, count, state, memory):
             columns = start + ops.arange(count, dtype="int32")
             tokens = ops.take(prompts, columns, axis=1)
-            positions = ops.zeros_like(tokens) + columns
+            positions = ops.zeros_like(ops.expand_dims(lengths, 1)) + columns  # (B, count)
             ends = ops.minimum(lengths - 1, start + count)
             context = Decoding(
                 state, memory, positions, self.max_length, lengths=ends, beams=beams, lookahead=lookahead

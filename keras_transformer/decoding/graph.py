@@ -17,16 +17,20 @@ class Graph(Program):
     Args:
         model: A functional `keras.Model`.
         target_input: Name of the input that takes the target tokens. Default: what `find_target` finds.
+        owner: Who asks, for messages.
+
+    Attributes:
+        takes_values: Whether the target is no ids (B, T) but a series of values (B, T, C).
 
     Raises:
         ValueError: If the model is not functional, has no such input, does not have exactly one output of shape
             (batch, length, vocabulary), or its output does not depend on the target input.
     """
 
-    def __init__(self, model: keras.Model, target_input: str | None = None):
+    def __init__(self, model: keras.Model, target_input: str | None = None, *, owner: str = "Generator"):
         if not is_functional(model):
             raise ValueError(
-                f"Generator takes a functional model, keras.Model(inputs, outputs), got {type(model).__name__} "
+                f"{owner} takes a functional model, keras.Model(inputs, outputs), got {type(model).__name__} "
                 f"'{getattr(model, 'name', '')}'. Wrap a subclassed model: keras.Model(inputs, model(inputs))."
             )
         names = [x.name for x in model.inputs]
@@ -35,12 +39,13 @@ class Graph(Program):
         shapes = [x.shape for x in model.outputs]
         if len(shapes) != 1 or len(shapes[0]) != 3 or shapes[0][-1] is None:
             raise ValueError(
-                f"Generator takes a model with one output of shape (batch, length, vocabulary), got {shapes}."
+                f"{owner} takes a model with one output of shape (batch, length, vocabulary), got {shapes}."
             )
         super().__init__(model)
         self.vocabulary_size = shapes[0][-1]
         self.target = find_target(self, model) if target_input is None else names.index(target_input)
         (self.output,) = self.outputs
+        self.takes_values = len(self.shapes[self.target]) == 3 and "float" in self.input_dtypes[self.target]
         self._ids = set(self.vocabulary_limits())
         self._split()
 

@@ -93,6 +93,8 @@ class Hiding:
     def _hides(self, origin: "_Origin") -> str | None:
         """What masks of this origin hide beside padding, if anything."""
         maker = origin.maker
+        if self.graph.takes_values:
+            return OF_VALUES
         needed, pending = set(), [origin.slot]
         while pending:
             current = pending.pop()

@@ -105,6 +105,8 @@ class Inspection:
 
     def _is_derived(self, instruction: Instruction) -> bool:
         """Whether an instruction makes something of ids alone, which no random numbers are like."""
+        if self.graph.takes_values:
+            return False
         inputs = {slot for slot in instruction.inputs if slot in self.graph.dependent}
         has_weights = getattr(instruction.operation, "weights", None)
         return not has_weights and not takes_part(instruction) and inputs <= {self.graph.target, *self.derived}

@@ -37,6 +37,12 @@ class Loop:
         for name in ("_compiled", "_compiled_begin", "_compiled_advance", "_compiled_score", "_log"):
             self.__dict__.pop(name, None)
         self.graph = Graph(self.model, self.target_input)
+        if self.graph.takes_values:
+            raise ValueError(
+                f"Generator takes a model of ids (batch, length), but the input "
+                f"'{self.graph.input_names[self.graph.target]}' takes values "
+                f"{self.graph.shapes[self.graph.target]}: kt.Rollout continues those."
+            )
         special = read_special_tokens(self.graph, self.start_token, self.end_token, self._padding_id)
         self._settings.update(
             padding_id=special.padding,

@@ -70,7 +70,7 @@ def generate(strategy: Strategy, decoder: Decoder, sources: dict, prompts, lengt
 
     def advance(carry):
         new = strategy.advance(decoder, carry, memory)
-        return (keras.tree.map_structure(_in_shape, new, carry),)
+        return (keras.tree.map_structure(in_shape, new, carry),)
 
     (carry,) = ops.while_loop(
         lambda carry: ops.logical_not(ops.all(carry["finished"])),
@@ -81,7 +81,7 @@ def generate(strategy: Strategy, decoder: Decoder, sources: dict, prompts, lengt
     return strategy.finish(decoder, carry)
 
 
-def _in_shape(x, other):
+def in_shape(x, other):
     """`x` in the shape of `other`, which it has but may not tell: of texts that the model itself turns to ids,
     TensorFlow does not know how many there are, and of one row and unknown ones not even that they are one."""
     is_lost = any(size is None and known is not None for size, known in zip(x.shape, other.shape, strict=True))

@@ -78,7 +78,7 @@ class Trial:
         seen = as_array(self.seen[slot])
         dtype, shape = seen.dtype, list(seen.shape)
         shape[0], shape[axis] = rows, length
-        if slot == self.graph.target:
+        if slot == self.graph.target and not self.graph.takes_values:
             return sample_ids(random, self._vocabulary, shape, self.graph.padding_id(slot)).astype(dtype)
         if slot in self.paddings:
             return np.ones(shape, dtype)
@@ -213,7 +213,7 @@ class Trial:
             self._check_steps(self._draw(1, length, seed=length), axes)
         if not self.keeps_state:
             self._check_steps(self._draw_unusual(longest), axes)
-        if self.graph.target in self.sequences:
+        if self.graph.target in self.sequences and not self.graph.takes_values:
             for sequences in self._covering(longest, width):
                 self._check_steps(sequences, axes)
 

@@ -228,6 +228,8 @@ def _vocabulary(graph: Graph) -> int:
 
 def _sample_tokens(graph: Graph, length: int) -> np.ndarray:
     random = np.random.default_rng(1)
+    if graph.takes_values:
+        return random.normal(size=(BATCH, length, graph.shapes[graph.target][2])).astype("float32")
     return sample_ids(random, _vocabulary(graph), (BATCH, length), graph.padding_id(graph.target)).astype("int32")
 
 
