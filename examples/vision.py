@@ -178,7 +178,9 @@ def main() -> None:
             "examples": {part: len(x) for part, (x, _) in data.items()},
             "published": PUBLISHED,
         }
-        print(f"Seed {seed}: error {runs[-1]['validation_error']:.2%} (validation), {runs[-1]['test_error']:.2%} (test)")
+        print(
+            f"Seed {seed}: error {runs[-1]['validation_error']:.2%} (validation), {runs[-1]['test_error']:.2%} (test)"
+        )
         if seed == options.seeds[-1]:
             figures["exports"] = export(model, options, *data["test"])
         common.write(options, "vision", figures, draw(model, *data["test"]))

@@ -9,6 +9,7 @@ from keras_transformer.layers.class_token import ClassToken
 from keras_transformer.layers.encoder import EncoderLayer
 from keras_transformer.layers.patches import PatchEmbedding
 from keras_transformer.layers.pooling import MaskedPooling
+from keras_transformer.layers.subsampling import ConvolutionalSubsampling
 
 NAMES = ("target", "tokens")
 QUERIED = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)  # whose output is of their first argument
@@ -18,6 +19,7 @@ WHOLE = (
     MaskedPooling,
     ClassToken,
     PatchEmbedding,
+    ConvolutionalSubsampling,
     keras.layers.Bidirectional,
     keras.layers.GlobalAveragePooling1D,
     keras.layers.GlobalMaxPooling1D,

@@ -22,11 +22,13 @@ from keras_transformer.layers.positional_encoding import LearnedPositionalEncodi
 from keras_transformer.layers.recurrent import DotAttention, RecurrentDecoderLayer
 from keras_transformer.layers.reversible import ReversibleNormalization
 from keras_transformer.layers.spectrogram import LogMelSpectrogram
+from keras_transformer.layers.subsampling import ConvolutionalSubsampling
 
 __all__ = [
     "AlibiPosition",
     "AttentionPosition",
     "ClassToken",
+    "ConvolutionalSubsampling",
     "DecoderLayer",
     "DotAttention",
     "EncoderLayer",

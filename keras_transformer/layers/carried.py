@@ -3,13 +3,15 @@
 import keras
 
 from keras_transformer._keras import Call, get_mask, producing_call
+from keras_transformer.layers.spectrogram import LogMelSpectrogram
 
 
 def makes_masks(layer) -> bool:
     """Whether a layer gives what it puts out a padding mask that was not there before."""
     if hasattr(layer, "padding_id"):  # of a TokenEmbedding
         return layer.padding_id is not None
-    return isinstance(layer, keras.layers.Masking) or (isinstance(layer, keras.layers.Embedding) and layer.mask_zero)
+    may = isinstance(layer, keras.layers.Embedding | LogMelSpectrogram)
+    return isinstance(layer, keras.layers.Masking) or (may and layer.mask_zero)
 
 
 def wrongly_masked(tensor):

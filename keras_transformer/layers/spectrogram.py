@@ -22,9 +22,12 @@ class LogMelSpectrogram(Small):
         P[t, f] = |sum over n of w[n] x[t stride + n - F / 2] exp(-2 pi i n f / F)|^2
         S = log10(max(P M, 1e-10)),  y = (max(S, max(S) - 8) + 4) / 4
 
-    The largest S is each sound's own. `keras.layers.MelSpectrogram` has other mels and other filters, and takes the
-    largest of the batch. There is no fast Fourier transform in it: the sum is a convolution, which each backend and
-    each runtime has.
+    The largest S is each sound's own. With `mask_zero`, samples of exactly 0 at the end of a sound are padding: x is
+    followed by silence, as it is where it is filled up to `length`; frames behind the last sample are marked by the
+    padding mask, and y is 0 there. So a batch of sounds of several lengths gives what each gives alone.
+
+    `keras.layers.MelSpectrogram` has other mels and other filters, and takes the largest of the batch. There is no fast
+    Fourier transform in it: the sum is a convolution, which each backend and each runtime has.
 
     Args:
         num_mel_bins: Number of bands; 128 in Whisper large-v3, 80 in all others.
@@ -32,6 +35,7 @@ class LogMelSpectrogram(Small):
         sampling_rate: Samples a second. The sound has to have it: nothing is resampled.
         frame_length: F, in samples.
         stride: From frame to frame, in samples.
+        mask_zero: Whether samples of 0 at the end are padding, and the output has a mask.
 
     Input shape: (B, samples), float, from -1 to 1. Output shape: (B, samples / stride, num_mel_bins).
 
@@ -59,6 +63,7 @@ class LogMelSpectrogram(Small):
         sampling_rate: int = 16_000,
         frame_length: int = 400,
         stride: int = 160,
+        mask_zero: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -78,6 +83,8 @@ class LogMelSpectrogram(Small):
         self.sampling_rate = sampling_rate
         self.frame_length = frame_length
         self.stride = stride
+        self.mask_zero = mask_zero
+        self.supports_masking = mask_zero
         self.autocast = False  # samples lose too much in half precision
 
     def build(self, inputs_shape):
@@ -85,18 +92,35 @@ class LogMelSpectrogram(Small):
         self._filters = mel_filters(self.num_mel_bins, self.frame_length // 2 + 1, self.sampling_rate)
 
     def call(self, inputs):
-        x, half = ops.cast(inputs, "float32"), self.frame_length // 2
-        if self.length is not None:
-            x = ops.pad(x, [[0, 0], [0, self.length]])[:, : self.length]
+        x, half = self._cut(inputs), self.frame_length // 2
         frames = (self.length or ops.shape(x)[1]) // self.stride
-        x = ops.concatenate([ops.flip(x[:, 1 : half + 1], axis=1), x, ops.flip(x[:, -half - 1 : -1], axis=1)], axis=1)
-        waves = ops.convert_to_tensor(self._waves)
-        spectrum = ops.conv(ops.expand_dims(x, -1), waves, strides=self.stride, data_format="channels_last")
+        silent = ops.pad(x, [[0, 0], [0, half]])
+        start = ops.flip(silent[:, 1 : half + 1], axis=1)
+        rest = silent if self.mask_zero else ops.concatenate([x, ops.flip(x[:, -half - 1 : -1], axis=1)], axis=1)
+        x = ops.expand_dims(ops.concatenate([start, rest], axis=1), -1)
+        spectrum = ops.conv(x, ops.convert_to_tensor(self._waves), strides=self.stride, data_format="channels_last")
         spectrum = ops.square(spectrum[:, :frames])  # there is one more, in the middle of the end
         power = spectrum[..., : half + 1] + spectrum[..., half + 1 :]
         mels = ops.log10(ops.maximum(ops.matmul(power, ops.convert_to_tensor(self._filters)), FLOOR))
-        mels = ops.maximum(mels, ops.max(mels, axis=(1, 2), keepdims=True) - RANGE)
-        return ops.cast((mels + 4.0) / 4.0, self.compute_dtype)
+        real = ops.expand_dims(self._real(inputs), -1) if self.mask_zero else None
+        if real is not None:
+            mels = ops.where(real, mels, np.float32(np.log10(FLOOR)))
+        mels = (ops.maximum(mels, ops.max(mels, axis=(1, 2), keepdims=True) - RANGE) + 4.0) / 4.0
+        return ops.cast(mels if real is None else ops.where(real, mels, 0.0), self.compute_dtype)
+
+    def compute_mask(self, inputs, previous_mask=None):
+        return self._real(inputs) if self.mask_zero else None
+
+    def _cut(self, inputs):
+        """Samples in float32, cut or filled up to the length."""
+        x = ops.cast(inputs, "float32")
+        return x if self.length is None else ops.pad(x, [[0, 0], [0, self.length]])[:, : self.length]
+
+    def _real(self, inputs):
+        """Which frames lie, stride and all, before the end of what is not 0: (B, frames)."""
+        sounds = ops.cast(ops.not_equal(self._cut(inputs), 0.0), "int32")
+        left = ops.flip(ops.cumsum(ops.flip(sounds, axis=1), axis=1), axis=1)  # from each sample to the end
+        return ops.greater(left[:, self.stride - 1 :: self.stride], 0)
 
     def compute_output_spec(self, inputs):
         if len(inputs.shape) != 2:
@@ -113,6 +137,7 @@ class LogMelSpectrogram(Small):
             "sampling_rate": self.sampling_rate,
             "frame_length": self.frame_length,
             "stride": self.stride,
+            "mask_zero": self.mask_zero,
         }
 
 

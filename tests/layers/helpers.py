@@ -44,6 +44,10 @@ CATALOGUE = {
     "ReversibleNormalization": lambda **k: (kt.ReversibleNormalization(epsilon=1e-3, **k), (X,)),
     "PatchEmbedding": lambda **k: (kt.PatchEmbedding(DIM, 3, strides=2, **k), (X,)),
     "PatchEmbedding, image": lambda **k: (kt.PatchEmbedding(DIM, (2, 3), use_bias=False, **k), (IMAGES,)),
+    "ConvolutionalSubsampling": lambda **k: (
+        kt.ConvolutionalSubsampling(DIM, (1, 2), kernel_size=2, activation="gelu", **k),
+        (X,),
+    ),
     "MaskedPooling": lambda **k: (kt.MaskedPooling("max", **k), (X,)),
     "FeedForward": lambda **k: (kt.FeedForward(INNER, activation="gelu", dropout=0.5, **k), (X,)),
     "FeedForward, limited": lambda **k: (

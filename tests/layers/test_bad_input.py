@@ -75,6 +75,11 @@ CONSTRUCTORS = [
     ("PatchEmbedding", {"dim": DIM, "patch_size": (2, 0)}, "got 0", "positive integer as patch_size"),
     ("PatchEmbedding", {"dim": DIM, "patch_size": (2, 3, 5)}, "got (2, 3, 5)", "height and width, as patch_size"),
     ("PatchEmbedding", {"dim": DIM, "patch_size": 2, "strides": 1.5}, "got 1.5", "positive integer as strides"),
+    ("ConvolutionalSubsampling", {"dim": 0}, "got 0", "positive integer as dim"),
+    ("ConvolutionalSubsampling", {"dim": DIM, "strides": ()}, "got ()", "a stride for each"),
+    ("ConvolutionalSubsampling", {"dim": DIM, "strides": (2, 0)}, "got 0", "positive integer as strides"),
+    ("ConvolutionalSubsampling", {"dim": DIM, "kernel_size": 0}, "got 0", "positive integer as kernel_size"),
+    ("ConvolutionalSubsampling", {"dim": DIM, "activation": "rleu"}, "got 'rleu'", "'relu', 'gelu', 'silu'"),
     ("RMSNormalization", {"offset": "1"}, "got '1'", "a number as offset"),
     ("LayerNormalization", {"rms_scaling": True}, "no rms_scaling", "Use kt.RMSNormalization()"),
     ("EncoderLayer", {"num_heads": HEADS}, "got None", "positive integer as intermediate_dim"),
@@ -148,7 +153,7 @@ def test_constructors(name, arguments, got, takes):
 
 @pytest.mark.parametrize(
     "name", ["PositionalEncoding", "LearnedPositionalEncoding", "FeedForward", "MultiHeadSelfAttention",
-             "EncoderLayer", "DecoderLayer, without memory"],
+             "EncoderLayer", "DecoderLayer, without memory", "ConvolutionalSubsampling"],
 )  # fmt: skip
 @pytest.mark.parametrize("symbolic", [False, True], ids=["", "symbolic"])
 @pytest.mark.parametrize("built", [False, True], ids=["", "built"])

@@ -231,7 +231,7 @@ def test_every_layer_takes_a_quantized_policy_or_says_that_it_cannot(name):
     finally:
         keras.config.set_dtype_policy("float32")
     kernels = {str(w.dtype) for w in layer.weights if w.name == "kernel"}
-    assert kernels <= {"float32" if name.startswith("Patch") else "int8"}
+    assert kernels <= {"float32" if name.startswith(("Patch", "Convo")) else "int8"}
 
 
 def test_one_part_alone_is_quantized(tmp_path):

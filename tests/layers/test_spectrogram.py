@@ -59,8 +59,37 @@ def test_it_is_what_numpy_makes_of_each_sound():
     assert abs(as_it_is[0] - expected(first, 23, 11000, 62, 37)).max() < 5e-5
 
 
+@pytest.mark.parametrize("length", [None, 1500])
+def test_a_padded_batch_is_each_sound_alone(length, assert_close):
+    layer = kt.LogMelSpectrogram(23, length, sampling_rate=11000, frame_length=62, stride=37, mask_zero=True)
+    sizes = (1300, 871, 1, 0)
+    x = np.zeros((4, 1777), "float32")
+    for row, size in zip(x, sizes, strict=True):
+        row[:size] = np.random.default_rng(size).normal(size=size)
+    x[0, 500:700] = 0  # silence within is no padding
+    found, mask = (ops.convert_to_numpy(y) for y in (layer(x), layer.compute_mask(x)))
+    np.testing.assert_array_equal(mask.sum(1), [35, 23, 0, 0])
+    assert mask[0, :35].all() and mask.shape == found.shape[:2] and not found[~mask].any()
+    for b, size in enumerate(sizes[:2]):
+        alone = ops.convert_to_numpy(layer(x[b : b + 1, :size]))[0]
+        assert_close(alone[: mask[b].sum()], found[b, mask[b]], 1e-6)
+        silent = np.pad(x[b, :size], (0, 62))  # in place of a reflection
+        by_hand = expected(silent, 23, 11000, 62, 37)[: mask[b].sum()]
+        assert abs(by_hand - found[b, mask[b]]).max() < 5e-5
+
+
+def test_its_mask_goes_to_the_encoder_and_is_missed_where_it_is_lost():
+    sound = keras.Input((None,))
+    x = kt.LogMelSpectrogram(10, None, frame_length=32, stride=16, mask_zero=True)(sound)
+    _, scores = kt.EncoderLayer(2, 7)(x, return_attention_scores=True)
+    weights = ops.convert_to_numpy(keras.Model(sound, scores)(np.pad(np.ones((1, 81), "float32"), ((0, 0), (0, 60)))))
+    assert (weights[..., :5] > 0).all() and not weights[..., 5:].any()
+    with pytest.warns(UserWarning, match="dropped by the operation .*'lost'"):
+        kt.EncoderLayer(2, 7)(keras.layers.AveragePooling1D(2, name="lost")(x))
+
+
 def test_it_is_serialized_and_refuses():
-    layer = kt.LogMelSpectrogram(7, 999, stride=50)
+    layer = kt.LogMelSpectrogram(7, 999, stride=50, mask_zero=True)
     assert kt.LogMelSpectrogram.from_config(layer.get_config()).get_config() == layer.get_config()
     with pytest.raises(ValueError, match="even frame_length, got 41"):
         kt.LogMelSpectrogram(frame_length=41)

@@ -13,7 +13,7 @@ from .helpers import CATALOGUE, DIM, INNER, VOCABULARY, as_numpy
 PROJECTING = [
     name
     for name in CATALOGUE
-    if name.startswith(("FeedForward", "MultiHead", "Encoder", "Decoder", "Recurr", "Dot", "Patch"))
+    if name.startswith(("FeedForward", "MultiHead", "Encoder", "Decoder", "Recurr", "Dot", "Patch", "Convo"))
     and "experts" not in name
 ]
 TABLES = ["TokenEmbedding", "LearnedPositionalEncoding", "ClassToken"]
