@@ -23,8 +23,9 @@ class LogMelSpectrogram(Small):
         S = log10(max(P M, 1e-10)),  y = (max(S, max(S) - 8) + 4) / 4
 
     The largest S is each sound's own. With `mask_zero`, samples of exactly 0 at the end of a sound are padding: x is
-    followed by silence, as it is where it is filled up to `length`; frames behind the last sample are marked by the
-    padding mask, and y is 0 there. So a batch of sounds of several lengths gives what each gives alone.
+    followed by silence, as it is where it is filled up to `length`; frames whose middle, t stride, lies behind the last
+    sample are marked by the padding mask, and y is 0 there. So a batch of sounds of several lengths gives what each
+    gives alone.
 
     `keras.layers.MelSpectrogram` has other mels and other filters, and takes the largest of the batch. There is no fast
     Fourier transform in it: the sum is a convolution, which each backend and each runtime has.
@@ -37,7 +38,8 @@ class LogMelSpectrogram(Small):
         stride: From frame to frame, in samples.
         mask_zero: Whether samples of 0 at the end are padding, and the output has a mask.
 
-    Input shape: (B, samples), float, from -1 to 1. Output shape: (B, samples / stride, num_mel_bins).
+    Input shape: (B, samples), float, from -1 to 1. Output shape: (B, samples / stride, num_mel_bins),
+    rounded down, or up with `mask_zero`.
 
     Raises:
         ValueError: If an argument is not positive, `frame_length` is odd, `length` is not above its half, or the input
@@ -93,7 +95,7 @@ class LogMelSpectrogram(Small):
 
     def call(self, inputs):
         x, half = self._cut(inputs), self.frame_length // 2
-        frames = (self.length or ops.shape(x)[1]) // self.stride
+        frames = self._count(self.length or ops.shape(x)[1])
         silent = ops.pad(x, [[0, 0], [0, half]])
         start = ops.flip(silent[:, 1 : half + 1], axis=1)
         rest = silent if self.mask_zero else ops.concatenate([x, ops.flip(x[:, -half - 1 : -1], axis=1)], axis=1)
@@ -116,17 +118,21 @@ class LogMelSpectrogram(Small):
         x = ops.cast(inputs, "float32")
         return x if self.length is None else ops.pad(x, [[0, 0], [0, self.length]])[:, : self.length]
 
+    def _count(self, samples):
+        """The number of frames: the last one's stride is whole, or, with a mask, begun."""
+        return (samples + self.stride - 1 if self.mask_zero else samples) // self.stride
+
     def _real(self, inputs):
-        """Which frames lie, stride and all, before the end of what is not 0: (B, frames)."""
+        """Which frames have their middle before the end of what is not 0: (B, frames)."""
         sounds = ops.cast(ops.not_equal(self._cut(inputs), 0.0), "int32")
         left = ops.flip(ops.cumsum(ops.flip(sounds, axis=1), axis=1), axis=1)  # from each sample to the end
-        return ops.greater(left[:, self.stride - 1 :: self.stride], 0)
+        return ops.greater(left[:, :: self.stride], 0)
 
     def compute_output_spec(self, inputs):
         if len(inputs.shape) != 2:
             raise ValueError(f"{describe(self)} takes sounds of shape (batch, samples), got {tuple(inputs.shape)}.")
         length = self.length or inputs.shape[1]
-        frames = None if length is None else length // self.stride
+        frames = None if length is None else self._count(length)
         return keras.KerasTensor((inputs.shape[0], frames, self.num_mel_bins), dtype=self.compute_dtype)
 
     def get_config(self):

@@ -68,8 +68,9 @@ def test_a_padded_batch_is_each_sound_alone(length, assert_close):
         row[:size] = np.random.default_rng(size).normal(size=size)
     x[0, 500:700] = 0  # silence within is no padding
     found, mask = (ops.convert_to_numpy(y) for y in (layer(x), layer.compute_mask(x)))
-    np.testing.assert_array_equal(mask.sum(1), [35, 23, 0, 0])
-    assert mask[0, :35].all() and mask.shape == found.shape[:2] and not found[~mask].any()
+    np.testing.assert_array_equal(mask.sum(1), [36, 24, 1, 0])
+    assert mask[0, :36].all() and mask.shape == found.shape[:2] and not found[~mask].any()
+    assert found.shape[1] == (49 if length is None else 41)
     for b, size in enumerate(sizes[:2]):
         alone = ops.convert_to_numpy(layer(x[b : b + 1, :size]))[0]
         assert_close(alone[: mask[b].sum()], found[b, mask[b]], 1e-6)
@@ -83,7 +84,7 @@ def test_its_mask_goes_to_the_encoder_and_is_missed_where_it_is_lost():
     x = kt.LogMelSpectrogram(10, None, frame_length=32, stride=16, mask_zero=True)(sound)
     _, scores = kt.EncoderLayer(2, 7)(x, return_attention_scores=True)
     weights = ops.convert_to_numpy(keras.Model(sound, scores)(np.pad(np.ones((1, 81), "float32"), ((0, 0), (0, 60)))))
-    assert (weights[..., :5] > 0).all() and not weights[..., 5:].any()
+    assert (weights[..., :6] > 0).all() and not weights[..., 6:].any()
     with pytest.warns(UserWarning, match="dropped by the operation .*'lost'"):
         kt.EncoderLayer(2, 7)(keras.layers.AveragePooling1D(2, name="lost")(x))
 
