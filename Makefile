@@ -103,8 +103,8 @@ test-pretrained: $(INSTALLED) ## Test each family of checkpoints against transfo
 test-distributed: $(INSTALLED) ## Train on eight virtual devices, on two replicas and in two processes, and run the scripts of docs/distributed.md
 	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python $(PYTEST) -m distributed tests
 
-test-browser: $(INSTALLED) $(BROWSER)/node_modules ## Test that page in headless Chromium (MODEL=folder: with the model that is there)
-	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python -m pytest -q -rs tests/examples/test_browser.py
+test-browser: $(INSTALLED) $(BROWSER)/node_modules ## Test the pages in headless Chromium (MODEL=folder: with the model that is there)
+	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python -m pytest -q -rs tests/examples/test_browser.py tests/examples/test_browser_digit.py
 
 lint: $(INSTALLED) ## Check style and formatting with ruff
 	@$(BIN)/ruff check --quiet $(SOURCES)
