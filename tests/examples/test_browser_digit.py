@@ -1,4 +1,4 @@
-"""The page of digits, in headless Chromium: a drawing becomes an image as in Python, and is read as the file is there."""
+"""The page of digits in headless Chromium: drawings become images as in Python, and are read as the file reads them."""
 
 import functools
 import http.server
