@@ -118,13 +118,13 @@ def draw(model: keras.Model, images: np.ndarray, digits: np.ndarray) -> Figure:
     answers = model.predict(images, batch_size=500, verbose=0).argmax(-1)
     right = [np.flatnonzero((digits == digit) & (answers == digit))[:1] for digit in range(10)]
     chosen = np.concatenate([*right, np.flatnonzero(answers != digits)[:10]])
-    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    figure = Figure(figsize=(10, 3), layout="constrained")
     grid = figure.subplots(2, 10, squeeze=False).ravel()
     for axes in grid:
         axes.axis("off")
     for axes, i, weights in zip(grid, chosen, looked_at(model, images[chosen]), strict=False):
         axes.imshow(images[i, ..., 0], cmap="gray_r")
-        axes.imshow(weights, cmap="magma", alpha=0.55, interpolation="bilinear", extent=(1.5, 25.5, 25.5, 1.5))
+        axes.imshow(weights, cmap="Reds", vmin=0, alpha=0.6, interpolation="bilinear", extent=(1.5, 25.5, 25.5, 1.5))
         axes.set(xlim=(-0.5, 27.5), ylim=(27.5, -0.5))
         axes.set_title(str(answers[i]) if answers[i] == digits[i] else f"{answers[i]}, is {digits[i]}", fontsize=9)
     figure.suptitle("What the class token of the last layer attends to: test images, and ten that are read wrongly")
