@@ -128,10 +128,8 @@ class MaskedTokens(Feed):
                 "ids. Give the tokenizer that made them."
             )
         real = labels != self.ignore_id
-        no_text = self._is_control[tokens] | ~real
-        begins = self._begins_word[tokens] | no_text
+        begins = self._begins_word[tokens] | self._is_control[tokens] | ~real  # so one that continues these is a word
         begins[:, 0] = True
-        begins[:, 1:] |= no_text[:, :-1]
         if isinstance(inputs, dict):
             begins[:, 1:] |= inputs["segment_ids"][:, 1:] != inputs["segment_ids"][:, :-1]
         return np.cumsum(begins).reshape(tokens.shape) - 1, self._is_text[tokens] & real

@@ -1,5 +1,7 @@
 """Masked tokens: how many, whole words, nothing else changed, the same for a step, what counts, what is refused."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -46,6 +48,7 @@ def sequences(count=211, seed=3):
 
 
 ROWS = sequences()
+BARE = [[id for id in row if id not in SPECIAL] for row in ROWS]  # many begin with a piece that continues a word
 
 
 def batches(kind="bucketed", rows=ROWS, **options):
@@ -74,13 +77,14 @@ def parts(batch):
     return inputs, np.ones_like(inputs), labels
 
 
-@pytest.mark.parametrize("kind", ["bucketed", "packed"])
-@pytest.mark.parametrize("ignore_id", [0, -100])
-def test_words_are_chosen_and_nothing_else_is_changed(kind, ignore_id):
-    plain = batches(kind, ignore_id=ignore_id)
+@pytest.mark.parametrize(
+    ("kind", "ignore_id", "rows"), [("bucketed", 0, ROWS), ("packed", -100, ROWS), ("packed", 0, BARE)]
+)
+def test_words_are_chosen_and_nothing_else_is_changed(kind, ignore_id, rows):
+    plain = batches(kind, rows, ignore_id=ignore_id)
     masked = MaskedTokens(plain, TOKENIZER, mask_selection_rate=0.4)
     assert masked.mask_id == 34 and masked.steps_per_epoch == plain.steps_per_epoch
-    inside = 0
+    inside = apart = 0
     for step in range(masked.steps_per_epoch + 2):
         tokens, segments, whole = parts(plain.batch(step))
         hidden, same_segments, labels = parts(masked.batch(step))
@@ -93,11 +97,15 @@ def test_words_are_chosen_and_nothing_else_is_changed(kind, ignore_id):
         assert not np.isin(tokens[chosen], list(SPECIAL)).any()
         assert not np.isin(hidden[chosen], list(SPECIAL - {34})).any()
         for row, row_segments, row_chosen in zip(tokens, segments, chosen, strict=True):
-            for word in words_of(row, row_segments):
+            words = words_of(row, row_segments)
+            for word in words:
                 text = [place for place in word if row[place] != 1]
                 assert len(set(row_chosen[text])) <= 1
                 inside += len(text) > 1 and row_chosen[text].all()
-    assert inside > 100
+            for one, other in itertools.pairwise(words):  # only a new segment parts a piece from one that continues it
+                if other[0] == one[-1] + 1 and row[other[0]] >= 17:
+                    apart += row_chosen[one[0]] != row_chosen[other[0]]
+    assert inside > 100 and (apart > 10) == (rows is BARE)
 
 
 def test_rates():
