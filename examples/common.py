@@ -5,6 +5,7 @@ examples/results/<name>.json, docs/examples/<name>.png and an export, which anot
 """
 
 import argparse
+import gzip
 import os
 import subprocess
 import sys
@@ -76,6 +77,13 @@ def find(folder: Path | None, name: str, source: str) -> Path:
     return found[0]
 
 
+def read_lines(folder: Path | None, name: str, source: str, encoding: str = "utf-8") -> list[str]:
+    """The lines of a file that `find` finds, or of what is compressed in it."""
+    path = find(folder, name, source)
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding=encoding, newline="") as file:
+        return [line.rstrip("\r") for line in file.read().removesuffix("\n").split("\n")]
+
+
 def place(options: argparse.Namespace, *parts: str) -> Path:
     """A path below --output, or in the repository."""
     path = (options.output or REPOSITORY).joinpath(*parts)
@@ -91,12 +99,44 @@ def write(options: argparse.Namespace, name: str, figures: dict, plot: Figure) -
     print(f"Written: {path.name} and {name}.png")
 
 
+def optimizer(rate: float, steps: int, **options) -> keras.optimizers.Optimizer:
+    """AdamW whose rate rises in a tenth of the steps and then falls, as a cosine."""
+    first = steps // 10
+    rate = keras.optimizers.schedules.CosineDecay(0.0, steps - first, warmup_target=rate, warmup_steps=first)
+    return keras.optimizers.AdamW(rate, weight_decay=0.01, global_clipnorm=1.0, **options)
+
+
+def fit(model: keras.Model, training, validation, *, epochs: int, folder: Path) -> list[dict]:
+    """Train a compiled model on batches of `kt.training`, from where an earlier run left the folder.
+
+    Its weights are then those of the epoch with the lowest perplexity on the validation data.
+
+    Returns: The logs of all epochs.
+    """
+    checkpoints = kt.training.Checkpoints(folder, keep=1)
+    position, best = checkpoints.resume(model), folder.with_suffix(".weights.h5")
+    before = min((epoch["val_perplexity"] for epoch in checkpoints.history), default=None)
+    keep = keras.callbacks.ModelCheckpoint(
+        best, "val_perplexity", mode="min", save_best_only=True, save_weights_only=True, initial_value_threshold=before
+    )
+    model.fit(
+        training.from_step(position.step),
+        validation_data=validation,
+        initial_epoch=position.epoch,
+        epochs=epochs,
+        callbacks=[keep, checkpoints],
+        verbose=2,
+    )
+    model.load_weights(best)
+    return checkpoints.history
+
+
 def run_elsewhere(export: Path, inputs: dict) -> dict[str, np.ndarray]:
     """What an export gives for inputs, arrays or lists of strings by name, in a new process without Keras."""
     with tempfile.TemporaryDirectory() as folder:
         given, found = Path(folder) / "given.npz", Path(folder) / "found.npz"
         rows = {name: [x.encode() if isinstance(x, str) else x for x in values] for name, values in inputs.items()}
         np.savez(given, **{name: np.asarray(values) for name, values in rows.items()})
-        subprocess.run([sys.executable, "-c", ELSEWHERE, export, given, found], check=True, cwd=REPOSITORY)
+        subprocess.run([sys.executable, "-c", ELSEWHERE, export.resolve(), given, found], check=True, cwd=REPOSITORY)
         with np.load(found) as arrays:
             return {name: arrays[name] for name in arrays.files}

@@ -1,0 +1,195 @@
+"""Text that is understood: an encoder that has guessed hidden words of raw text learns to classify from it.
+
+The way of BERT (https://arxiv.org/abs/1810.04805), small: first a masked language model is trained on texts alone, then
+its encoder on texts and labels, beside the same model from scratch.
+
+    sst2    English film reviews, good or bad    (https://aclanthology.org/D13-1170)
+    trec    English questions, what they ask for, six classes    (https://aclanthology.org/C02-1150)
+    nsmc    Korean film reviews, good or bad    (https://github.com/e9t/nsmc)
+
+The masked language model reads the texts for training; that of sst2 also 5,000 plots of films (Subj,
+https://aclanthology.org/P04-1035), none of them a review. The epoch of a classifier is chosen on the validation data;
+the test data is looked at once, at the end.
+
+    python examples/understanding.py --data data
+    python examples/understanding.py --data data --tasks trec --seeds 0
+
+A run that is cut off goes on: what examples/results/understanding.json has is not trained again, and a masked language
+model continues from exports/understanding. Remove both to begin anew.
+"""
+
+import json
+import time
+
+import common  # before Keras: it says how TensorFlow is set up
+import keras
+import numpy as np
+from classified_texts import batches, read
+from matplotlib.figure import Figure
+
+import keras_transformer as kt
+
+SETTINGS = {
+    "trec": dict(classes=6, vocabulary_size=2000, dropout=0.4, length=48, size=32, epochs=12, guessing_epochs=40),
+    "sst2": dict(classes=2, vocabulary_size=8000, dropout=0.4, length=64, size=32, epochs=8, guessing_epochs=20),
+    "nsmc": dict(classes=2, vocabulary_size=16000, dropout=0.3, length=48, size=64, epochs=3, guessing_epochs=4),
+}
+DIM, RATE, GUESSING_RATE, WORD_DROPOUT, SMOOTHING, MOMENTUM = 64, 1e-3, 2e-3, 0.2, 0.1, 0.99
+WAYS = ("scratch", "pretrained")
+BLANKS = {
+    "sst2": ["it 's a <mask> film .", "the acting is <mask> ."],
+    "trec": ["What is the <mask> of China ?", "Who was the first <mask> ?"],
+    "nsmc": ["정말 <mask> 영화", "연기가 너무 <mask>"],
+}
+PUBLISHED = {"CNN, random vectors": {"sst2": 0.827, "trec": 0.912, "source": "https://arxiv.org/abs/1408.5882"}}
+
+
+def build(vocabulary_size: int, classes: int, dropout: float) -> dict[str, keras.Model]:
+    """A masked language model, for training and for questions, and a classifier, all of one embedding and encoder."""
+    embedding = kt.TokenEmbedding(vocabulary_size, DIM, scale=True, name="embedding")
+    ngrams = kt.ConvolutionalSubsampling(DIM, strides=1, activation="gelu")  # of what stands left and right
+    options = dict(dropout=dropout / 2, normalize_first=True, activation="gelu", position=kt.RotaryPosition())
+    layer = kt.EncoderLayer(4, 4 * DIM, **options)
+    norm = kt.LayerNormalization()
+
+    def encode(tokens, hide, segment_ids=None):
+        x = hide(embedding(tokens))
+        return norm(layer(keras.layers.Add()([x, ngrams(x)]), segment_ids=segment_ids))
+
+    inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in ("tokens", "segment_ids", "labels")}
+    x = encode(inputs["tokens"], keras.layers.Dropout(dropout / 2), inputs["segment_ids"])
+    losses = kt.training.TiedCrossentropy(embedding)(x, inputs["labels"])  # of hidden tokens; it makes no logits
+
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    x = encode(tokens, keras.layers.Dropout(WORD_DROPOUT, noise_shape=(None, None, 1)))  # of whole pieces
+    pooled = keras.layers.Concatenate()([kt.MaskedPooling("mean")(x), kt.MaskedPooling("max")(x)])
+    logits = keras.layers.Dense(classes, name="classes")(keras.layers.Dropout(dropout)(pooled))
+    outputs = {"guesses": embedding(x, reverse=True), "classes": logits}
+    return {"guessing": keras.Model(inputs, losses), **{name: keras.Model(tokens, outputs[name]) for name in outputs}}
+
+
+def guess(model: keras.Model, texts: list[str], tokenizer, epochs: int, folder) -> dict:
+    """Train the masked language model, from where it stopped."""
+    whole = tokenizer.copy(max_length=None)  # longer texts are left out
+    options = dict(length=tokenizer.max_length, batch_size=32, tokenizers=whole, shift=False)
+    masked = kt.training.MaskedTokens(kt.training.PackedBatches(texts, **options), tokenizer)
+    steps = masked.steps_per_epoch
+    model.compile(common.optimizer(GUESSING_RATE, epochs * steps), jit_compile=False)
+    checkpoints = kt.training.Checkpoints(folder, keep=1)
+    position = checkpoints.resume(model)
+    data = masked.dataset(position.step).repeat()
+    data = data.map(lambda x, y: ({"tokens": x["tokens"], "segment_ids": x["segment_ids"], "labels": y},))
+    span = dict(steps_per_epoch=steps, initial_epoch=position.epoch, epochs=epochs, shuffle=False)
+    model.fit(data, **span, callbacks=[checkpoints], verbose=2)
+    last = checkpoints.history[-1]
+    figures = {"perplexity": last["perplexity"], "accuracy": last["token_accuracy"]}
+    return {"texts": len(texts), "tokens": masked.batches.num_tokens, "epochs": epochs, **figures}
+
+
+def fill(model: keras.Model, tokenizer, texts: list[str]) -> dict[str, list[str]]:
+    """The five pieces that are likeliest in place of <mask>."""
+    ids = np.array(tokenizer(texts))
+    rows, places = np.nonzero(ids == tokenizer.token_to_id("<mask>"))
+    best = np.argsort(-np.array(model(ids))[rows, places])[:, :5]
+    return {texts[i]: [tokenizer.id_to_token(int(id)) for id in row] for i, row in zip(rows, best, strict=True)}
+
+
+def classify(model: keras.Model, data: dict, epochs: int, best) -> dict:
+    """Train the classifier, take the epoch that is best on the validation data, and test it."""
+    begin, steps = time.perf_counter(), epochs * len(data["train"])
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=SMOOTHING)
+    averaged = common.optimizer(RATE, steps, use_ema=True, ema_momentum=MOMENTUM)
+    model.compile(averaged, loss, metrics=["accuracy"], jit_compile=False)
+    callbacks = [
+        keras.callbacks.SwapEMAWeights(swap_on_epoch=True),
+        keras.callbacks.ModelCheckpoint(best, "val_accuracy", mode="max", save_best_only=True, save_weights_only=True),
+    ]
+    options = dict(validation_data=data["validation"], epochs=epochs, callbacks=callbacks, shuffle=False, verbose=2)
+    by_epoch = model.fit(data["train"], **options).history["val_accuracy"]
+    minutes = (time.perf_counter() - begin) / 60
+    model.load_weights(best)
+    _, test = model.evaluate(data["test"], verbose=0)
+    return {"validation": max(by_epoch), "by_epoch": by_epoch, "test": test, "minutes": minutes}
+
+
+def learn(task: str, options, done: dict, save) -> None:
+    """Train what a task lacks, and export a classifier; `save` is called after each training."""
+    data, setting = read(options.data, task), SETTINGS[task]
+    if options.quick:
+        data = {part: examples[:200] for part, examples in data.items()}
+        letters = {letter for text, _ in data["train"] for letter in text}
+        setting = {**setting, "vocabulary_size": len(letters) + 30, "epochs": 1, "guessing_epochs": 1}
+    special = dict(special_tokens=["<mask>"], fold_case=task != "nsmc", add_start=True, max_length=setting["length"])
+    texts = [text for text, _ in data["train"]]
+    tokenizer = kt.text.SentencePieceTokenizer.train(texts, setting["vocabulary_size"], **special)
+    done["settings"] = {**setting, **{part: len(data[part]) for part in data}}
+    sizes = (tokenizer.vocabulary_size, setting["classes"], setting["dropout"])
+
+    def place(name: str):
+        return common.place(options, "exports", "understanding", f"{task}_{name}")
+
+    for way, seed in [("guessing", 0), *((way, seed) for seed in options.seeds for way in WAYS)]:
+        runs = done.setdefault(way, {})
+        if str(seed) in runs:
+            continue
+        keras.utils.set_random_seed(seed)
+        models = build(*sizes)
+        if way == "guessing":
+            run = guess(models["guessing"], data["raw"], tokenizer, setting["guessing_epochs"], place("guessing"))
+            run["blanks"] = fill(models["guesses"], tokenizer, BLANKS[task])
+            models["guessing"].save_weights(place("guessing.weights.h5"))
+        else:
+            if way == "pretrained":
+                models["guessing"].load_weights(place("guessing.weights.h5"))
+            shape = (tokenizer, setting["classes"], setting["size"])
+            fed = {part: batches(data[part], *shape) for part in ("validation", "test")}
+            fed["train"] = batches(data["train"], *shape, seed)
+            run = classify(models["classes"], fed, setting["epochs"], place(f"{way}_{seed}.weights.h5"))
+            print(f"{task}, {way}, seed {seed}: {run['validation']:.2%}, on the test {run['test']:.2%}")
+        runs[str(seed)] = run
+        save()
+    model = build(*sizes)["classes"]
+    model.load_weights(place(f"pretrained_{options.seeds[0]}.weights.h5"))
+    kt.export.saved_model(model, place("saved_model"), source_tokenizer=tokenizer, overwrite=True)
+    texts = [text for text, _ in data["test"][:20]]
+    elsewhere = common.run_elsewhere(place("saved_model"), {"text": texts})
+    np.testing.assert_allclose(*elsewhere.values(), model(tokenizer(texts)), atol=1e-4)
+    for way in WAYS:
+        done[f"{way}_mean"] = float(np.mean([run["test"] for run in done[way].values()]))
+
+
+def draw(tasks: dict) -> Figure:
+    """Accuracy on the validation data by epoch, all seeds of both ways."""
+    figure = Figure((9, 3.2), layout="constrained")
+    for axes, (task, done) in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks.items(), strict=True):
+        for way, color in zip(WAYS, ("tab:gray", "tab:blue"), strict=True):
+            for i, run in enumerate(done[way].values()):
+                y = 100 * np.array(run["by_epoch"])
+                axes.plot(range(1, 1 + len(y)), y, color=color, label=None if i else way)
+        axes.set(title=task, xlabel="epoch", ylabel="validation: % right")
+        axes.legend()
+    return figure
+
+
+def main() -> None:
+    """Train, choose, test and export for each task."""
+    options = common.parse(
+        __doc__,
+        data="the files of textclass and nsmc",
+        add=lambda parser: parser.add_argument("--tasks", nargs="+", choices=SETTINGS, default=list(SETTINGS)),
+    )
+    path = common.place(options, "examples", "results", "understanding.json")
+    tasks = json.loads(path.read_text())["tasks"] if path.exists() else {}
+    figures = {"quick": options.quick, "published": PUBLISHED, "tasks": tasks}
+    for task in options.tasks:
+        learn(
+            task,
+            options,
+            tasks.setdefault(task, {}),
+            lambda: common.save_results(path, "examples/understanding.py", figures),
+        )
+    common.write(options, "understanding", figures, draw(tasks))
+
+
+if __name__ == "__main__":
+    main()
