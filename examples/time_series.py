@@ -143,9 +143,9 @@ def export(model: keras.Model, history: np.ndarray, future: np.ndarray, options)
 
 
 def draw(names: list[str], history: np.ndarray, future: np.ndarray, forecast: np.ndarray) -> Figure:
-    """Three windows of four channels: what was, what came, what was forecast."""
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    channels = [names.index(name) for name in ("HUFL", "MUFL", "LULL", "OT") if name in names]
+    """Three windows of three channels: what was, what came, what was forecast."""
+    figure = Figure(figsize=(9.5, 4.8), layout="constrained")
+    channels = [names.index(name) for name in ("HUFL", "LULL", "OT") if name in names]
     picked = np.linspace(0, len(history) - 1, 5).astype(int)[1:-1]
     axes = figure.subplots(len(channels), len(picked), sharex=True, squeeze=False)
     ahead = np.arange(HORIZON)
