@@ -123,7 +123,7 @@ def train(data: dict, options, seed: int) -> tuple[kt.Generator, dict]:
 def draw(generator: kt.Generator, sounds: np.ndarray) -> Figure:
     """Spectrograms of two sequences, and what the last decoder layer attends to while it writes each digit."""
     spectrogram = generator.model.get_layer("spectrogram")
-    figure = Figure(figsize=(11, 5), layout="constrained")
+    figure = Figure(figsize=(8.5, 3.9), layout="constrained")
     grid = figure.subplots(2, len(sounds), squeeze=False, height_ratios=(2, 1), sharex="col")
     for (above, below), sound in zip(grid.T, sounds, strict=True):
         sound = np.trim_zeros(sound, "b")[None]
@@ -132,10 +132,16 @@ def draw(generator: kt.Generator, sounds: np.ndarray) -> Figure:
         maps = kt.attention_weights(generator.model, [sound, given])
         *_, cross = (weights[0].mean(axis=0) for path, weights in maps.items() if path.endswith("cross_attention"))
         frames = np.asarray(spectrogram(sound))[0]
-        above.imshow(frames.T, origin="lower", aspect="auto", cmap="magma")
+        above.imshow(frames.T, origin="lower", aspect="auto", cmap="magma", interpolation="nearest")
         above.set(title=f"written: {' '.join(map(str, digits))}", yticks=[], ylabel="mel bands")
         end = cross.shape[1] * np.prod(STRIDES)
-        below.imshow(cross, aspect="auto", cmap="viridis", extent=(-0.5, end - 0.5, len(cross) - 0.5, -0.5))
+        below.imshow(
+            cross,
+            aspect="auto",
+            cmap="viridis",
+            interpolation="nearest",
+            extent=(-0.5, end - 0.5, len(cross) - 0.5, -0.5),
+        )
         below.set(yticks=range(len(cross)), yticklabels=[*digits, "end"], xlabel="10 ms", ylabel="written")
     figure.suptitle("What the last decoder layer attends to while it writes a digit (mean of its heads)")
     return figure
