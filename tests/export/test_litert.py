@@ -129,3 +129,17 @@ def test_pooling_over_real_tokens(tmp_path):
     )
     np.testing.assert_allclose(output, model(rows), rtol=1e-5)
     assert not output[1].any()
+
+
+def test_patches_and_strided_convolutions_keep_the_mask(tmp_path):
+    """From samples to one vector: a sound padded in the file is what it is alone in Python."""
+    sound = keras.Input((None,), name="sound")
+    x = kt.LogMelSpectrogram(7, None, sampling_rate=800, frame_length=20, stride=8, mask_zero=True)(sound)
+    x = kt.PatchEmbedding(11, 2)(kt.ConvolutionalSubsampling(13, (1, 2), activation="gelu")(x))
+    model = keras.Model(sound, kt.MaskedPooling()(kt.EncoderLayer(1, 5)(x)))
+    kt.export.litert(model, tmp_path / "model.tflite", source_length=160, batch_size=2)
+    rows = np.random.default_rng(0).normal(size=(2, 160)).astype("float32")
+    rows[1, 96:] = 0
+    (output,) = kt.export.load(tmp_path / "model.tflite")(rows).values()
+    np.testing.assert_allclose(output[0], np.asarray(model(rows[:1]))[0], atol=1e-5)
+    np.testing.assert_allclose(output[1], np.asarray(model(rows[1:, :96]))[0], atol=1e-5)
