@@ -155,7 +155,7 @@ def draw(model: keras.Model, data: list) -> Figure:
         *_, weights = kt.attention_weights(model, sound[None]).values()
         seen = weights[0].mean(axis=(0, 1))  # over heads and queries
         answer = model.predict(sound[None], verbose=0).argmax()
-        axes.imshow(frames.T, origin="lower", aspect="auto", cmap="magma")
+        axes.imshow(frames.T, origin="lower", aspect="auto", cmap="magma", interpolation="nearest")
         axes.plot(4 * np.arange(len(seen)), MELS * 0.9 * seen / seen.max(), color="cyan", linewidth=2)
         axes.set(title=f"{digit}, heard as {answer}", yticks=[], xlabel="10 ms" if digit > 4 else "")
     figure.suptitle("Log-mel spectrograms of test recordings; the line: how much the last layer attends to a step")
