@@ -30,11 +30,12 @@ from matplotlib.figure import Figure
 import keras_transformer as kt
 
 SETTINGS = {
-    "trec": dict(classes=6, vocabulary_size=2000, dropout=0.4, length=48, size=32, epochs=12, guessing_epochs=40),
-    "sst2": dict(classes=2, vocabulary_size=8000, dropout=0.4, length=64, size=32, epochs=8, guessing_epochs=20),
-    "nsmc": dict(classes=2, vocabulary_size=16000, dropout=0.3, length=48, size=64, epochs=3, guessing_epochs=4),
+    "trec": dict(classes=6, vocabulary_size=4000, dropout=0.4, word_dropout=0.1, length=48, size=32, rate=2e-3),
+    "sst2": dict(classes=2, vocabulary_size=8000, dropout=0.4, word_dropout=0.2, length=64, size=32, rate=1e-3),
+    "nsmc": dict(classes=2, vocabulary_size=16000, dropout=0.2, word_dropout=0.2, length=48, size=64, rate=1e-3),
 }
-DIM, RATE, GUESSING_RATE, WORD_DROPOUT, SMOOTHING, MOMENTUM = 64, 1e-3, 2e-3, 0.2, 0.1, 0.99
+EPOCHS, GUESSING_EPOCHS = {"trec": 12, "sst2": 6, "nsmc": 3}, {"trec": 40, "sst2": 15, "nsmc": 4}
+DIM, GUESSING_RATE, SMOOTHING, MOMENTUM = 64, 2e-3, 0.1, 0.99
 WAYS = ("scratch", "pretrained")
 BLANKS = {
     "sst2": ["it 's a <mask> film .", "the acting is <mask> ."],
@@ -44,7 +45,7 @@ BLANKS = {
 PUBLISHED = {"CNN, random vectors": {"sst2": 0.827, "trec": 0.912, "source": "https://arxiv.org/abs/1408.5882"}}
 
 
-def build(vocabulary_size: int, classes: int, dropout: float) -> dict[str, keras.Model]:
+def build(vocabulary_size: int, classes: int, dropout: float, word_dropout: float) -> dict[str, keras.Model]:
     """A masked language model, for training and for questions, and a classifier, all of one embedding and encoder."""
     embedding = kt.TokenEmbedding(vocabulary_size, DIM, scale=True, name="embedding")
     ngrams = kt.ConvolutionalSubsampling(DIM, strides=1, activation="gelu")  # of what stands left and right
@@ -61,7 +62,7 @@ def build(vocabulary_size: int, classes: int, dropout: float) -> dict[str, keras
     losses = kt.training.TiedCrossentropy(embedding)(x, inputs["labels"])  # of hidden tokens; it makes no logits
 
     tokens = keras.Input((None,), dtype="int32", name="tokens")
-    x = encode(tokens, keras.layers.Dropout(WORD_DROPOUT, noise_shape=(None, None, 1)))  # of whole pieces
+    x = encode(tokens, keras.layers.Dropout(word_dropout, noise_shape=(None, None, 1)))  # of whole pieces
     pooled = keras.layers.Concatenate()([kt.MaskedPooling("mean")(x), kt.MaskedPooling("max")(x)])
     logits = keras.layers.Dense(classes, name="classes")(keras.layers.Dropout(dropout)(pooled))
     outputs = {"guesses": embedding(x, reverse=True), "classes": logits}
@@ -94,11 +95,11 @@ def fill(model: keras.Model, tokenizer, texts: list[str]) -> dict[str, list[str]
     return {texts[i]: [tokenizer.id_to_token(int(id)) for id in row] for i, row in zip(rows, best, strict=True)}
 
 
-def classify(model: keras.Model, data: dict, epochs: int, best) -> dict:
+def classify(model: keras.Model, data: dict, rate: float, epochs: int, best) -> dict:
     """Train the classifier, take the epoch that is best on the validation data, and test it."""
     begin, steps = time.perf_counter(), epochs * len(data["train"])
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=SMOOTHING)
-    averaged = common.optimizer(RATE, steps, use_ema=True, ema_momentum=MOMENTUM)
+    averaged = common.optimizer(rate, steps, use_ema=True, ema_momentum=MOMENTUM)
     model.compile(averaged, loss, metrics=["accuracy"], jit_compile=False)
     callbacks = [
         keras.callbacks.SwapEMAWeights(swap_on_epoch=True),
@@ -114,16 +115,17 @@ def classify(model: keras.Model, data: dict, epochs: int, best) -> dict:
 
 def learn(task: str, options, done: dict, save) -> None:
     """Train what a task lacks, and export a classifier; `save` is called after each training."""
-    data, setting = read(options.data, task), SETTINGS[task]
+    data, setting = read(options.data, task), {**SETTINGS[task], "epochs": EPOCHS[task]}
     if options.quick:
         data = {part: examples[:200] for part, examples in data.items()}
         letters = {letter for text, _ in data["train"] for letter in text}
-        setting = {**setting, "vocabulary_size": len(letters) + 30, "epochs": 1, "guessing_epochs": 1}
+        setting = {**setting, "vocabulary_size": len(letters) + 30, "epochs": 1}
+    guessing_epochs = 1 if options.quick else GUESSING_EPOCHS[task]
     special = dict(special_tokens=["<mask>"], fold_case=task != "nsmc", add_start=True, max_length=setting["length"])
     texts = [text for text, _ in data["train"]]
     tokenizer = kt.text.SentencePieceTokenizer.train(texts, setting["vocabulary_size"], **special)
     done["settings"] = {**setting, **{part: len(data[part]) for part in data}}
-    sizes = (tokenizer.vocabulary_size, setting["classes"], setting["dropout"])
+    sizes = (tokenizer.vocabulary_size, setting["classes"], setting["dropout"], setting["word_dropout"])
 
     def place(name: str):
         return common.place(options, "exports", "understanding", f"{task}_{name}")
@@ -135,7 +137,7 @@ def learn(task: str, options, done: dict, save) -> None:
         keras.utils.set_random_seed(seed)
         models = build(*sizes)
         if way == "guessing":
-            run = guess(models["guessing"], data["raw"], tokenizer, setting["guessing_epochs"], place("guessing"))
+            run = guess(models["guessing"], data["raw"], tokenizer, guessing_epochs, place("guessing"))
             run["blanks"] = fill(models["guesses"], tokenizer, BLANKS[task])
             models["guessing"].save_weights(place("guessing.weights.h5"))
         else:
@@ -144,7 +146,9 @@ def learn(task: str, options, done: dict, save) -> None:
             shape = (tokenizer, setting["classes"], setting["size"])
             fed = {part: batches(data[part], *shape) for part in ("validation", "test")}
             fed["train"] = batches(data["train"], *shape, seed)
-            run = classify(models["classes"], fed, setting["epochs"], place(f"{way}_{seed}.weights.h5"))
+            run = classify(
+                models["classes"], fed, setting["rate"], setting["epochs"], place(f"{way}_{seed}.weights.h5")
+            )
             print(f"{task}, {way}, seed {seed}: {run['validation']:.2%}, on the test {run['test']:.2%}")
         runs[str(seed)] = run
         save()
