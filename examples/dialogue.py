@@ -26,7 +26,7 @@ import keras_transformer as kt
 
 SOURCE = "https://raw.githubusercontent.com/songys/Chatbot_data/master/ChatbotData.csv"
 VOCABULARY_SIZE, LAYERS, DIM, HEADS, INNER, DROPOUT, SMOOTHING = 4000, 2, 128, 4, 512, 0.3, 0.1
-EPOCHS, TOKENS, RATE, LONGEST = 20, 1024, 2e-3, 32
+EPOCHS, TOKENS, RATE, LONGEST = 20, 1024, 2e-3, 40
 STRATEGIES = {"beams": kt.BeamSearch(4, length_penalty=0.6), "sampling": kt.Sampling(top_p=0.9, num_return=3, seed=0)}
 
 
