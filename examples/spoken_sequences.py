@@ -44,13 +44,15 @@ def rows_of(digits: np.ndarray) -> np.ndarray:
 
 
 def batches(data: list, seed: int) -> Iterator:
-    """Batches without end, each of sequences of one number of digits: (sounds, target ids), next ids."""
+    """Batches without end, each of sequences of one number of digits: (sounds, target ids), next ids. Each number comes
+    once in five batches: Keras has to see two lengths in the first two."""
     random = np.random.default_rng(seed)
     while True:
-        chosen = random.integers(0, len(data), (BATCH, random.integers(1, MOST + 1)))
-        sounds = [joined([speech.augmented(data[i][0], random) for i in row], random) for row in chosen]
-        rows = rows_of(np.array([[data[i][1] for i in row] for row in chosen]))
-        yield (speech.pad(sounds), rows[:, :-1]), rows[:, 1:]
+        for count in random.permutation(MOST) + 1:
+            chosen = random.integers(0, len(data), (BATCH, count))
+            sounds = [joined([speech.augmented(data[i][0], random) for i in row], random) for row in chosen]
+            rows = rows_of(np.array([[data[i][1] for i in row] for row in chosen]))
+            yield (speech.pad(sounds), rows[:, :-1]), rows[:, 1:]
 
 
 def sequences(data: list, length: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
