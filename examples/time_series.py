@@ -11,7 +11,7 @@ on, and the last day comes again.
 
     python examples/time_series.py --data data
 
-Settings were chosen on validation (`TRIED`); the test is looked at once, with those below. A training that is killed
+Settings were chosen on validation; the test is looked at once, with those below. A training that is killed
 goes on behind its last epoch. The model of the first seed is exported as a SavedModel and for LiteRT.
 """
 
@@ -44,16 +44,6 @@ SETTINGS = {
     "epochs": 10,
     "learning_rate": 1e-3,
     "average": 0.99,
-}
-TRIED = {  # mean squared error on validation after a few epochs, without the average of the weights
-    "a linear map alone, batches of 128, 6 epochs": 0.7327,
-    "width 32 beside a linear map, batches of 128, 6 epochs": 0.7344,
-    "width 16, batches of 128, 6 epochs": 0.7511,
-    "width 32, batches of 128, 6 epochs": 0.7177,
-    "width 32, 4 epochs": 0.6959,
-    "width 32, absolute error as the loss, 4 epochs": 0.7133,
-    "width 64, dropout 0.5, 3 epochs": 0.7003,
-    "width 64, 3 epochs": 0.6817,
 }
 
 
@@ -170,7 +160,6 @@ def main() -> None:
     history, future = data["test"]
     figures = {
         "settings": SETTINGS,
-        "tried": TRIED,
         "windows": {part: len(history) for part, (history, _) in data.items()},
         "published": PUBLISHED,
         "last_value": errors(np.repeat(history[:, -1:], HORIZON, axis=1), future),
