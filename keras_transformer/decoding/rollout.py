@@ -10,7 +10,9 @@ from keras_transformer.decoding.graph import Graph
 from keras_transformer.decoding.strategies import in_shape, repeat_rows
 from keras_transformer.decoding.verification import verify_cached
 from keras_transformer.layers.checks import check_positive, describe
+from keras_transformer.layers.ids import integers
 from keras_transformer.ops.random import as_seed, uniforms
+from keras_transformer.ops.runtime import concrete
 
 DRAWS = 1024  # random numbers of a row that a step may take
 
@@ -45,7 +47,7 @@ class Rollout(keras.layers.Layer):
     Call arguments:
         inputs: (B, T, C), the series so far; of a model of several inputs, a list of all in its order, or a dict.
         lengths: (B,), int. How many steps of each row count, at least one; the others, behind them, are padding.
-            Default: all.
+            Default: all. In a compiled function another length gives NaN.
         seed: An integer in place of the layer's own, or (B,), int, of each row: then the scenarios of a row do not
             depend on its place in the batch.
 
@@ -125,7 +127,10 @@ class Rollout(keras.layers.Layer):
         batch, length, channels = ops.shape(series)[0], series.shape[1], series.shape[2]
         if length > self._longest:
             raise ValueError(f"{describe(self)} was built for series of {self._longest} steps, got {length}.")
-        lengths = ops.full((batch,), length, "int32") if lengths is None else ops.cast(lengths, "int32")
+        given = lengths
+        lengths = ops.full((batch,), length, "int32") if given is None else self._checked(given, length)
+        fits = ops.logical_and(lengths >= 1, lengths <= length)
+        lengths = ops.clip(lengths, 1, length)
         decoder = Decoder(self.graph, length + self.steps, end_token=None, padding_id=None)
         state, memory, _ = decoder.begin(decoder.encode(sources), series, lengths)
         last = ops.reshape(lengths - 1, (-1, 1))
@@ -156,7 +161,21 @@ class Rollout(keras.layers.Layer):
         _, carry = ops.while_loop(
             lambda step, carry: step < self.steps, advance, (step, carry), maximum_iterations=self.steps
         )
-        return ops.reshape(carry["new"], (-1, self.num_samples, self.steps, channels))
+        new = ops.reshape(carry["new"], (-1, self.num_samples, self.steps, channels))
+        if given is None:
+            return new
+        return ops.where(ops.reshape(fits, (-1, 1, 1, 1)), new, float("nan"))
+
+    def _checked(self, lengths, longest: int):
+        """Lengths as int32; an error if one is wrong where their values are known, and NaN comes out elsewhere."""
+        lengths = integers(self, "lengths", lengths)
+        known = concrete(lengths)
+        if known is not None and known.size and (known.min() < 1 or known.max() > longest):
+            raise ValueError(
+                f"{describe(self)} takes lengths from 1 to {longest}, the steps of the series, got lengths from "
+                f"{known.min()} to {known.max()}."
+            )
+        return ops.cast(lengths, "int32")
 
     def _sampled(self, outputs, uniform, channels: int):
         """What `sample` makes of outputs (R, P): the next step (R, 1, C)."""

@@ -184,3 +184,17 @@ def test_exports_give_the_same(tmp_path, assert_close):
     for path in ("saved_model", "model.tflite"):
         (found,) = kt.export.load(tmp_path / path)(given).values()
         assert_close(found, expected, 1e-4)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, LENGTH + 1])
+def test_a_length_that_the_series_does_not_have_is_refused_or_gives_nan(wrong):
+    series, number = keras.Input((LENGTH, 1)), keras.Input((), dtype="int32")
+    values = np.ones((2, LENGTH, 1), "float32")
+    lengths = np.array([wrong, LENGTH], "int32")
+    rollout = kt.Rollout(keras.Model(series, keras.layers.Identity()(series)), lambda now, uniform: now, steps=3)
+    with pytest.raises(ValueError, match=f"lengths from 1 to {LENGTH}, .* got lengths from"):
+        rollout(values, lengths=lengths)
+    model = keras.Model([series, number], rollout(series, lengths=number))
+    if keras.backend.backend() != "torch":  # runs eagerly: refused, too
+        found = model.predict([values, lengths], verbose=0)
+        assert np.isnan(found[0]).all() and (found[1] == 1).all()
