@@ -84,4 +84,7 @@ def _check_integers(layer, name: str, values: np.ndarray) -> None:
 
 
 def _dtype(values) -> str:
-    return keras.backend.standardize_dtype(values.dtype) if hasattr(values, "dtype") else "list"
+    if hasattr(values, "dtype"):
+        return keras.backend.standardize_dtype(values.dtype)
+    known = concrete(values)  # of Python numbers, which Keras would round without a word
+    return "unknown" if known is None else known.dtype.name

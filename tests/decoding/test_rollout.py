@@ -194,6 +194,8 @@ def test_a_length_that_the_series_does_not_have_is_refused_or_gives_nan(wrong):
     rollout = kt.Rollout(keras.Model(series, keras.layers.Identity()(series)), lambda now, uniform: now, steps=3)
     with pytest.raises(ValueError, match=f"lengths from 1 to {LENGTH}, .* got lengths from"):
         rollout(values, lengths=lengths)
+    with pytest.raises(ValueError, match="takes lengths as integers, got 2.5"):
+        rollout(values, lengths=[2.5, 2])
     model = keras.Model([series, number], rollout(series, lengths=number))
     if keras.backend.backend() != "torch":  # runs eagerly: refused, too
         found = model.predict([values, lengths], verbose=0)

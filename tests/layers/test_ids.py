@@ -214,6 +214,11 @@ BAD = {
         lambda: kt.EncoderLayer(1, INNER)(x, segment_ids=np.array([[1.0, 1.0, 1.5, 2.0]] * 2)),
         "segment_ids as integers, got 1.5",
     ),
+    "segment, list": (
+        lambda: kt.EncoderLayer(1, INNER)(x, segment_ids=[[1, 1, 1.5, 2]] * 2),
+        "segment_ids as integers, got 1.5",
+    ),
+    "position, list": (lambda: kt.PositionalEncoding()(x, positions=[[0, 1, 2, 0.5]]), "positions .*got 0.5"),
     "segment, large": (
         lambda: kt.DecoderLayer(1, INNER)(x, memory, memory_segment_ids=np.full((2, 3), 2.0**25, "float32")),
         "memory_segment_ids as integers, got float32 beyond 16777216",
