@@ -26,7 +26,7 @@ import keras_transformer as kt
 
 START, END, FIRST, MOST = 1, 2, 3, 5  # ids; the id of digit 0; digits in a sequence
 STRIDES, DECODERS = (2, 2, 2), 2
-BATCH, STEPS, EPOCHS = 32, 100, 40
+BATCH, STEPS, EPOCHS = 32, 100, 100
 SEQUENCES, GAP = 300, 2_400  # of each length in the test; samples between two digits, at most
 
 
