@@ -6,7 +6,7 @@ the training texts, the epoch with the lowest perplexity on the validation data 
 once. Its questions are answered by beam search and by sampling, side by side. The export takes and gives strings.
 
     python examples/dialogue.py --data data
-    python examples/dialogue.py --data data --seeds 0
+    python examples/dialogue.py --data data --seeds 0 1 2
 
 A training that is cut off goes on from exports/dialogue; what examples/results/dialogue.json has is not trained again.
 Remove both to begin anew.
@@ -109,7 +109,7 @@ def draw(runs: dict, answers: dict[str, list[str]]) -> Figure:
 
 def main() -> None:
     """Train, choose, test, answer, export."""
-    options = common.parse(__doc__, data="ChatbotData.csv")
+    options = common.parse(__doc__, data="ChatbotData.csv", seeds=1)
     data = split(read(options.data)[: 400 if options.quick else None])
     known = [text for pair in data["train"] for text in pair]
     pieces = len(set("".join(known))) + 30 if options.quick else VOCABULARY_SIZE

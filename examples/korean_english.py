@@ -8,7 +8,7 @@ https://arxiv.org/abs/2105.13626). The epoch of the lowest perplexity on the val
 translated once, by beam search.
 
     python examples/korean_english.py --data data
-    python examples/korean_english.py --data data --seeds 0
+    python examples/korean_english.py --data data --seeds 0 1 2
 
 A training that is cut off goes on from exports/korean_english; what examples/results/korean_english.json has is not
 trained again. Remove both to begin anew.
@@ -39,7 +39,6 @@ BEAMS = kt.BeamSearch(4, length_penalty=0.6)
 
 def read(folder) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Pairs of Korean and English: those of Tatoeba, and the further ones."""
-
     tatoeba = [tuple(row.split("\t")[1::-1]) for row in common.read_lines(folder, "kor-eng.tsv", TATOEBA)]
     further = []
     for name, source in FURTHER.items():
@@ -155,7 +154,7 @@ def draw(runs: dict) -> Figure:
 
 def main() -> None:
     """Train, choose, test, export."""
-    options = common.parse(__doc__, data="kor-eng.tsv and the files of korean-parallel-corpora")
+    options = common.parse(__doc__, data="kor-eng.tsv and the files of korean-parallel-corpora", seeds=1)
     tatoeba, further = (pairs[: 300 if options.quick else None] for pairs in read(options.data))
     data = split(tatoeba, further)
     texts = [text for pair in data["train"] for text in pair]
@@ -163,7 +162,8 @@ def main() -> None:
     tokenizers = {"pieces": kt.text.SentencePieceTokenizer.train(texts, pieces), "bytes": kt.text.ByteTokenizer()}
     path = common.place(options, "examples", "results", "korean_english.json")
     runs = json.loads(path.read_text())["runs"] if path.exists() else {way: {} for way in tokenizers}
-    figures = {"quick": options.quick, "parts": {part: len(pairs) for part, pairs in data.items()}, "runs": runs}
+    sizes = {"tatoeba": len(tatoeba), "further": len(further), **{part: len(pairs) for part, pairs in data.items()}}
+    figures = {"quick": options.quick, "pairs": sizes, "runs": runs}
     korean, folder = [pair[0] for pair in data["test"]], common.place(options, "exports", "korean_english", "models")
     for seed, way in [(str(seed), way) for seed in options.seeds for way in tokenizers]:
         if seed in runs[way]:
