@@ -3,30 +3,14 @@
 import { Tensor } from "@litertjs/core";
 
 import { centred, inkOf, SIZE } from "./mnist.js";
+import { element, enqueue, MODELS, tell } from "./page.js";
 import { compile, download, release, run } from "./runtime.js";
 
-const MODELS = new URL(new URLSearchParams(location.search).get("models") ?? "models/", document.baseURI);
 const PEN = 24; // pixels of the canvas, of which a digit of usual size has some 200
 
-const element = (id) => document.getElementById(id);
 const canvas = element("drawing");
 const pen = canvas.getContext("2d", { willReadFrequently: true });
-let work = Promise.resolve(); // one thing at a time, in the order in which they were asked for
 let model;
-
-/** Shows what the page does. */
-function tell(state, message) {
-  document.body.dataset.state = state;
-  element("status").textContent = message;
-}
-
-/** Runs an action after those before it, and shows its error, if it has one. */
-function enqueue(action) {
-  work = work.then(action).catch((error) => {
-    tell("error", error.message);
-    console.error(error);
-  });
-}
 
 async function prepare() {
   const bytes = await download(new URL("vision-int8.tflite", MODELS).href);

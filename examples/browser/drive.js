@@ -4,17 +4,7 @@
 // In: {chromium, url, texts, tokenize, screenshot}. Out: {answers: {file: [{tokens, text, milliseconds, weights,
 // drawn}]}, ids, decoded, colours, heap, addresses, errors}.
 
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { text as read } from "node:stream/consumers";
-
-import { chromium } from "playwright-core";
-
-const FLAGS = [
-  "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-  "--disable-component-update", "--disable-sync",
-];
+import { drive } from "./chromium.js";
 
 /** Translates texts as a person would, one after another. Runs in the page. */
 async function translateAll(texts) {
@@ -66,21 +56,7 @@ async function compute({ texts, weights }) {
   return { ids, decoded, colours: weights.map((rows) => rows.map((row) => row.map(colour))) };
 }
 
-const order = JSON.parse(await read(process.stdin));
-const profile = await mkdtemp(join(tmpdir(), "chromium-"));
-const context = await chromium.launchPersistentContext(profile, {
-  executablePath: order.chromium,
-  args: FLAGS,
-  viewport: { width: 900, height: 1150 },
-});
-try {
-  const page = context.pages()[0] ?? (await context.newPage());
-  const addresses = new Set();
-  const errors = [];
-  page.on("request", (request) => request.url().startsWith("http") && addresses.add(new URL(request.url()).host));
-  page.on("pageerror", (error) => errors.push(error.message));
-  await page.goto(order.url);
-  await page.waitForSelector("body[data-state=ready]");
+await drive(async (page, order) => {
   const answers = {};
   const heap = [];
   for (const file of ["translator", "translator-int8"]) {
@@ -100,8 +76,5 @@ try {
     await page.waitForSelector("body[data-state=done]");
     await page.screenshot({ path: order.screenshot, fullPage: true });
   }
-  process.stdout.write(JSON.stringify({ answers, ...computed, heap, addresses: [...addresses], errors }));
-} finally {
-  await context.close();
-  await rm(profile, { recursive: true, force: true });
-}
+  return { answers, ...computed, heap };
+});

@@ -4,17 +4,7 @@
 // In: {chromium, url, drawings: [[[x, y], ...], ...], screenshot}. Out: {seen: [{ink, pixels, probabilities, answer}],
 // addresses, errors}.
 
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { text as read } from "node:stream/consumers";
-
-import { chromium } from "playwright-core";
-
-const FLAGS = [
-  "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-  "--disable-component-update", "--disable-sync",
-];
+import { drive } from "./chromium.js";
 
 /** What the page shows. Runs in the page. */
 async function look() {
@@ -28,21 +18,7 @@ async function look() {
   };
 }
 
-const order = JSON.parse(await read(process.stdin));
-const profile = await mkdtemp(join(tmpdir(), "chromium-"));
-const context = await chromium.launchPersistentContext(profile, {
-  executablePath: order.chromium,
-  args: FLAGS,
-  viewport: { width: 900, height: 1150 },
-});
-try {
-  const page = context.pages()[0] ?? (await context.newPage());
-  const addresses = new Set();
-  const errors = [];
-  page.on("request", (request) => request.url().startsWith("http") && addresses.add(new URL(request.url()).host));
-  page.on("pageerror", (error) => errors.push(error.message));
-  await page.goto(order.url);
-  await page.waitForSelector("body[data-state=ready]");
+await drive(async (page, order) => {
   const seen = [];
   for (const drawing of order.drawings) {
     await page.click("#clear");
@@ -57,8 +33,5 @@ try {
     seen.push(await page.evaluate(look));
   }
   if (order.screenshot) await page.screenshot({ path: order.screenshot, fullPage: true });
-  process.stdout.write(JSON.stringify({ seen, addresses: [...addresses], errors }));
-} finally {
-  await context.close();
-  await rm(profile, { recursive: true, force: true });
-}
+  return { seen };
+});

@@ -2,15 +2,13 @@
 
 import { drawMap, fillTable } from "./attention.js";
 import { Generator } from "./generator.js";
+import { element, enqueue, MODELS, tell } from "./page.js";
 import { compile, download, release, run } from "./runtime.js";
 
-const MODELS = new URL(new URLSearchParams(location.search).get("models") ?? "models/", document.baseURI);
 const SLOWLY = 300; // milliseconds a token
 
-const element = (id) => document.getElementById(id);
 const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 const loaded = new Map();
-let work = Promise.resolve(); // one thing at a time, in the order in which they were asked for
 let shown; // the map that is drawn, to draw it again when the window's width changes
 
 /** What `load` gives for a file of the models' folder, loaded once. */
@@ -25,20 +23,6 @@ function once(file, load) {
 
 const generator = () => once(`${element("form").elements.weights.value}.tflite`, Generator.load);
 const attention = () => once("attention.tflite", async (url) => compile(await download(url)));
-
-/** Shows what the page does. */
-function tell(state, message) {
-  document.body.dataset.state = state;
-  element("status").textContent = message;
-}
-
-/** Runs an action after those before it, and shows its error, if it has one. */
-function enqueue(action) {
-  work = work.then(action).catch((error) => {
-    tell("error", error.message);
-    console.error(error);
-  });
-}
 
 async function prepare() {
   tell("loading", "Loading the model.");

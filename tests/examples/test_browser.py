@@ -4,15 +4,9 @@
 instead of a small random one.
 """
 
-import functools
-import http.server
 import importlib.util
-import json
 import os
 import pathlib
-import shutil
-import subprocess
-import threading
 
 import keras
 import numpy as np
@@ -21,17 +15,14 @@ import pytest
 import keras_transformer as kt
 import keras_transformer_runtime
 
+from .browser import PAGE, drive, need_browser
+
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
 for package in ("babel", "sentencepiece", "tensorflow_text", "ai_edge_litert"):
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"needs the package {package}", allow_module_level=True)
 
-PAGE = pathlib.Path(__file__).resolve().parents[2] / "examples" / "browser"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-if CHROMIUM is None or shutil.which("node") is None:
-    pytest.skip("needs Chromium and Node.js", allow_module_level=True)
-if not all((PAGE / "node_modules" / name).is_dir() for name in ("@litertjs/core", "playwright-core")):
-    pytest.skip("needs the npm packages of examples/browser: make test-browser", allow_module_level=True)
+need_browser()
 
 MODEL = os.environ.get("MODEL")
 SOURCE_LENGTH, MAX_LENGTH = 48, 13 if MODEL else 8
@@ -88,22 +79,6 @@ def models(trained, tmp_path_factory):
     return folder, exporter.export(*trained, folder, SOURCE_LENGTH, MAX_LENGTH)
 
 
-class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves the page, and below models/ the exported files."""
-
-    def __init__(self, *arguments, models, **options):
-        self.models = models
-        super().__init__(*arguments, directory=str(PAGE), **options)
-
-    def translate_path(self, path):
-        return (
-            str(self.models / path[len("/models/") :]) if path.startswith("/models/") else super().translate_path(path)
-        )
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture(scope="module")
 def texts(dates):
     """What is translated."""
@@ -113,16 +88,7 @@ def texts(dates):
 @pytest.fixture(scope="module")
 def seen(models, dates, texts):
     """What the page showed."""
-    order = {"chromium": CHROMIUM, "texts": texts, "tokenize": [*dates[1], *ODD_TEXTS]}
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, models=models[0])) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        order["url"] = f"http://127.0.0.1:{server.server_port}/"
-        process = subprocess.run(
-            ["node", str(PAGE / "drive.js")], input=json.dumps(order), capture_output=True, text=True, timeout=300
-        )
-        server.shutdown()
-    assert process.returncode == 0, process.stderr[-4000:]
-    return {**json.loads(process.stdout), "host": order["url"].split("/")[2]}
+    return drive("drive.js", "", models[0], texts=texts, tokenize=[*dates[1], *ODD_TEXTS])
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,7 @@
 """The page of digits in headless Chromium: drawings become images as in Python, and are read as the file reads them."""
 
-import functools
-import http.server
 import importlib
-import json
-import pathlib
-import shutil
-import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
@@ -16,17 +9,14 @@ import pytest
 import keras_transformer as kt
 import keras_transformer_runtime
 
+from .browser import drive, need_browser
+from .scripts import EXAMPLES
+
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
 pytest.importorskip("ai_edge_litert")
 pytest.importorskip("matplotlib")
 
-EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
-PAGE = EXAMPLES / "browser"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-if CHROMIUM is None or shutil.which("node") is None:
-    pytest.skip("needs Chromium and Node.js", allow_module_level=True)
-if not all((PAGE / "node_modules" / name).is_dir() for name in ("@litertjs/core", "playwright-core")):
-    pytest.skip("needs the npm packages of examples/browser: make test-browser", allow_module_level=True)
+need_browser()
 
 TURN = np.linspace(0, 2 * np.pi, 40)
 DRAWINGS = [
@@ -36,22 +26,6 @@ DRAWINGS = [
     [[90, 60], [190, 60], [120, 230]],
     [[70, 70]],  # a dot
 ]
-
-
-class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves the page, and below models/ the exported file."""
-
-    def __init__(self, *arguments, models, **options):
-        self.models = models
-        super().__init__(*arguments, directory=str(PAGE), **options)
-
-    def translate_path(self, path):
-        return (
-            str(self.models / path[len("/models/") :]) if path.startswith("/models/") else super().translate_path(path)
-        )
-
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -72,16 +46,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def shown(folder):
     """What the page showed."""
-    order = {"chromium": CHROMIUM, "drawings": DRAWINGS}
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, models=folder)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        order["url"] = f"http://127.0.0.1:{server.server_port}/digit.html"
-        process = subprocess.run(
-            ["node", str(PAGE / "drive_digit.js")], input=json.dumps(order), capture_output=True, text=True, timeout=300
-        )
-        server.shutdown()
-    assert process.returncode == 0, process.stderr[-4000:]
-    return {**json.loads(process.stdout), "host": order["url"].split("/")[2]}
+    return drive("drive_digit.js", "digit.html", folder, drawings=DRAWINGS)
 
 
 def shares(size: int, count: int) -> np.ndarray:
