@@ -123,8 +123,8 @@ def draw(model: keras.Model, images: np.ndarray, digits: np.ndarray) -> Figure:
     for axes in grid:
         axes.axis("off")
     for axes, i, weights in zip(grid, chosen, looked_at(model, images[chosen]), strict=False):
-        axes.imshow(images[i, ..., 0], cmap="gray_r")
-        axes.imshow(weights, cmap="Reds", vmin=0, alpha=0.6, interpolation="bilinear", extent=(1.5, 25.5, 25.5, 1.5))
+        axes.imshow(weights, cmap="Reds", vmin=0, alpha=0.7, interpolation="bilinear", extent=(1.5, 25.5, 25.5, 1.5))
+        axes.imshow(np.zeros((28, 28)), cmap="gray", alpha=images[i, ..., 0])  # ink, above
         axes.set(xlim=(-0.5, 27.5), ylim=(27.5, -0.5))
         axes.set_title(str(answers[i]) if answers[i] == digits[i] else f"{answers[i]}, is {digits[i]}", fontsize=9)
     figure.suptitle("What the class token of the last layer attends to: test images, and ten that are read wrongly")
