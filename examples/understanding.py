@@ -30,12 +30,12 @@ from matplotlib.figure import Figure
 import keras_transformer as kt
 
 SETTINGS = {
-    "trec": dict(classes=6, vocabulary_size=4000, dropout=0.4, word_dropout=0.1, length=48, size=32, rate=2e-3),
-    "sst2": dict(classes=2, vocabulary_size=8000, dropout=0.4, word_dropout=0.2, length=64, size=32, rate=1e-3),
-    "nsmc": dict(classes=2, vocabulary_size=16000, dropout=0.2, word_dropout=0.2, length=48, size=64, rate=1e-3),
+    "trec": dict(classes=6, vocabulary_size=4000, dim=128, dropouts=(0.3, 0.1, 0.5), length=48, size=32, rate=2e-3),
+    "sst2": dict(classes=2, vocabulary_size=8000, dim=128, dropouts=(0.3, 0.2, 0.4), length=64, size=32, rate=1e-3),
+    "nsmc": dict(classes=2, vocabulary_size=16000, dim=64, dropouts=(0.1, 0.2, 0.2), length=48, size=64, rate=1e-3),
 }
 EPOCHS, GUESSING_EPOCHS = {"trec": 12, "sst2": 6, "nsmc": 3}, {"trec": 40, "sst2": 15, "nsmc": 4}
-DIM, GUESSING_RATE, SMOOTHING, MOMENTUM = 64, 2e-3, 0.1, 0.99
+WIDTHS, GUESSING_RATE, SMOOTHING, MOMENTUM = (2, 3, 4), 2e-3, 0.1, 0.99
 WAYS = ("scratch", "pretrained")
 BLANKS = {
     "sst2": ["it 's a <mask> film .", "the acting is <mask> ."],
@@ -45,26 +45,27 @@ BLANKS = {
 PUBLISHED = {"CNN, random vectors": {"sst2": 0.827, "trec": 0.912, "source": "https://arxiv.org/abs/1408.5882"}}
 
 
-def build(vocabulary_size: int, classes: int, dropout: float, word_dropout: float) -> dict[str, keras.Model]:
-    """A masked language model, for training and for questions, and a classifier, all of one embedding and encoder."""
-    embedding = kt.TokenEmbedding(vocabulary_size, DIM, scale=True, name="embedding")
-    ngrams = kt.ConvolutionalSubsampling(DIM, strides=1, activation="gelu")  # of what stands left and right
-    options = dict(dropout=dropout / 2, normalize_first=True, activation="gelu", position=kt.RotaryPosition())
-    layer = kt.EncoderLayer(4, 4 * DIM, **options)
+def build(vocabulary_size: int, classes: int, dim: int, dropouts: tuple[float, float, float]) -> dict[str, keras.Model]:
+    """A masked language model, for training and for questions, and a classifier, all of one embedding and encoder.
+    The dropouts are of numbers of the embedding, of whole pieces, and of what the classes are read from."""
+    embedding = kt.TokenEmbedding(vocabulary_size, dim, scale=True, name="embedding")
+    ngrams = [kt.ConvolutionalSubsampling(dim, strides=1, kernel_size=n, activation="gelu") for n in WIDTHS]
+    options = dict(dropout=dropouts[2] / 2, normalize_first=True, activation="gelu", position=kt.RotaryPosition())
+    layer = kt.EncoderLayer(4, 4 * dim, **options)
     norm = kt.LayerNormalization()
 
-    def encode(tokens, hide, segment_ids=None):
-        x = hide(embedding(tokens))
-        return norm(layer(keras.layers.Add()([x, ngrams(x)]), segment_ids=segment_ids))
+    def encode(x, segment_ids=None):
+        x = keras.layers.Dropout(dropouts[0])(x)
+        return norm(layer(keras.layers.Add()([x, *(convolve(x) for convolve in ngrams)]), segment_ids=segment_ids))
 
     inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in ("tokens", "segment_ids", "labels")}
-    x = encode(inputs["tokens"], keras.layers.Dropout(dropout / 2), inputs["segment_ids"])
+    x = encode(embedding(inputs["tokens"]), inputs["segment_ids"])
     losses = kt.training.TiedCrossentropy(embedding)(x, inputs["labels"])  # of hidden tokens; it makes no logits
 
     tokens = keras.Input((None,), dtype="int32", name="tokens")
-    x = encode(tokens, keras.layers.Dropout(word_dropout, noise_shape=(None, None, 1)))  # of whole pieces
+    x = encode(keras.layers.Dropout(dropouts[1], noise_shape=(None, None, 1))(embedding(tokens)))
     pooled = keras.layers.Concatenate()([kt.MaskedPooling("mean")(x), kt.MaskedPooling("max")(x)])
-    logits = keras.layers.Dense(classes, name="classes")(keras.layers.Dropout(dropout)(pooled))
+    logits = keras.layers.Dense(classes, name="classes")(keras.layers.Dropout(dropouts[2])(pooled))
     outputs = {"guesses": embedding(x, reverse=True), "classes": logits}
     return {"guessing": keras.Model(inputs, losses), **{name: keras.Model(tokens, outputs[name]) for name in outputs}}
 
@@ -125,7 +126,7 @@ def learn(task: str, options, done: dict, save) -> None:
     texts = [text for text, _ in data["train"]]
     tokenizer = kt.text.SentencePieceTokenizer.train(texts, setting["vocabulary_size"], **special)
     done["settings"] = {**setting, **{part: len(data[part]) for part in data}}
-    sizes = (tokenizer.vocabulary_size, setting["classes"], setting["dropout"], setting["word_dropout"])
+    sizes = (tokenizer.vocabulary_size, setting["classes"], setting["dim"], setting["dropouts"])
 
     def place(name: str):
         return common.place(options, "exports", "understanding", f"{task}_{name}")
