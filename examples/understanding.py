@@ -34,7 +34,7 @@ SETTINGS = {
     "sst2": dict(classes=2, vocabulary_size=8000, dim=128, dropouts=(0.3, 0.2, 0.4), length=64, size=32, rate=1e-3),
     "nsmc": dict(classes=2, vocabulary_size=16000, dim=64, dropouts=(0.1, 0.2, 0.2), length=48, size=64, rate=1e-3),
 }
-EPOCHS, GUESSING_EPOCHS = {"trec": 12, "sst2": 6, "nsmc": 3}, {"trec": 40, "sst2": 15, "nsmc": 4}
+EPOCHS, GUESSING_EPOCHS = {"trec": 12, "sst2": 6, "nsmc": 3}, {"trec": 40, "sst2": 15, "nsmc": 3}
 WIDTHS, GUESSING_RATE, SMOOTHING, MOMENTUM = (2, 3, 4), 2e-3, 0.1, 0.99
 WAYS = ("scratch", "pretrained")
 BLANKS = {
