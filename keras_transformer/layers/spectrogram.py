@@ -38,12 +38,14 @@ class LogMelSpectrogram(Small):
         stride: From frame to frame, in samples.
         mask_zero: Whether samples of 0 at the end are padding, and the output has a mask.
 
-    Input shape: (B, samples), float, from -1 to 1. Output shape: (B, samples / stride, num_mel_bins),
-    rounded down, or up with `mask_zero`.
+    Input shape: (B, samples), float, from -1 to 1: 16-bit integers are to be divided by 32768 before, since a model
+    with a float input takes them as they are. Output shape: (B, samples / stride, num_mel_bins), rounded down, or up
+    with `mask_zero`.
 
     Raises:
-        ValueError: If an argument is not positive, `frame_length` is odd, `length` is not above its half, or the input
-            is not of rank 2.
+        ValueError: If an argument is not positive, `frame_length` is odd, `length` is not above its half, nor is the
+            sound without `length` and `mask_zero` (NaN, where a compiled function does not know how long it is), or
+            the input is not of rank 2, or is integers.
 
     Example: from a sound to text, `whisper` being what `kt.pretrained.load_model` returned,
 
@@ -94,12 +96,16 @@ class LogMelSpectrogram(Small):
         self._filters = mel_filters(self.num_mel_bins, self.frame_length // 2 + 1, self.sampling_rate)
 
     def call(self, inputs):
+        self._check(inputs)
         x, half = self._cut(inputs), self.frame_length // 2
-        frames = self._count(self.length or ops.shape(x)[1])
+        samples = self.length or ops.shape(x)[1]
+        frames = self._count(samples)
         silent = ops.pad(x, [[0, 0], [0, half]])
         start = ops.flip(silent[:, 1 : half + 1], axis=1)
-        rest = silent if self.mask_zero else ops.concatenate([x, ops.flip(x[:, -half - 1 : -1], axis=1)], axis=1)
-        x = ops.expand_dims(ops.concatenate([start, rest], axis=1), -1)
+        x = ops.concatenate([start, silent if self.mask_zero else x], axis=1)
+        if not self.mask_zero:  # of a short sound, which gives NaN below, it reaches into the start
+            x = ops.concatenate([x, ops.flip(x[:, -half - 1 : -1], axis=1)], axis=1)
+        x = ops.expand_dims(x, -1)
         spectrum = ops.conv(x, ops.convert_to_tensor(self._waves), strides=self.stride, data_format="channels_last")
         spectrum = ops.square(spectrum[:, :frames])  # there is one more, in the middle of the end
         power = spectrum[..., : half + 1] + spectrum[..., half + 1 :]
@@ -108,10 +114,34 @@ class LogMelSpectrogram(Small):
         if real is not None:
             mels = ops.where(real, mels, np.float32(np.log10(FLOOR)))
         mels = (ops.maximum(mels, ops.max(mels, axis=(1, 2), keepdims=True) - RANGE) + 4.0) / 4.0
+        if self._reflects and not isinstance(samples, int):
+            mels = ops.where(samples > half, mels, float("nan"))
         return ops.cast(mels if real is None else ops.where(real, mels, 0.0), self.compute_dtype)
 
     def compute_mask(self, inputs, previous_mask=None):
         return self._real(inputs) if self.mask_zero else None
+
+    @property
+    def _reflects(self) -> bool:
+        """Whether the end of a sound is reflected wherever it is."""
+        return self.length is None and not self.mask_zero
+
+    def _check(self, inputs) -> None:
+        """Raise ValueError unless the input is sounds in float, long enough to be reflected."""
+        shape, half = tuple(inputs.shape), self.frame_length // 2
+        if len(shape) != 2:
+            raise ValueError(f"{describe(self)} takes sounds of shape (batch, samples), got {shape}.")
+        dtype = keras.backend.standardize_dtype(inputs.dtype)
+        if "float" not in dtype:
+            raise ValueError(
+                f"{describe(self)} takes sounds in float, from -1 to 1, got {dtype}. Divide integers by their range: "
+                "sound.astype('float32') / 32768 of int16."
+            )
+        if self._reflects and shape[1] is not None and shape[1] <= half:
+            raise ValueError(
+                f"{describe(self)} reflects frame_length / 2 = {half} samples at each end: it takes sounds of more "
+                f"samples than that, got {shape}. Fill them up with silence, by length=, or use mask_zero=True."
+            )
 
     def _cut(self, inputs):
         """Samples in float32, cut or filled up to the length."""
@@ -129,8 +159,7 @@ class LogMelSpectrogram(Small):
         return ops.greater(left[:, :: self.stride], 0)
 
     def compute_output_spec(self, inputs):
-        if len(inputs.shape) != 2:
-            raise ValueError(f"{describe(self)} takes sounds of shape (batch, samples), got {tuple(inputs.shape)}.")
+        self._check(inputs)
         length = self.length or inputs.shape[1]
         frames = None if length is None else self._count(length)
         return keras.KerasTensor((inputs.shape[0], frames, self.num_mel_bins), dtype=self.compute_dtype)

@@ -1,5 +1,7 @@
 """The log-mel spectrogram against NumPy's Fourier transform, and against what Whisper is given by `transformers`."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -96,8 +98,49 @@ def test_it_is_serialized_and_refuses():
         kt.LogMelSpectrogram(frame_length=41)
     with pytest.raises(ValueError, match="length above that, got 200"):
         kt.LogMelSpectrogram(length=200)
-    with pytest.raises(ValueError, match=r"\(batch, samples\), got \(2, 3, 4\)"):
-        layer(keras.KerasTensor((2, 3, 4)))
+
+
+@pytest.mark.parametrize("length", [None, 999])
+@pytest.mark.parametrize("mask_zero", [False, True])
+def test_what_is_no_sound_is_refused(length, mask_zero):
+    """At once, of a symbolic tensor and of values; before the layer is built and after."""
+    layer = kt.LogMelSpectrogram(7, length, stride=50, mask_zero=mask_zero)
+    pcm = np.array([[9000, -9000] * 300])
+    for _ in range(2):
+        for make in (keras.KerasTensor, np.zeros):
+            for shape in ((400,), (2, 1000, 1)):
+                with pytest.raises(
+                    ValueError, match=rf"'log.*' takes .*\(batch, samples\), got {re.escape(str(shape))}"
+                ):
+                    layer(make(shape, "float32"))
+            for dtype in ("int16", "int32", "uint8"):
+                with pytest.raises(
+                    ValueError, match=rf"'log.*' takes sounds in float, from -1 to 1, got {dtype}.*32768"
+                ):
+                    layer(make((1, 600), dtype))
+        layer((pcm / 32768).astype("float32"))
+
+
+@pytest.mark.parametrize("samples", [1, 149, 200])
+def test_a_sound_too_short_to_be_reflected_is_refused_or_nan(samples, assert_close):
+    layer, short = kt.LogMelSpectrogram(7, None, stride=10), np.ones((1, samples), "float32")
+    for x in (keras.KerasTensor(short.shape), short):
+        with pytest.raises(ValueError, match=rf"more samples than that, got \(1, {samples}\).* length=.*mask_zero"):
+            layer(x)
+    sound = keras.Input((None,))
+    model = keras.Model(sound, layer(sound))
+    long = np.random.default_rng(1).normal(size=(1, 201)).astype("float32")
+    assert_close(model.predict(long, verbose=0), layer(long), 1e-5)
+    assert layer(long).shape == layer.compute_output_spec(keras.KerasTensor(long.shape)).shape == (1, 20, 7)
+    if keras.backend.backend() == "tensorflow":  # the others know how long it is
+        assert np.isnan(model.predict(short, verbose=0)).all()
+    else:
+        with pytest.raises(ValueError, match="more samples than that"):
+            model.predict(short, verbose=0)
+    for options in ({"length": 500}, {"length": None, "mask_zero": True}):
+        other = kt.LogMelSpectrogram(7, stride=10, **options)
+        assert np.isfinite(ops.convert_to_numpy(other(short))).all()
+        assert other(short).shape == other.compute_output_spec(keras.KerasTensor(short.shape)).shape
 
 
 @pytest.mark.slow
