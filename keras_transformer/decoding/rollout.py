@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_transformer.decoding.decoder import Decoder
@@ -45,17 +46,20 @@ class Rollout(keras.layers.Layer):
         target_input: Name of the model's input of the series, where it has several. Default: as in `kt.Generator`.
 
     Call arguments:
-        inputs: (B, T, C), the series so far; of a model of several inputs, a list of all in its order, or a dict.
+        inputs: (B, T, C), the series so far; of a model of several inputs, a list of all in its order, or a dict by
+            their names. A padding mask that Keras carries is not used: what is padding is said by `lengths`.
         lengths: (B,), int. How many steps of each row count, at least one; the others, behind them, are padding.
             Default: all. In a compiled function another length gives NaN.
-        seed: An integer in place of the layer's own, or (B,), int, of each row: then the scenarios of a row do not
+        seed: An integer in place of the layer's own, or (B,), int32, of each row: then the scenarios of a row do not
             depend on its place in the batch.
 
     Output shape: (B, N, steps, C), float32: the steps that were added.
 
     Raises:
-        ValueError: If an argument is not as said above, the length of the series is not known, or the model cannot be
-            run step by step; the message names the layer that is in the way.
+        ValueError: If an argument is not as said above, there is not one length or seed for each row, lengths or seeds
+            are no integers, a length is not one of the series, the inputs are not those of the model, the length of
+            the series is not known, or the model cannot be run step by step; the message names the layer that is in
+            the way.
 
     Example: a random walk, of a model that says that the next step is as this one, give or take one.
 
@@ -115,7 +119,9 @@ class Rollout(keras.layers.Layer):
         """What the model's inputs are given, by slot."""
         names = self.graph.input_names
         if isinstance(inputs, dict):
-            inputs = [inputs[name] for name in names if name in inputs] if set(inputs) == set(names) else list(inputs)
+            if set(inputs) != set(names):
+                raise ValueError(f"{describe(self)} takes what its model takes, {names}, got {[*inputs]}.")
+            inputs = [inputs[name] for name in names]
         inputs = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
         if len(inputs) != len(names):
             raise ValueError(f"{describe(self)} takes what its model takes, {names}, got {len(inputs)} inputs.")
@@ -123,6 +129,7 @@ class Rollout(keras.layers.Layer):
 
     def call(self, inputs, lengths=None, seed=None):
         sources = self._by_slot(inputs)
+        self._check_rows(sources[self.graph.target], lengths, seed)
         series = ops.cast(sources.pop(self.graph.target), "float32")
         batch, length, channels = ops.shape(series)[0], series.shape[1], series.shape[2]
         if length > self._longest:
@@ -166,9 +173,24 @@ class Rollout(keras.layers.Layer):
             return new
         return ops.where(ops.reshape(fits, (-1, 1, 1, 1)), new, float("nan"))
 
+    def _check_rows(self, series, lengths, seed) -> None:
+        """Raise ValueError unless there is a length for each row, and one seed or one for each."""
+        batch = series.shape[0]
+        for name, value, one in (("lengths", lengths, False), ("seed", seed, True)):
+            if value is None:
+                continue
+            shape = tuple(np.shape(value))
+            if shape == () and one:
+                continue
+            if len(shape) != 1 or (None not in (shape[0], batch) and shape[0] != batch):
+                takes = f"of shape (batch,) = ({batch},)" + (", or one for all rows" if one else "")
+                raise ValueError(f"{describe(self)} takes {name} {takes}, got {shape}.")
+
     def _checked(self, lengths, longest: int):
         """Lengths as int32; an error if one is wrong where their values are known, and NaN comes out elsewhere."""
-        lengths = integers(self, "lengths", lengths)
+        given, lengths = lengths, integers(self, "lengths", lengths)
+        if given is not lengths:  # floats: a fraction is no length
+            lengths = ops.where(ops.equal(lengths, given), lengths, 0)
         known = concrete(lengths)
         if known is not None and known.size and (known.min() < 1 or known.max() > longest):
             raise ValueError(
@@ -189,7 +211,15 @@ class Rollout(keras.layers.Layer):
 
     def _draws(self, batch, seed) -> Callable:
         """A function of a step that returns what `sample` is given as `uniform`."""
-        if len(getattr(seed, "shape", ())):  # of each row
+        if hasattr(seed, "shape") or np.shape(seed):
+            seed = integers(self, "seed", seed)
+            known = concrete(seed)
+            if known is not None and known.size and (known.min() < -(2**31) or known.max() >= 2**32):
+                raise ValueError(
+                    f"{describe(self)} takes seeds of 32 bits in an array, got seeds from {known.min()} to "
+                    f"{known.max()}. A single Python integer may be larger."
+                )
+        if len(np.shape(seed)):  # of each row
             scenarios = ops.tile(ops.arange(self.num_samples, dtype="int32"), [batch])
             seed = ops.expand_dims(ops.repeat(ops.cast(seed, "int32"), self.num_samples), 1)
         else:
@@ -214,6 +244,7 @@ class Rollout(keras.layers.Layer):
 
     def compute_output_spec(self, inputs, lengths=None, seed=None):
         series = self._by_slot(inputs)[self.graph.target]
+        self._check_rows(series, lengths, seed)
         shape = (series.shape[0], self.num_samples, self.steps, series.shape[2])
         return keras.KerasTensor(shape, dtype="float32")
 

@@ -1,5 +1,7 @@
 """`Rollout` gives, with its cache, what a plain loop over the whole model gives, for whatever a Generator decodes."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -148,6 +150,18 @@ def test_random_numbers_are_uniform_and_each_is_another():
             r"a sample of shape \(rows, 2\)",
         ),
         "inputs": (lambda: kt.Rollout(made(), sample, steps=2)([SERIES, SERIES]), "takes what its model takes"),
+        "names": (
+            lambda: kt.Rollout(made(), sample, steps=2)({"serie": SERIES}),
+            r"takes what its model takes, \['series'\], got \['serie'\]",
+        ),
+        "one name too many": (
+            lambda: kt.Rollout(made(), sample, steps=2)({"series": SERIES, "source": SOURCE}),
+            r"\['series'\], got \['series', 'source'\]",
+        ),
+        "names, symbolic": (
+            lambda: kt.Rollout(made(source=True), sample, steps=2)({"series": keras.Input((LENGTH, CHANNELS))}),
+            r"\['source', 'series'\], got \['series'\]",
+        ),
         "no function": (lambda: kt.Rollout(made(), "greedy", steps=2), "takes a function as sample, got 'greedy'"),
         "steps": (lambda: kt.Rollout(made(), sample, steps=0), "positive integer as steps"),
         "ids": (
@@ -200,3 +214,61 @@ def test_a_length_that_the_series_does_not_have_is_refused_or_gives_nan(wrong):
     if keras.backend.backend() != "torch":  # runs eagerly: refused, too
         found = model.predict([values, lengths], verbose=0)
         assert np.isnan(found[0]).all() and (found[1] == 1).all()
+
+
+def walk(steps=3):
+    """A series that goes on by random steps."""
+    series = keras.Input((LENGTH, CHANNELS))
+    model = keras.Model(series, keras.layers.Identity()(series))
+    return kt.Rollout(model, lambda now, uniform: now + uniform(CHANNELS), steps=steps)
+
+
+@pytest.mark.parametrize("shape", [(1,), (BATCH + 2,), (BATCH, 1), (1, BATCH)], ids=str)
+@pytest.mark.parametrize("name", ["lengths", "seed"])
+def test_lengths_and_seeds_are_one_for_each_row(name, shape):
+    rollout, message = walk(), rf"takes {name} of shape \(batch,\) = \(3,\).*, got {re.escape(str(shape))}"
+    for value in (np.ones(shape, "int32"), np.ones(shape, "int32").tolist(), keras.KerasTensor(shape, "int32")):
+        with pytest.raises(ValueError, match=message):
+            if isinstance(value, keras.KerasTensor):
+                rollout.compute_output_spec(keras.KerasTensor(SERIES.shape), **{name: value})
+            else:
+                rollout(SERIES, **{name: value})
+    if len(shape) == 2:
+        column = keras.Input(shape[1:], dtype="int32")
+        with pytest.raises(ValueError, match=rf"takes {name} of shape \(batch,\) = \(None,\).*, got \(None, "):
+            rollout(keras.Input(SERIES.shape[1:]), **{name: column})
+
+
+def test_one_length_for_all_is_refused():
+    with pytest.raises(ValueError, match=r"takes lengths of shape \(batch,\) = \(3,\), got \(\)"):
+        walk()(SERIES, lengths=4)
+
+
+@pytest.mark.parametrize("bad", [[0.2, 0.7, 1.0], np.array([0.2, 0.7, 1.0]), np.float32(0.5), np.array(0.5), 0.5])
+def test_seeds_that_are_fractions_are_refused(bad):
+    with pytest.raises(ValueError, match=r"seed.* integer.*, got 0\.[25]"):
+        walk()(SERIES, seed=bad)
+
+
+def test_seeds_of_any_type_are_the_same(assert_close):
+    rollout = walk()
+    expected = rollout(SERIES, seed=np.array([5, 7, 5], "int32"))
+    for seed in ([5, 7, 5], np.array([5.0, 7.0, 5.0]), ops.convert_to_tensor([5, 7, 5])):
+        assert_close(rollout(SERIES, seed=seed), expected, 0)
+    for seed in (np.int64(7), np.float32(7), np.array(7), ops.convert_to_tensor(7)):
+        assert_close(rollout(SERIES, seed=seed), rollout(SERIES, seed=7), 0)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX has integers of 32 bits only, which are what it gets")
+def test_seeds_of_rows_beyond_32_bits_are_refused():
+    for seed in (np.array([1, 2, 2**40]), np.int64(2**40)):
+        with pytest.raises(ValueError, match=f"seeds of 32 bits in an array, got seeds from .* to {2**40}"):
+            walk()(SERIES, seed=seed)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="runs eagerly: refused")
+def test_a_fraction_as_a_length_that_only_a_compiled_function_knows_gives_nan():
+    series, number = keras.Input(SERIES.shape[1:]), keras.Input(())
+    model = keras.Model([series, number], walk()(series, lengths=number))
+    found = model.predict([SERIES, np.array([2.5, 2.0, 7.0], "float32")], verbose=0)
+    assert np.isnan(found[0]).all() and np.isfinite(found[1:]).all()
