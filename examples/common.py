@@ -1,11 +1,12 @@
 """What the examples of docs/examples have in common: where their data is, what they leave, an export run elsewhere.
 
-Each trains one model for each seed, chooses on the validation data, and looks at the test data once. It leaves
-examples/results/<name>.json, docs/examples/<name>.png and an export, which another process has run.
+Each trains one model for each seed. What is chosen is chosen on the validation data; the test data comes last. It
+leaves examples/results/<name>.json, docs/examples/<name>.png and an export, which another process has run.
 """
 
 import argparse
 import gzip
+import json
 import os
 import subprocess
 import sys
@@ -33,6 +34,7 @@ with np.load(inputs) as arrays:
     given = {name: arrays[name] for name in arrays.files}
 given = {name: [text.decode() for text in x] if x.dtype.kind == "S" else x for name, x in given.items()}
 found = keras_transformer_runtime.load(model)(given if len(given) > 1 else next(iter(given.values())))
+assert "keras" not in sys.modules
 np.savez(outputs, **{name: np.asarray(x) for name, x in found.items() if np.asarray(x).dtype.kind in "fiub"})
 """
 
@@ -82,6 +84,38 @@ def read_lines(folder: Path | None, name: str, source: str, encoding: str = "utf
     path = find(folder, name, source)
     with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding=encoding, newline="") as file:
         return [line.rstrip("\r") for line in file.read().removesuffix("\n").split("\n")]
+
+
+class Runs(dict):
+    """Figures of trainings by name, kept in a file beside what they left, so that none is done twice.
+
+    Args:
+        path: The file.
+        settings: What the figures depend on.
+
+    Raises:
+        SystemExit: If the file is of other settings.
+    """
+
+    def __init__(self, path: Path, settings: dict):
+        self.path, self.settings = path, json.loads(json.dumps(settings))
+        kept = json.loads(path.read_text()) if path.exists() else {"settings": self.settings, "runs": {}}
+        if kept["settings"] != self.settings:
+            raise SystemExit(
+                f"{path.parent} has trainings with {kept['settings']}, but the script is set to {self.settings}. "
+                "Remove the folder to begin anew."
+            )
+        super().__init__(kept["runs"])
+        self._keep()
+
+    def __setitem__(self, name: str, figures: dict) -> None:
+        super().__setitem__(name, figures)
+        self._keep()
+
+    def _keep(self) -> None:
+        beside = self.path.with_suffix(".partial")
+        beside.write_text(json.dumps({"settings": self.settings, "runs": self}))
+        beside.replace(self.path)
 
 
 def place(options: argparse.Namespace, *parts: str) -> Path:

@@ -1,6 +1,6 @@
 """Dialogue in Korean: a small Transformer answers what it was not asked before.
 
-11,822 questions and answers of everyday life and of love (https://github.com/songys/Chatbot_data), as in the Korean
+11,823 questions and answers of everyday life and of love (https://github.com/songys/Chatbot_data), as in the Korean
 tutorials on the Transformer; here the questions of validation and test are in no other part. Pieces of words come from
 the training texts, the epoch with the lowest perplexity on the validation data counts, and the test data is looked at
 once. Its questions are answered by beam search and by sampling, side by side. The export takes and gives strings.
@@ -8,12 +8,11 @@ once. Its questions are answered by beam search and by sampling, side by side. T
     python examples/dialogue.py --data data
     python examples/dialogue.py --data data --seeds 0 1 2
 
-A training that is cut off goes on from exports/dialogue; what examples/results/dialogue.json has is not trained again.
-Remove both to begin anew.
+A training that is cut off goes on from exports/dialogue, and what has been trained there is not trained again. Remove
+the folder to begin anew.
 """
 
 import csv
-import json
 import time
 from collections import Counter
 
@@ -114,15 +113,18 @@ def main() -> None:
     known = [text for pair in data["train"] for text in pair]
     pieces = len(set("".join(known))) + 30 if options.quick else VOCABULARY_SIZE
     tokenizer = kt.text.SentencePieceTokenizer.train(known, pieces)
-    path = common.place(options, "examples", "results", "dialogue.json")
-    runs = json.loads(path.read_text())["runs"] if path.exists() else {}
-    settings = {"parts": {part: len(pairs) for part, pairs in data.items()}, "epochs": 1 if options.quick else EPOCHS}
+    settings = {
+        "parts": {part: len(pairs) for part, pairs in data.items()},
+        "epochs": 1 if options.quick else EPOCHS,
+        "model": [pieces, LAYERS, DIM, HEADS, INNER, DROPOUT, SMOOTHING, TOKENS, RATE],
+    }
+    done = common.Runs(common.place(options, "exports", "dialogue", "runs.json"), settings)
     for seed in map(str, options.seeds):
-        if seed not in runs:
+        if seed not in done:
             folder = common.place(options, "exports", "dialogue", f"seed_{seed}")
-            runs[seed] = train(data, tokenizer, int(seed), settings["epochs"], folder)
-            common.save_results(path, "examples/dialogue.py", {"quick": options.quick, **settings, "runs": runs})
-            print(f"Seed {seed}: perplexity of test answers {runs[seed]['test']:.1f}")
+            done[seed] = train(data, tokenizer, int(seed), settings["epochs"], folder)
+            print(f"Seed {seed}: perplexity of test answers {done[seed]['test']:.1f}")
+    runs = {str(seed): done[str(seed)] for seed in options.seeds}
 
     model = build(tokenizer.vocabulary_size)
     model.load_weights(common.place(options, "exports", "dialogue", f"seed_{options.seeds[0]}.weights.h5"))

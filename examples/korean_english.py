@@ -10,11 +10,10 @@ translated once, by beam search.
     python examples/korean_english.py --data data
     python examples/korean_english.py --data data --seeds 0 1 2
 
-A training that is cut off goes on from exports/korean_english; what examples/results/korean_english.json has is not
-trained again. Remove both to begin anew.
+A training that is cut off goes on from exports/korean_english, and what has been trained there is not trained again.
+Remove the folder to begin anew.
 """
 
-import json
 import time
 
 import common  # before Keras: it says how TensorFlow is set up
@@ -160,18 +159,20 @@ def main() -> None:
     texts = [text for pair in data["train"] for text in pair]
     pieces = len(set("".join(texts))) + 30 if options.quick else VOCABULARY_SIZE
     tokenizers = {"pieces": kt.text.SentencePieceTokenizer.train(texts, pieces), "bytes": kt.text.ByteTokenizer()}
-    path = common.place(options, "examples", "results", "korean_english.json")
-    runs = json.loads(path.read_text())["runs"] if path.exists() else {way: {} for way in tokenizers}
     sizes = {"tatoeba": len(tatoeba), "further": len(further), **{part: len(pairs) for part, pairs in data.items()}}
-    figures = {"quick": options.quick, "pairs": sizes, "runs": runs}
+    settings = {
+        "pairs": sizes,
+        "epochs": {way: 1 if options.quick else EPOCHS[way] for way in tokenizers},
+        "model": [pieces, LAYERS, DIM, HEADS, INNER, DROPOUT, SMOOTHING, TOKENS, RATE, LONGEST],
+    }
     korean, folder = [pair[0] for pair in data["test"]], common.place(options, "exports", "korean_english", "models")
+    done = common.Runs(folder.with_name("runs.json"), settings)
     for seed, way in [(str(seed), way) for seed in options.seeds for way in tokenizers]:
-        if seed in runs[way]:
+        if f"{way} {seed}" in done:
             continue
         keras.utils.set_random_seed(int(seed))
         model, tokenizer = build(tokenizers[way].vocabulary_size), tokenizers[way]
-        epochs = 1 if options.quick else EPOCHS[way]
-        run = train(model, data, tokenizer, way, int(seed), epochs, folder / f"{way}_{seed}")
+        run = train(model, data, tokenizer, way, int(seed), settings["epochs"][way], folder / f"{way}_{seed}")
         generator = translator(model, tokenizer, way)
         english = translate(generator, korean)
         run.update(parameters=model.count_params(), **judge(english, data["test"]), by_length=by_length(english, data))
@@ -183,12 +184,15 @@ def main() -> None:
             elsewhere = common.run_elsewhere(export, {"text": korean[:20]})
             if not np.array_equal(elsewhere["tokens"], generator(korean[:20])["tokens"]):
                 raise SystemExit("The export translates otherwise than Python does.")
-        runs[way][seed] = run
-        for name in ("chrf", "bleu"):
-            figures[f"{name}_{way}"] = float(np.mean([run[name] for run in runs[way].values()]))
-        common.save_results(path, "examples/korean_english.py", figures)
+        done[f"{way} {seed}"] = run
         print(f"{way}, seed {seed}: chrF {run['chrf']:.1f}, BLEU {run['bleu']:.1f}")
-    common.write(options, "korean_english", figures, draw(runs))
+    runs = {way: {str(seed): done[f"{way} {seed}"] for seed in options.seeds} for way in tokenizers}
+    means = {
+        f"{name}_{way}": float(np.mean([run[name] for run in runs[way].values()]))
+        for way in tokenizers
+        for name in ("chrf", "bleu")
+    }
+    common.write(options, "korean_english", {**settings, **means, "runs": runs}, draw(runs))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ its encoder on texts and labels, beside the same model from scratch.
 
     sst2    English film reviews, good or bad    (https://aclanthology.org/D13-1170)
     trec    English questions, what they ask for, six classes    (https://aclanthology.org/C02-1150)
-    nsmc    Korean film reviews, good or bad    (https://github.com/e9t/nsmc)
+    nsmc    Korean film reviews, good or bad    (https://github.com/e9t/nsmc: official, or rebuilt from the raw reviews)
 
 The masked language model reads the texts for training; that of sst2 also 5,000 plots of films (Subj,
 https://aclanthology.org/P04-1035), none of them a review. The epoch of a classifier is chosen on the validation data;
@@ -14,11 +14,10 @@ the test data is looked at once, at the end.
     python examples/understanding.py --data data
     python examples/understanding.py --data data --tasks trec --seeds 0
 
-A run that is cut off goes on: what examples/results/understanding.json has is not trained again, and a masked language
-model continues from exports/understanding. Remove both to begin anew.
+A run that is cut off goes on from exports/understanding, and what has been trained there is not trained again. Remove
+the folder to begin anew. Tasks may be trained at the same time, each by a process of its own (--tasks).
 """
 
-import json
 import time
 
 import common  # before Keras: it says how TensorFlow is set up
@@ -114,31 +113,31 @@ def classify(model: keras.Model, data: dict, rate: float, epochs: int, best) -> 
     return {"validation": max(by_epoch), "by_epoch": by_epoch, "test": test, "minutes": minutes}
 
 
-def learn(task: str, options, done: dict, save) -> None:
-    """Train what a task lacks, and export a classifier; `save` is called after each training."""
+def learn(task: str, options) -> dict:
+    """Train what a task lacks, and export a classifier."""
     data, setting = read(options.data, task), {**SETTINGS[task], "epochs": EPOCHS[task]}
     if options.quick:
         data = {part: examples[:200] for part, examples in data.items()}
         letters = {letter for text, _ in data["train"] for letter in text}
         setting = {**setting, "vocabulary_size": len(letters) + 30, "epochs": 1}
-    guessing_epochs = 1 if options.quick else GUESSING_EPOCHS[task]
+    setting["guessing_epochs"] = 1 if options.quick else GUESSING_EPOCHS[task]
     special = dict(special_tokens=["<mask>"], fold_case=task != "nsmc", add_start=True, max_length=setting["length"])
     texts = [text for text, _ in data["train"]]
     tokenizer = kt.text.SentencePieceTokenizer.train(texts, setting["vocabulary_size"], **special)
-    done["settings"] = {**setting, **{part: len(data[part]) for part in data}}
+    setting.update({part: len(data[part]) for part in data})
     sizes = (tokenizer.vocabulary_size, setting["classes"], setting["dim"], setting["dropouts"])
 
     def place(name: str):
-        return common.place(options, "exports", "understanding", f"{task}_{name}")
+        return common.place(options, "exports", "understanding", task, name)
 
+    runs = common.Runs(place("runs.json"), setting)
     for way, seed in [("guessing", 0), *((way, seed) for seed in options.seeds for way in WAYS)]:
-        runs = done.setdefault(way, {})
-        if str(seed) in runs:
+        if f"{way} {seed}" in runs:
             continue
         keras.utils.set_random_seed(seed)
         models = build(*sizes)
         if way == "guessing":
-            run = guess(models["guessing"], data["raw"], tokenizer, guessing_epochs, place("guessing"))
+            run = guess(models["guessing"], data["raw"], tokenizer, setting["guessing_epochs"], place("guessing"))
             run["blanks"] = fill(models["guesses"], tokenizer, BLANKS[task])
             models["guessing"].save_weights(place("guessing.weights.h5"))
         else:
@@ -151,16 +150,16 @@ def learn(task: str, options, done: dict, save) -> None:
                 models["classes"], fed, setting["rate"], setting["epochs"], place(f"{way}_{seed}.weights.h5")
             )
             print(f"{task}, {way}, seed {seed}: {run['validation']:.2%}, on the test {run['test']:.2%}")
-        runs[str(seed)] = run
-        save()
+        runs[f"{way} {seed}"] = run
     model = build(*sizes)["classes"]
     model.load_weights(place(f"pretrained_{options.seeds[0]}.weights.h5"))
     kt.export.saved_model(model, place("saved_model"), source_tokenizer=tokenizer, overwrite=True)
     texts = [text for text, _ in data["test"][:20]]
     elsewhere = common.run_elsewhere(place("saved_model"), {"text": texts})
     np.testing.assert_allclose(*elsewhere.values(), model(tokenizer(texts)), atol=1e-4)
-    for way in WAYS:
-        done[f"{way}_mean"] = float(np.mean([run["test"] for run in done[way].values()]))
+    of_way = {way: {str(seed): runs[f"{way} {seed}"] for seed in options.seeds} for way in WAYS}
+    means = {f"{way}_mean": float(np.mean([run["test"] for run in of_way[way].values()])) for way in WAYS}
+    return {"settings": setting, "guessing": runs["guessing 0"], **of_way, **means}
 
 
 def draw(tasks: dict) -> Figure:
@@ -183,17 +182,8 @@ def main() -> None:
         data="the files of textclass and nsmc",
         add=lambda parser: parser.add_argument("--tasks", nargs="+", choices=SETTINGS, default=list(SETTINGS)),
     )
-    path = common.place(options, "examples", "results", "understanding.json")
-    tasks = json.loads(path.read_text())["tasks"] if path.exists() else {}
-    figures = {"quick": options.quick, "published": PUBLISHED, "tasks": tasks}
-    for task in options.tasks:
-        learn(
-            task,
-            options,
-            tasks.setdefault(task, {}),
-            lambda: common.save_results(path, "examples/understanding.py", figures),
-        )
-    common.write(options, "understanding", figures, draw(tasks))
+    tasks = {task: learn(task, options) for task in options.tasks}
+    common.write(options, "understanding", {"published": PUBLISHED, "tasks": tasks}, draw(tasks))
 
 
 if __name__ == "__main__":

@@ -14,10 +14,9 @@ WORDS = "오늘 내일 날씨 커피 친구 학교 여행 음악 밥 잠 영화 
 
 
 def pairs(count=200):
-    random = np.random.default_rng(3)
     for i in range(count):
-        words = random.choice(WORDS, 3)
-        yield f"{' '.join(words)} {i % 170}", f"{words[0]}, 좋아요."  # 30 questions are asked twice
+        words = np.random.default_rng(i % 170).choice(WORDS, 3)
+        yield f"{' '.join(words)} {i % 170}", f"{words[0]}, 좋아요 {i}."  # 30 questions are asked twice
 
 
 def write(folder):
@@ -55,10 +54,15 @@ def test_what_is_said_of_answers(dialogue):
 @pytest.mark.once
 def test_a_run(tmp_path):
     write(tmp_path)
-    run_script("dialogue.py", tmp_path, "--data", ".", "--quick", "--output", "out", "--seeds", "0", "1")
-    figures = json.loads((tmp_path / "out" / "examples" / "results" / "dialogue.json").read_text())
+    path = tmp_path / "out" / "examples" / "results" / "dialogue.json"
+    arguments = ["--data", ".", "--quick", "--output", "out", "--seeds"]
+    run_script("dialogue.py", tmp_path, *arguments, "0")
+    before = json.loads(path.read_text())["runs"]
+    run_script("dialogue.py", tmp_path, *arguments, "0", "1")
+    figures = json.loads(path.read_text())
     assert figures["quick"] and list(figures["runs"]) == ["0", "1"]
+    assert figures["runs"]["0"] == before["0"]  # minutes and all: it was not trained again
     assert figures["perplexity"] == pytest.approx(np.mean([run["test"] for run in figures["runs"].values()]))
-    assert figures["answers"]["data"]["words"] == 2
+    assert figures["answers"]["data"]["words"] == 3
     assert len(figures["shown"][0]["beams"]) == 1 and len(figures["shown"][0]["sampling"]) == 3
     assert (tmp_path / "out" / "docs" / "examples" / "dialogue.png").exists()

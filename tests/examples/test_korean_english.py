@@ -14,9 +14,8 @@ WORDS = {"오늘": "today", "내일": "tomorrow", "비가": "rain", "친구": "f
 
 
 def sentences(count, seed):
-    random = np.random.default_rng(seed)
-    for i in range(count):
-        words = random.choice(list(WORDS), 3)
+    for i in range(count):  # from 83 on, English sentences come again with other Korean ones
+        words = np.random.default_rng([seed, i % 83]).choice(list(WORDS), 3)
         yield " ".join([*words, str(i % 101)]), " ".join(["The", *map(WORDS.get, words), f"{i % 83}."])
 
 
@@ -77,8 +76,14 @@ def test_scores(script):
 @pytest.mark.once
 def test_a_run(tmp_path):
     write_all(tmp_path)
-    run_script("korean_english.py", tmp_path, "--data", ".", "--quick", "--output", "out", "--seeds", "0")
-    figures = json.loads((tmp_path / "out" / "examples" / "results" / "korean_english.json").read_text())
+    path = tmp_path / "out" / "examples" / "results" / "korean_english.json"
+    arguments = ["--data", ".", "--quick", "--output", "out", "--seeds", "0"]
+    run_script("korean_english.py", tmp_path, *arguments)
+    before = json.loads(path.read_text())
+    path.unlink()
+    run_script("korean_english.py", tmp_path, *arguments)
+    figures = json.loads(path.read_text())
+    assert figures == before  # minutes and all: nothing was trained again
     assert figures["quick"] and list(figures["runs"]) == ["pieces", "bytes"]
     for way, runs in figures["runs"].items():
         assert figures[f"chrf_{way}"] == runs["0"]["chrf"] and len(runs["0"]["shown"][0]) == 3
