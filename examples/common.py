@@ -35,7 +35,6 @@ with np.load(inputs) as arrays:
 given = {name: [text.decode() for text in x] if x.dtype.kind == "S" else x for name, x in given.items()}
 found = keras_transformer_runtime.load(model)(given if len(given) > 1 else next(iter(given.values())))
 assert "keras_transformer" not in sys.modules
-assert "keras" not in sys.modules or "tensorflow_text" in sys.modules  # which imports it
 np.savez(outputs, **{name: np.asarray(x) for name, x in found.items() if np.asarray(x).dtype.kind in "fiub"})
 """
 
@@ -167,7 +166,7 @@ def fit(model: keras.Model, training, validation, *, epochs: int, folder: Path) 
 
 
 def run_elsewhere(export: Path, inputs: dict) -> dict[str, np.ndarray]:
-    """What an export gives for inputs, arrays or lists of strings by name, in a new process without Keras."""
+    """What an export gives for inputs, arrays or lists of strings by name, in a new process without this package."""
     with tempfile.TemporaryDirectory() as folder:
         given, found = Path(folder) / "given.npz", Path(folder) / "found.npz"
         rows = {name: [x.encode() if isinstance(x, str) else x for x in values] for name, values in inputs.items()}

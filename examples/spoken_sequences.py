@@ -4,7 +4,7 @@ One to five recordings of the Free Spoken Digit Dataset, of any of its speakers,
 each batch. The encoder is that of examples/speech.py, with one convolution more; a decoder attends to what it has heard
 and writes digit by digit until it ends, as in "Listen, Attend and Spell" (https://arxiv.org/abs/1508.01211) and Whisper
 (https://arxiv.org/abs/2212.04356). Sequences of three for validation and for the test are made of the recordings that
-validate and test in examples/speech.py, and of no others; sequences of the test are written once, at the end.
+validate and test in examples/speech.py, and of no others; sequences of the test are written at the end.
 
     python examples/spoken_sequences.py --data fsdd
 

@@ -123,7 +123,7 @@ def draw(model: keras.Model, images: np.ndarray, digits: np.ndarray) -> Figure:
     for axes in grid:
         axes.axis("off")
     for axes, i, weights in zip(grid, chosen, looked_at(model, images[chosen]), strict=False):
-        axes.imshow(weights, cmap="Reds", vmin=0, alpha=0.7, interpolation="bilinear", extent=(1.5, 25.5, 25.5, 1.5))
+        axes.imshow(weights, cmap="Reds", vmin=0, alpha=0.7, interpolation="bilinear", extent=(2, 26, 26, 2))
         axes.imshow(np.zeros((28, 28)), cmap="gray", alpha=images[i, ..., 0])  # ink, above
         axes.set(xlim=(-0.5, 27.5), ylim=(27.5, -0.5))
         axes.set_title(str(answers[i]) if answers[i] == digits[i] else f"{answers[i]}, is {digits[i]}", fontsize=9)
