@@ -36,6 +36,7 @@ SETTINGS = {
 EPOCHS, GUESSING_EPOCHS = {"trec": 12, "sst2": 6, "nsmc": 3}, {"trec": 40, "sst2": 15, "nsmc": 3}
 WIDTHS, GUESSING_RATE, SMOOTHING, MOMENTUM = (2, 3, 4), 2e-3, 0.1, 0.99
 WAYS = ("scratch", "pretrained")
+SEEDS = {"trec": 3, "sst2": 3, "nsmc": 1}  # at most: nsmc has twenty times as many texts
 BLANKS = {
     "sst2": ["it 's a <mask> film .", "the acting is <mask> ."],
     "trec": ["What is the <mask> of China ?", "Who was the first <mask> ?"],
@@ -130,8 +131,8 @@ def learn(task: str, options) -> dict:
     def place(name: str):
         return common.place(options, "exports", "understanding", task, name)
 
-    runs = common.Runs(place("runs.json"), setting)
-    for way, seed in [("guessing", 0), *((way, seed) for seed in options.seeds for way in WAYS)]:
+    runs, seeds = common.Runs(place("runs.json"), setting), options.seeds[: SEEDS[task]]
+    for way, seed in [("guessing", 0), *((way, seed) for seed in seeds for way in WAYS)]:
         if f"{way} {seed}" in runs:
             continue
         keras.utils.set_random_seed(seed)
@@ -152,12 +153,12 @@ def learn(task: str, options) -> dict:
             print(f"{task}, {way}, seed {seed}: {run['validation']:.2%}, on the test {run['test']:.2%}")
         runs[f"{way} {seed}"] = run
     model = build(*sizes)["classes"]
-    model.load_weights(place(f"pretrained_{options.seeds[0]}.weights.h5"))
+    model.load_weights(place(f"pretrained_{seeds[0]}.weights.h5"))
     kt.export.saved_model(model, place("saved_model"), source_tokenizer=tokenizer, overwrite=True)
     texts = [text for text, _ in data["test"][:20]]
     elsewhere = common.run_elsewhere(place("saved_model"), {"text": texts})
     np.testing.assert_allclose(*elsewhere.values(), model(tokenizer(texts)), atol=1e-4)
-    of_way = {way: {str(seed): runs[f"{way} {seed}"] for seed in options.seeds} for way in WAYS}
+    of_way = {way: {str(seed): runs[f"{way} {seed}"] for seed in seeds} for way in WAYS}
     means = {f"{way}_mean": float(np.mean([run["test"] for run in of_way[way].values()])) for way in WAYS}
     return {"settings": setting, "guessing": runs["guessing 0"], **of_way, **means}
 
