@@ -1,14 +1,17 @@
 """What an export says of itself, a JSON file in it, read with the mistrust that files from elsewhere ask for."""
 
 import hashlib
+import io
 import json
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 NAME = "keras_transformer.json"
+EXTRA = "assets.extra"  # where TensorFlow leaves room in a SavedModel for files of one's own
 FORMAT = 2
 LARGEST = 2**28  # bytes of a description with its files
 # What reading something else ends in.
@@ -63,6 +66,69 @@ def read_archive(path: Path) -> tuple[dict, dict[str, bytes]]:
     except DAMAGE as error:
         raise ValueError(f"'{path}' was not written by kt.export.litert, or is cut off or damaged: {error}.") from error
     return description, files
+
+
+def read_export(path: Path) -> tuple[str, dict, dict[str, bytes]]:
+    """The format of an export, "SavedModel", "LiteRT" or "ONNX", its description, and the files that this names; of
+    none of them more than that is read, so none of the packages that run them is needed.
+
+    Raises:
+        ValueError: If there is nothing at `path`, or it was not written by this package.
+    """
+    if not path.exists():
+        raise ValueError(f"There is neither a SavedModel folder nor a .tflite file at '{path}', nor an ONNX export.")
+    if path.is_dir():
+        is_onnx = (path / NAME).exists()
+        return ("ONNX", *read_folder(path)) if is_onnx else ("SavedModel", *read_folder(path / EXTRA))
+    return ("ONNX", read_onnx(path), {}) if path.suffix == ".onnx" else ("LiteRT", *read_archive(path))
+
+
+def read_onnx(path: Path) -> dict:
+    """The description in an ONNX file: of a ModelProto, the entry of its `metadata_props` that has our name.
+
+    Raises:
+        ValueError: If there is none, or the file is no ONNX file.
+    """
+    try:
+        with open(path, "rb") as file:
+            for entry in _fields(file, path.stat().st_size, METADATA_PROPS):
+                parts = {number: part for number in (1, 2) for part in _fields(io.BytesIO(entry), len(entry), number)}
+                if parts.get(1) == NAME.encode():
+                    return parse(parts.get(2, b""))
+        raise ValueError(f"there is no {NAME} in it")
+    except DAMAGE as error:
+        raise ValueError(f"'{path}' was not written by kt.export.onnx, or is damaged: {error}.") from error
+
+
+METADATA_PROPS = 14  # the number of this field of an ONNX ModelProto
+
+
+def _fields(file: BinaryIO, size: int, wanted: int) -> Iterator[bytes]:
+    """The values of the fields of one number, which have a length, in a message of protobuf; others are passed over."""
+
+    def varint() -> int:
+        value = 0
+        for place in range(10):
+            (byte,) = file.read(1)
+            value |= (byte & 127) << 7 * place
+            if byte < 128:
+                return value
+        raise ValueError("it is no message of protobuf")
+
+    while file.tell() < size:
+        number, kind = divmod(varint(), 8)
+        if kind == 0:
+            varint()
+            continue
+        if kind not in (1, 2, 5):
+            raise ValueError("it is no message of protobuf")
+        length = varint() if kind == 2 else {1: 8, 5: 4}[kind]
+        if length > size - file.tell() or (number == wanted and length > LARGEST):
+            raise ValueError(f"a field of {length} bytes is in a file of {size}")
+        if number == wanted and kind == 2:
+            yield file.read(length)
+        else:
+            file.seek(length, 1)
 
 
 def checksum(path: Path, size: int) -> dict:

@@ -65,6 +65,24 @@ class Runner:
             raise ValueError(f"'{path}' describes a tokenizer that cannot be made: {error}.") from error
 
     @property
+    def takes_texts(self) -> bool:
+        """Whether a list of strings may be given."""
+        if self._takes_texts:
+            return True
+        return len(self.inputs) == 1 and (self.inputs[0].dtype == "string" or self._can_tokenize)
+
+    @property
+    def gives_texts(self) -> bool:
+        """Whether there are `texts` in an answer, to strings at least."""
+        return self.is_generator and self.target_tokenizer is not None
+
+    can_stream = False  # whether `stream` hands out tokens
+
+    @property
+    def _can_tokenize(self) -> bool:
+        return self.source_tokenizer is not None
+
+    @property
     def input_names(self) -> list[str]:
         """The inputs that take ids, features or strings, in order."""
         return [x.name for x in self.inputs]
@@ -104,7 +122,7 @@ class Runner:
         outputs = self._crop({name: x[:rows] if x.ndim else x for name, x in outputs.items()}, arrays)
         if self.is_generator and self.target_tokenizer is not None:
             outputs["texts"] = [
-                [self._text(ids[:length].tolist()) for ids, length in zip(*sequences, strict=True)]
+                [self.text_of(ids[:length].tolist()) for ids, length in zip(*sequences, strict=True)]
                 for sequences in zip(outputs["tokens"], outputs["lengths"], strict=True)
             ]
         return outputs
@@ -127,7 +145,7 @@ class Runner:
                 "Generator with that max_length."
             )
 
-    def _text(self, ids: list[int]) -> str:
+    def text_of(self, ids: list[int]) -> str:
         """The text of a sequence without what starts and ends it. An end within it is one of the prompt."""
         ids = ids[:-1] if ids and ids[-1] in self.metadata["end_tokens"] else ids
         ids = ids[1:] if ids and ids[0] == self.metadata["start_token"] else ids
@@ -158,7 +176,7 @@ class Runner:
         if isinstance(inputs, str | bytes):
             raise ValueError("A runner takes a list of strings; put a single one in a list.")
         if is_strings(inputs) and self.inputs[0].dtype != "string":
-            inputs = self._tokenize(inputs)
+            inputs = self.tokenize(inputs)
         if not isinstance(inputs, dict):
             arrays = list(inputs) if len(names) > 1 else [inputs]
             if len(arrays) != len(names):
@@ -166,7 +184,7 @@ class Runner:
             inputs = dict(zip(names, arrays, strict=True))
         if set(inputs) != set(names):
             raise ValueError(f"The export takes the inputs {names}, got {sorted(map(str, inputs))}.")
-        if self._has_prompts:
+        if self.has_prompts:
             (x,) = self.inputs
             ids, lengths = read_prompts(x, inputs[x.name], lengths, self.metadata)
             missing = max(0, 1 - ids.shape[1])  # where all are empty, there is room for what begins them
@@ -182,12 +200,13 @@ class Runner:
             raise ValueError(
                 f"The inputs are arrays of the same number of rows, at least {least}, got shapes {shapes}."
             )
-        if self._has_prompts:
+        if self.has_prompts:
             self._check_prompts(arrays[x.name], arrays["lengths"])
         return arrays
 
     @property
-    def _has_prompts(self) -> bool:
+    def has_prompts(self) -> bool:
+        """Whether what goes in is what sequences begin with."""
         return self.is_generator and not self.metadata["sources"]
 
     def _check_prompts(self, ids: np.ndarray, lengths: np.ndarray) -> None:
@@ -207,12 +226,13 @@ class Runner:
 
     _takes_lengths = False  # whether prompts go in with their lengths though there is padding
 
-    def _tokenize(self, texts) -> list[list[int]]:
+    def tokenize(self, texts) -> list[list[int]]:
+        """The ids of texts; ValueError if only the graph can make them, or nothing can."""
         if self.source_tokenizer is None:
             raise ValueError("The export has no source tokenizer that works outside the graph: give ids.")
         texts = [text.decode() if isinstance(text, bytes) else str(text) for text in texts]
         rows = [self.source_tokenizer.tokenize(text) for text in texts]
-        without_end = self._has_prompts and self.source_tokenizer.settings["add_end"]
+        without_end = self.has_prompts and self.source_tokenizer.settings["add_end"]
         return [row[:-1] for row in rows] if without_end else rows
 
     _takes_texts = False  # whether the graph has the tokenizers
@@ -285,9 +305,13 @@ class StaticRunner(Runner):
             for name, x in outputs.items()
         }
 
+    @property
+    def can_stream(self):
+        return self.is_generator and self.metadata["layout"] == "step" and self.metadata["streams"]
+
     def stream(self, inputs, *, lengths=None, seed: int | None = None, max_length: int | None = None):
         self._check_max_length(max_length)
-        if self.metadata["layout"] != "step" or not self.metadata["streams"]:
+        if not self.can_stream:
             raise ValueError(
                 "The file cannot stream: export a Greedy or Sampling generator with "
                 "kt.export.litert(..., layout='step')."

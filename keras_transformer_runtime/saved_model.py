@@ -6,11 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_transformer_runtime.description import read_folder
+from keras_transformer_runtime.description import EXTRA, read_folder
 from keras_transformer_runtime.packages import missing, needed
 from keras_transformer_runtime.runner import Runner
-
-EXTRA = "assets.extra"  # where TensorFlow leaves room for files of one's own
 
 
 class SavedModelRunner(Runner):
@@ -49,17 +47,26 @@ class SavedModelRunner(Runner):
         makes_texts = "texts" in self._serve.structured_outputs
         return self.source_tokenizer is None or (makes_texts and self.target_tokenizer is None)
 
+    @property
+    def gives_texts(self):
+        in_graph = self._serve is not None and "texts" in self._serve.structured_outputs
+        return self.is_generator and (self.target_tokenizer is not None or in_graph)
+
+    @property
+    def _can_tokenize(self):
+        return super()._can_tokenize or "tokenize" in self.signatures
+
     def _run_texts(self, texts, seed):
         outputs = self._call(self._serve, {"text": np.array(texts, object), **seed})
         if "texts" in outputs:
             outputs["texts"] = [[text.decode(errors="replace") for text in row] for row in outputs["texts"].tolist()]
         return outputs
 
-    def _tokenize(self, texts):
+    def tokenize(self, texts):
         if self.source_tokenizer is None and "tokenize" in self.signatures:
             outputs = self._call(self.signatures["tokenize"], {"text": np.array(texts, object)})
             return [row[:count].tolist() for row, count in zip(outputs["ids"], outputs["lengths"], strict=True)]
-        return super()._tokenize(texts)
+        return super().tokenize(texts)
 
     def _run(self, inputs):
         return self._call(self._function, inputs)
@@ -69,9 +76,13 @@ class SavedModelRunner(Runner):
         outputs = function(**{name: self._constant(x) for name, x in inputs.items() if name in wanted})
         return {name: x.numpy() for name, x in outputs.items()}
 
+    @property
+    def can_stream(self):
+        return "advance" in self.signatures
+
     def stream(self, inputs, *, lengths=None, seed: int | None = None, max_length: int | None = None):
         self._check_max_length(max_length)
-        if "advance" not in self.signatures:
+        if not self.can_stream:
             raise ValueError(
                 "The SavedModel cannot stream: export a Greedy or Sampling generator with "
                 "kt.export.saved_model(..., streaming=True)."
@@ -92,7 +103,7 @@ def _load(path: Path):
     try:
         return tf.saved_model.load(str(path))
     except RuntimeError as error:
-        if "TFText>" not in str(error):
+        if "not registered" not in str(error):
             raise
         register_text_operations()
         return tf.saved_model.load(str(path))

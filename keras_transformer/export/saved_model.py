@@ -39,8 +39,8 @@ from keras_transformer.export.strings import (
     with_tokenizers,
 )
 from keras_transformer.ops.runtime import without_xla
-from keras_transformer_runtime.description import NAME, read_folder
-from keras_transformer_runtime.saved_model import EXTRA, stream
+from keras_transformer_runtime.description import EXTRA, NAME, read_folder
+from keras_transformer_runtime.saved_model import stream
 
 
 def _check_saved_model(path: Path) -> None:

@@ -1,0 +1,323 @@
+"""The command line: `keras-transformer run EXPORT`, `describe EXPORT` and `benchmark EXPORT`, without Keras."""
+
+import argparse
+import contextlib
+import importlib.metadata
+import itertools
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from keras_transformer_runtime.answering import FORMS, Answer, Answerer, escape, form_of, one_line, plain
+from keras_transformer_runtime.describing import as_text, describe
+from keras_transformer_runtime.distribution import DISTRIBUTION
+from keras_transformer_runtime.lines import Output, Refusal, check_distinct, read_lines, skip_lines
+from keras_transformer_runtime.runner import load
+
+NAME = "keras-transformer"
+FINE, FAILED, MISUSED, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+
+ABOUT = "Run, describe and measure what kt.export wrote: a SavedModel folder, a .tflite file, or ONNX."
+ABOUT_RUN = """\
+Answer texts, or the lines of a file or of standard input: one line for one line, in the same order.
+
+A line is
+  text  a text of UTF-8, if the export takes texts;
+  ids   integers with spaces between them, if it takes ids;
+  json  a list of numbers for the one input, an object of inputs by name, or a text with quotes: for whatever there is.
+It ends with \\n or \\r\\n; a byte order mark before the first is left out. A line that is empty, no UTF-8, not of
+its form, or is too long for the export is an error. Without --errors the command then ends, when all lines before have
+been answered. With --errors FILE the error is written to that file, as {"line": number, "error": message}, and in its
+place stands an empty line, or the same object with --json; the rest goes on. (An argument "" is an empty text, as "" is
+in JSON.)
+
+An answer is the best text, or its ids; of a plain model the values of its output. So that each stays in its line, line
+breaks in it are written as \\n and \\r, and a backslash as \\\\; not where they go to a terminal, or with --json, which
+has everything: {"line", "texts", "tokens", "lengths", "scores"}, one of each for each sequence, or {"line", "outputs"}.
+What JSON has no number for is "NaN", "Infinity" or "-Infinity".
+
+--resume goes on behind the last whole line of --output, and drops a half-written one. With the same export, input and
+options the file becomes, to the byte, what a run that nobody stopped would have written."""
+STATUS = """\
+exit status: 0 fine; 1 an input, a file or the export failed; 2 wrong usage, or an output that may not be written;
+130 interrupted; 141 nobody reads the output any more."""
+
+
+class Failure(Exception):
+    """What ends the command with exit status 1."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. Returns its exit status.
+
+    Args:
+        arguments: Of the command line. Default: those of this process.
+    """
+    parser, parsers = _parsers()
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if arguments[:1] and arguments[0] in parsers:
+            parser = parsers[arguments[0]]
+            options = parser.parse_intermixed_args(arguments[1:])  # texts may stand behind options
+        else:
+            parser.parse_args(arguments)
+            parser.error(f"a command is missing, one of {', '.join(parsers)}")
+    except SystemExit as error:  # --help, or wrong usage
+        return error.code or FINE
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what TensorFlow says of itself is no error
+    try:
+        return options.command(options)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        with contextlib.suppress(OSError, ValueError):  # what is left in the buffer has nowhere to go, at exit neither
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except (Refusal, Failure, ValueError, ImportError, OSError) as error:
+        if options.traceback:
+            traceback.print_exc()
+        print(f"{NAME}: error: {one_line(error)}", file=sys.stderr)
+        return MISUSED if isinstance(error, Refusal) else FAILED
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    as_it_stands = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": STATUS}
+    parser = argparse.ArgumentParser(NAME, description=ABOUT, **as_it_stands)
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(metavar="COMMAND")
+
+    def add(name: str, about: str, description: str, command: Callable) -> argparse.ArgumentParser:
+        new = commands.add_parser(name, help=about, description=description, **as_it_stands)
+        new.set_defaults(command=command)
+        new.add_argument("export", metavar="EXPORT", type=Path, help="what kt.export wrote")
+        new.add_argument("--json", action="store_true", help="write JSON")
+        new.add_argument("--traceback", action="store_true", help="show where in the code an error came from")
+        return new
+
+    def add_running(new: argparse.ArgumentParser) -> None:
+        new.add_argument("--input", metavar="FILE", type=_file, help="read lines from it; - is standard input")
+        new.add_argument("--as", dest="form", choices=FORMS, help="what a line is (default: what the export takes)")
+        new.add_argument("--threads", metavar="N", type=_positive, help="threads of the LiteRT interpreter")
+
+    run = add("run", "answer texts, ids or other inputs", ABOUT_RUN, _run)
+    run.add_argument(
+        "texts", metavar="text", nargs="*", default=[], help="what to answer (default: each line of standard input)"
+    )
+    add_running(run)
+    run.add_argument("--output", metavar="FILE", type=_file, help="write answers to it; - is standard output")
+    run.add_argument("--errors", metavar="FILE", type=_file, help="write errors to it, and answer the other lines")
+    again = run.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on behind the last line that --output holds")
+    again.add_argument("--overwrite", action="store_true", help="replace --output and --errors")
+    run.add_argument(
+        "--batch-size",
+        metavar="N",
+        type=_positive,
+        help="lines at a time (default: the export's, or 32; at a keyboard 1)",
+    )
+    run.add_argument(
+        "--seed", metavar="N", type=int, help="of the first batch, if the export samples; the next has N + 1"
+    )
+    run.add_argument(
+        "--stream", action="store_true", help="write an answer as it comes, as happens on a terminal where it can"
+    )
+    run.add_argument("--quiet", action="store_true", help="show no progress")
+
+    about = "kind, inputs, tokenizers, strategy, size, needed packages"
+    add("describe", about, f"Tell of an export its {about}; none of them has to be there.", _describe)
+
+    return parser, {name: commands.choices[name] for name in commands.choices}
+
+
+def _file(name: str) -> Path | None:
+    return None if name == "-" else Path(name)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+_positive.__name__ = "positive integer"  # argparse names it in its message
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown: it was not installed"
+
+
+# describe
+
+
+def _describe(options) -> int:
+    facts = describe(options.export)
+    _say(json.dumps(facts, ensure_ascii=False) if options.json else as_text(facts))
+    return FINE
+
+
+def _say(text: str) -> None:
+    sys.stdout.buffer.write(f"{text}\n".encode())
+    sys.stdout.buffer.flush()
+
+
+# run
+
+
+def _run(options) -> int:
+    _check(options)
+    output = Output(
+        sys.stdout.buffer, options.output, options.errors, resume=options.resume, overwrite=options.overwrite
+    )
+    with _opened(options) as file:
+        lines = enumerate(options.texts or read_lines(file), 1)
+        runner = load(options.export, num_threads=options.threads)
+        answerer = Answerer(runner, options.form or form_of(runner), options.seed)
+        if options.seed is not None and not (runner.is_generator and runner.metadata["takes_seed"]):
+            raise Refusal(f"'{options.export}' draws no random numbers: it takes no --seed.")
+        size = _batch_size(options, answerer, file)
+        streams = _streams(options, answerer)
+        first, lines = _rest(options, output, lines, size)
+        output.open()
+        try:
+            with _progress(options, output, file) as advance:
+                if streams:
+                    _stream(options, output, answerer, lines)
+                else:
+                    _batches(options, output, answerer, lines, size, first, advance)
+        finally:
+            output.close()
+    return FAILED if output.failed else FINE
+
+
+def _check(options) -> None:
+    if options.texts and options.input is not None:
+        raise Refusal("Give texts or --input, not both.")
+    if options.resume and (options.output is None or options.texts):
+        raise Refusal("--resume goes on with an --output of lines: give that file, and --input in place of texts.")
+    if options.stream and (options.json or options.output is not None):
+        raise Refusal("--stream writes texts to standard output: leave out --json and --output.")
+    if options.stream and options.batch_size not in (None, 1):
+        raise Refusal("--stream answers one line at a time: leave out --batch-size.")
+    check_distinct(input=options.input, output=options.output, errors=options.errors)
+
+
+def _opened(options) -> contextlib.AbstractContextManager[BinaryIO]:
+    return contextlib.nullcontext(sys.stdin.buffer) if options.input is None else open(options.input, "rb")
+
+
+def _batch_size(options, answerer: Answerer, file: BinaryIO) -> int:
+    fixed = answerer.fixed_rows
+    if options.batch_size is not None and fixed is not None and options.batch_size != fixed:
+        raise Refusal(f"'{options.export}' takes {fixed} rows at a time: leave out --batch-size.")
+    at_keyboard = not options.texts and file.isatty()
+    return options.batch_size or (1 if at_keyboard else answerer.batch_size)
+
+
+def _streams(options, answerer: Answerer) -> bool:
+    if not options.stream and (options.json or options.output is not None or not sys.stdout.isatty()):
+        return False
+    try:
+        answerer.check_streams()
+    except ValueError as error:
+        if options.stream:
+            raise Refusal(str(error)) from error
+        return False
+    return True
+
+
+def _rest(options, output: Output, lines: Iterator, size: int) -> tuple[int, Iterator]:
+    """The number of the batch with the first line that has no answer, and the lines from there: so batches are those of
+    a run from the beginning."""
+    if not output.done and not output.has_half_a_line:
+        return 0, lines
+    batch, within = divmod(output.done, size)
+    skipped = skip_lines(lines, batch * size)
+    first = list(itertools.islice(lines, size))
+    if skipped + len(first) < output.done + output.has_half_a_line:
+        raise Refusal(
+            f"'{options.output}' has {output.done} lines{' and a part of one' * output.has_half_a_line}, and the input "
+            f"{skipped + len(first)}: these are not its answers. --overwrite begins anew."
+        )
+    return batch, itertools.chain(first, lines)
+
+
+def _batches(options, output: Output, answerer: Answerer, lines: Iterator, size: int, first: int, advance) -> None:
+    to_terminal = options.output is None and sys.stdout.isatty()
+    for batch in itertools.count(first):
+        part = list(itertools.islice(lines, size))
+        if not part:
+            return
+        answers = answerer([line for _, line in part], batch)
+        found = [(number, x) for (number, _), x in zip(part, answers, strict=True) if number > output.done]
+        errors = {number: answer for number, answer in found if answer.error is not None}
+        if errors and output.keeps_errors:
+            output.write_errors({number: answer.message for number, answer in errors.items()})
+        elif errors:
+            found = [(number, answer) for number, answer in found if number < min(errors)]
+        output.write([_rendered(number, answer, options.json, to_terminal) for number, answer in found])
+        if errors and not output.keeps_errors:
+            raise _failure(options, min(errors), errors[min(errors)].error)
+        advance(len(part))
+
+
+def _rendered(number: int, answer: Answer, as_json: bool, to_terminal: bool) -> str:
+    if as_json:
+        parts = {"error": answer.message} if answer.error is not None else answer.record
+        return json.dumps({"line": number, **parts}, ensure_ascii=False)
+    text = "" if answer.error is not None else plain(answer.record)
+    return text if to_terminal else escape(text)
+
+
+def _failure(options, number: int, error: Exception) -> Failure:
+    if options.texts:
+        failure = Failure(f"text {number}: {one_line(error)}")
+    else:
+        where = "" if options.input is None else f"'{options.input}', "
+        failure = Failure(f"{where}line {number}: {one_line(error)} (--errors FILE answers the other lines.)")
+    failure.__cause__ = error
+    return failure
+
+
+def _stream(options, output: Output, answerer: Answerer, lines: Iterator) -> None:
+    for number, line in lines:
+        try:
+            for piece in answerer.stream(line, number - 1):
+                output.write_piece(piece if sys.stdout.isatty() else escape(piece))
+        except (OSError, ImportError):  # of no line
+            raise
+        except Exception as error:  # of this package, or of whatever runs the export
+            if not output.keeps_errors:
+                raise _failure(options, number, error) from error
+            output.write_errors({number: one_line(error)})
+        output.write([""])
+
+
+@contextlib.contextmanager
+def _progress(options, output: Output, file: BinaryIO) -> Iterator[Callable[[int], None]]:
+    """A function that is told how many lines were answered, and shows it where somebody sees it and rich is there."""
+    seen = sys.stderr.isatty() and (options.output is not None or not sys.stdout.isatty())
+    try:
+        if not seen or options.quiet or options.texts or file.isatty():
+            raise ImportError
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    except ImportError:
+        yield lambda count: None
+        return
+    total = os.fstat(file.fileno()).st_size if options.input is not None else None
+    columns = [BarColumn(), TextColumn("{task.fields[lines]} lines"), TimeRemainingColumn()]
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=total, lines=output.done)
+
+        def advance(count: int) -> None:
+            progress.update(task, lines=output.done, **({} if total is None else {"completed": file.tell()}))
+
+        yield advance

@@ -1,0 +1,457 @@
+"""`keras-transformer`: answers as Python's, one line for one line, whatever the lines are and whoever is killed."""
+
+import contextlib
+import io
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+import keras_transformer as kt
+from keras_transformer_runtime.command import main
+
+from .conftest import OPTIONS, SIZES, roughen
+
+pytest.importorskip("ai_edge_litert")
+pytestmark = pytest.mark.tensorflow
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROWS = [[5, 9, 22, 4], [11, 6], [8], [7, 8, 9, 10], [6, 6, 6]]
+LINES = "".join(f"{' '.join(map(str, row))}\n" for row in ROWS)
+TEXTS = ["a", "ab\\", "ba", "aab b", "bb", "b a", "aa"]
+MODELS = ["classifier", "classifier.tflite", "classifier.onnx"]
+GENERATORS = ["generator", "step.tflite"]
+
+
+@pytest.fixture(scope="module")
+def generator():
+    """Of ids."""
+    return kt.Generator(roughen(kt.models.language_model(29, **SIZES)), max_length=11, **OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def words():
+    """A tokenizer that works in a graph only."""
+    pytest.importorskip("tensorflow_text")
+    return kt.text.WordPieceTokenizer(["<pad>", "<unk>", "<s>", "</s>", "a", "b", "c"])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, generator, classifier, words):
+    """Of each format a plain model, and generators, of ids. What they answer is compared here."""
+    pytest.importorskip("tf2onnx")
+    folder = tmp_path_factory.mktemp("command")
+    kt.export.saved_model(generator, folder / "generator", verify=False)
+    kt.export.litert(generator, folder / "step.tflite", source_length=4, batch_size=3, layout="step", verify=False)
+    kt.export.saved_model(classifier, folder / "classifier", source_tokenizer=words, verify=False, max_source_length=9)
+    kt.export.litert(classifier, folder / "classifier.tflite", source_length=7, batch_size=2, verify=False)
+    kt.export.onnx(classifier, folder / "classifier.onnx", verify=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory):
+    """The file of a language model that draws the characters of texts, line breaks among them."""
+    tokenizer = kt.text.CharacterTokenizer("ab \n\r\\")
+    model = roughen(kt.models.language_model(tokenizer.vocabulary_size, **SIZES))
+    options = {**OPTIONS, "max_length": 17, "strategy": kt.Sampling(seed=4, temperature=3.0)}
+    generator = kt.Generator(model, source_tokenizer=tokenizer, target_tokenizer=tokenizer, **options)
+    path = tmp_path_factory.mktemp("writer") / "writer.tflite"
+    kt.export.litert(generator, path, source_length=5, batch_size=3, layout="step", verify=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def echo(tmp_path_factory):
+    """The file of a model that gives three ids back, so that what is lost or in another place is seen."""
+    tokens = keras.Input((3,), dtype="int32", name="tokens")
+    model = keras.Model(tokens, keras.layers.Rescaling(1.0, name="same")(tokens))
+    path = tmp_path_factory.mktemp("echo") / "echo.tflite"
+    kt.export.litert(model, path, batch_size=7, verify=False)
+    return path
+
+
+class Terminal(io.TextIOWrapper):
+    def isatty(self):
+        return True
+
+
+def call(*arguments, lines: str | bytes = b"", terminals=()):
+    """The command in this process: its exit status, and what it wrote to standard output and error."""
+    given = lines.encode() if isinstance(lines, str) else lines
+    files = {
+        name: (Terminal if name in terminals else io.TextIOWrapper)(io.BytesIO(given), encoding="utf-8")
+        for name in ("stdin", "stdout", "stderr")
+    }
+    for name in ("stdout", "stderr"):
+        files[name].buffer.truncate(0)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, file in files.items():
+            patch.setattr(sys, name, file)
+        status = main(list(map(str, arguments)))
+        for name in ("stdout", "stderr"):
+            files[name].flush()
+    return status, files["stdout"].buffer.getvalue().decode(), files["stderr"].buffer.getvalue().decode()
+
+
+def fine(*arguments, **options) -> str:
+    status, output, errors = call(*arguments, **options)
+    assert status == 0 and not errors, errors
+    return output
+
+
+def records(output: str) -> list[dict]:
+    found = [json.loads(line) for line in output.splitlines()]
+    assert [x.pop("line") for x in found] == [*range(1, len(found) + 1)]
+    return found
+
+
+def unescaped(line: str) -> str:
+    return re.sub(r"\\(.)", lambda found: {"n": "\n", "r": "\r", "\\": "\\"}[found[1]], line)
+
+
+# Answers
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_ids_of_a_generator(name, folder, generator):
+    expected = generator(ROWS)
+    found = records(fine("run", folder / name, "--json", lines=LINES))
+    for row, record in enumerate(found):
+        length = expected["lengths"][row, 0]
+        assert record["tokens"] == [expected["tokens"][row, 0, :length].tolist()] and record["lengths"] == [length]
+        np.testing.assert_allclose(record["scores"], expected["scores"][row], rtol=1e-4)
+    plain = [" ".join(map(str, record["tokens"][0])) for record in found]
+    assert fine("run", folder / name, *LINES.splitlines()).splitlines() == plain
+    if name == "step.tflite":  # a row at a time
+        assert fine("run", folder / name, "--stream", lines=LINES).splitlines() == plain
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_outputs_of_a_plain_model(name, folder, classifier):
+    expected = [np.asarray(classifier(np.array([row])))[0] for row in ROWS]
+    found = records(fine("run", folder / name, "--json", "--batch-size", 4, "--as", "ids", lines=LINES))
+    np.testing.assert_allclose([x["outputs"]["classes"] for x in found], expected, rtol=1e-4, atol=1e-5)
+    rows = "".join(f"{json.dumps(row if i % 2 else {'tokens': row})}\n" for i, row in enumerate(ROWS))
+    lines = fine("run", folder / name, "--as", "json", "--batch-size", 4, lines=rows).splitlines()
+    assert [list(map(float, line.split())) for line in lines] == [x["outputs"]["classes"] for x in found]
+
+
+def test_texts_that_the_graph_reads(folder, classifier, words):
+    expected = [np.asarray(classifier(np.asarray(words([text]))))[0] for text in ("a b", "c", "b a c a")]
+    status, output, _ = call(
+        "run", folder / "classifier", "--errors", folder / "errors", "--json", lines="a b\nc\nb a c a\n" + "a " * 10
+    )
+    *found, error = map(json.loads, output.splitlines())
+    np.testing.assert_allclose([x["outputs"]["classes"] for x in found], expected, rtol=1e-4, atol=1e-5)
+    assert status == 1 and error == {
+        "line": 4,
+        "error": "'tokens' has more ids than the 9 that this model was exported for",
+    }
+
+
+def test_texts_in_one_line_each_and_seeds(writer):
+    """Each batch draws from a seed of its own; a text is what it is alone whatever breaks there are in it."""
+    runner = kt.export.load(writer)
+    for seed, options in ((4, ()), (17, ("--seed", 17))):
+        batches = [TEXTS[start : start + 3] for start in range(0, len(TEXTS), 3)]
+        expected = [text for i, batch in enumerate(batches) for (text,) in runner(batch, seed=seed + i)["texts"]]
+        assert any("\n" in text for text in expected) and any("\r" in text for text in expected)
+        lines = "\ufeff" + "\r\n".join(TEXTS)  # as other systems write them
+        assert [x["texts"][0] for x in records(fine("run", writer, "--json", *options, lines=lines))] == expected
+        output = fine("run", writer, *options, lines=lines)
+        assert [unescaped(line) for line in output.removesuffix("\n").split("\n")] == expected and "\r" not in output
+    streamed = [runner([text], seed=4 + i)["texts"][0][0] for i, text in enumerate(TEXTS)]
+    output = fine("run", writer, "--stream", lines="\n".join(TEXTS))
+    assert [unescaped(line) for line in output.removesuffix("\n").split("\n")] == streamed
+    output = fine("run", writer, TEXTS[0], terminals=["stdout"])  # there as it comes, with its line breaks
+    assert output == streamed[0] + "\n"
+    assert fine("run", writer, "", "--json") and records(fine("run", writer, "--json", "--as", "json", lines='""'))
+
+
+def test_ids_as_json_of_a_generator_of_texts(writer):
+    text, ids = (records(fine("run", writer, "--json", *x)) for x in (("ba",), ("--as", "ids", "5 4")))
+    assert text == ids
+
+
+def test_inputs_by_name_and_numbers_that_json_has_not(tmp_path):
+    x, y = keras.Input((2,), name="x"), keras.Input((2,), name="y")
+    model = keras.Model([x, y], {"ratio": keras.ops.divide(x, y), "sum": keras.ops.sum(x, axis=1)})
+    kt.export.litert(model, tmp_path / "model.tflite", verify=False)
+    lines = '{"x": [1, 0], "y": [0, 0]}\n{"y": [3, -1], "x": [1, 0.1]}\n'
+    found = [x["outputs"] for x in records(fine("run", tmp_path / "model.tflite", "--json", lines=lines))]
+    third = float(str(np.float32(1) / np.float32(3)))
+    assert found == [{"ratio": ["Infinity", "NaN"], "sum": 1.0}, {"ratio": [third, -0.1], "sum": 1.1}]
+    assert [json.loads(x) for x in fine("run", tmp_path / "model.tflite", lines=lines).splitlines()] == found
+
+
+def test_a_fixed_number_of_rows(tmp_path):
+    tokens = keras.Input(batch_shape=(3, 2), dtype="int32", name="tokens")
+    kt.export.onnx(keras.Model(tokens, kt.TokenEmbedding(11, 1)(tokens)), tmp_path / "model.onnx")
+    lines = "".join(f"{i} {i}\n" for i in range(1, 8))
+    output = fine("run", tmp_path / "model.onnx", lines=lines).splitlines()
+    assert len(output) == len(set(output)) == 7
+    assert call("run", tmp_path / "model.onnx", "--batch-size", 2, lines=lines)[0] == 2
+
+
+# Lines that cannot be answered
+
+BAD = [b"1 2 3", b"", b"4 5 6", b"\xff", b"7 8", b"x 1 2", b"1_0 1 2", b"99999999999 1 2", b"7 8 9"]
+MESSAGES = {2: "empty", 4: "no UTF-8", 5: r"shape \(1, 2\)", 6: "'x'", 7: "'1_0'", 8: "32 bits"}
+
+
+def test_a_line_that_cannot_be_answered_ends_it(echo, tmp_path):
+    for number, message in MESSAGES.items():
+        lines = b"\n".join([*[b"1 2 3"] * (number - 1), BAD[number - 1], b"4 5 6"])
+        status, output, errors = call("run", echo, "--traceback" if number == 2 else "--quiet", lines=lines)
+        assert status == 1 and output == "1.0 2.0 3.0\n" * (number - 1)
+        assert re.search(f"line {number}: .*{message}", errors.splitlines()[-1])
+        assert ("Traceback" in errors) == (number == 2) and (len(errors.splitlines()) == 1) == (number != 2)
+    assert "error: text 2: " in call("run", echo, "1 2 3", "x")[2]
+
+
+def test_the_other_lines_are_answered(echo, writer, tmp_path):
+    errors = tmp_path / "errors"
+    for batch in (1, 2, 7, 50):
+        arguments = ("run", echo, "--batch-size", batch, "--errors", errors, "--overwrite")
+        status, output, _ = call(*arguments, lines=b"\n".join(BAD))
+        assert status == 1
+        assert output == "1.0 2.0 3.0\n\n4.0 5.0 6.0\n\n\n\n\n\n7.0 8.0 9.0\n"
+        noted = [json.loads(line) for line in errors.read_text().splitlines()]
+        assert [x["line"] for x in noted] == list(MESSAGES)
+        assert all(re.search(message, x["error"]) for x, message in zip(noted, MESSAGES.values(), strict=True))
+        _, output, _ = call(*arguments, "--json", lines=b"\n".join(BAD))
+        assert [x for x in map(json.loads, output.splitlines()) if "error" in x] == noted
+    status, output, said = call("run", writer, lines="ab\naaaaaaaa\n")
+    assert status == 1 and output.count("\n") == 1 and re.search(r"line 2: .*\(8,\).*takes \(5,\)", said)
+    wrong = ["[1, 2", "3", "null", '"\\ud800"', '{"tokens": [4], "x": [4]}', "[" * 100_000]
+    status, output, _ = call(
+        "run", writer, "--as", "json", "--json", "--errors", errors, "--overwrite", lines="\n".join([*wrong, "[4]"])
+    )
+    assert status == 1 and ["error" in json.loads(x) for x in output.splitlines()] == [True] * len(wrong) + [False]
+
+
+# Files
+
+
+@pytest.fixture
+def files(tmp_path):
+    lines = [f"{i} {i * i} {-i}" if i % 11 else "x" for i in range(1, 200)]
+    (tmp_path / "input").write_text("\n".join(lines))
+    return {name: tmp_path / name for name in ("input", "output", "errors")}
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_resumed_it_is_the_same_to_the_byte(options, echo, files):
+    arguments = ["run", echo, *(x for name, path in files.items() for x in (f"--{name}", path)), "--resume", *options]
+    assert call(*arguments)[:2] == (1, "")
+    whole, noted = files["output"].read_bytes(), files["errors"].read_bytes()
+    assert whole.count(b"\n") == 199 and noted.count(b"\n") == 18
+    ends = [0, *(found.end() for found in re.finditer(b"\n", whole))]
+    for cut in [0, 1, 5, *ends[10:15], ends[77] - 1, ends[77] + 1, ends[198], len(whole) - 1, len(whole)]:
+        files["output"].write_bytes(whole[:cut])
+        done = whole[:cut].count(b"\n")
+        # The errors of the batch after this one may be there, and half of one.
+        known = [line for line in noted.splitlines(keepends=True) if json.loads(line)["line"] <= done + 7]
+        files["errors"].write_bytes(b"".join(known) + noted[len(b"".join(known)) :][:9])
+        assert call(*arguments)[0] == 1
+        assert files["output"].read_bytes() == whole and files["errors"].read_bytes() == noted
+
+
+def test_a_batch_that_is_gone_on_with_draws_the_same(writer, tmp_path):
+    (tmp_path / "input").write_text("\n".join(TEXTS))
+    arguments = ("run", writer, "--json", "--input", tmp_path / "input", "--output", tmp_path / "output")
+    fine(*arguments)
+    whole = (tmp_path / "output").read_text()
+    for count in range(len(TEXTS)):
+        (tmp_path / "output").write_text("".join(whole.splitlines(keepends=True)[:count]))
+        fine(*arguments, "--resume")
+        assert (tmp_path / "output").read_text() == whole
+
+
+def test_what_is_not_written_over(echo, files):
+    arguments = ("run", echo, "--input", files["input"], "--output", files["output"], "--errors", files["errors"])
+    files["output"].write_text("mine\n" * 200)
+    for options, message in (
+        ((), "--resume goes on"),
+        (("--resume",), "has 200 lines, and the input 199"),
+    ):
+        status, _, said = call(*arguments, *options)
+        assert status == 2 and message in said and said.count("\n") == 1
+        assert files["output"].read_text() == "mine\n" * 200 and not files["errors"].exists()
+    files["output"].write_text("mine\n" * 199 + "half")
+    assert call(*arguments, "--resume")[0] == 2 and files["output"].read_text().endswith("half")
+    files["errors"].write_text("mine\n")
+    assert call(*arguments, "--resume")[0] == 2 and files["errors"].read_text() == "mine\n"
+    assert call(*arguments, "--overwrite")[0] == 1 and files["output"].read_text().startswith("1.0 1.0 -1.0\n")
+    assert call("run", echo, "--input", files["input"], "--output", files["input"], "--overwrite")[0] == 2
+    assert files["input"].read_text().startswith("1 1 -1\n")
+
+
+def started(*arguments, **options) -> subprocess.Popen:
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    arguments = [sys.executable, "-m", "keras_transformer_runtime", *map(str, arguments)]
+    return subprocess.Popen(arguments, env={**os.environ, "PYTHONPATH": path}, **options)
+
+
+def kill_when(process: subprocess.Popen, path, size: int) -> None:
+    """SIGKILL as soon as the file has that size."""
+    while process.poll() is None and (not path.exists() or path.stat().st_size < size):
+        time.sleep(0.002)
+    process.kill()
+    process.wait(60)
+
+
+def test_killed_and_interrupted_and_not_read(echo, tmp_path):
+    """SIGKILL, SIGINT and a broken pipe, while more lines are to come."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    output = tmp_path / "output"
+    process = started("run", echo, "--output", output, **pipes)
+    process.stdin.write(b"1 2 3\n" * 700)
+    process.stdin.flush()
+    kill_when(process, output, 20)
+    assert process.returncode == -signal.SIGKILL
+    fine("run", echo, "--output", output, "--resume", lines="1 2 3\n" * 700)
+    assert output.read_text() == "1.0 2.0 3.0\n" * 700
+
+    process = started("run", echo, **pipes)
+    process.stdin.write(b"1 2 3\n" * 20)
+    process.stdin.flush()
+    assert [process.stdout.readline() for _ in range(14)] == [b"1.0 2.0 3.0\n"] * 14  # two batches
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130 and b"Traceback" not in process.stderr.read()
+
+    process = started("run", echo, **pipes)
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(b"1 2 3\n" * 20)
+        process.stdin.flush()
+        process.stdout.readline()
+        process.stdout.close()
+        process.stdin.write(b"1 2 3\n" * 20)
+        process.stdin.close()
+    assert process.wait(60) == 141 and b"rror" not in process.stderr.read()
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_lines_killed_and_resumed(echo, tmp_path):
+    lines = [f"{i} {i // 7} {-i}" for i in range(100_000)]
+    expected = "".join(f"{i}.0 {i // 7}.0 {-i or 0}.0\n" for i in range(100_000))
+    (tmp_path / "input").write_text("\n".join(lines) + "\n")
+    output, arguments = tmp_path / "output", ("run", echo, "--input", tmp_path / "input", "--batch-size", 64)
+    assert started(*arguments, "--output", tmp_path / "whole").wait(500) == 0
+    assert (tmp_path / "whole").read_text() == expected
+    kills = 0
+    for part in (0.001, 0.1, 0.3, 0.31, 0.8):
+        process = started(*arguments, "--output", output, "--resume")
+        kill_when(process, output, int(part * len(expected)))
+        kills += process.returncode == -signal.SIGKILL
+        assert expected.startswith(output.read_text())
+    assert kills == 5 and output.stat().st_size < len(expected)
+    assert started(*arguments, "--output", output, "--resume").wait(500) == 0
+    assert output.read_text() == expected
+
+
+def test_progress_is_shown_where_somebody_sees_it(echo, files):
+    pytest.importorskip("rich")
+    files["input"].write_text("1 2 3\n" * 50)
+    arguments = ("run", echo, "--input", files["input"])
+    status, output, errors = call(*arguments, terminals=["stderr"])
+    assert status == 0 and output == "1.0 2.0 3.0\n" * 50 and "50 lines" in errors
+    for more, terminals in (((), ["stdout", "stderr"]), (("--quiet",), ["stderr"]), ((), [])):
+        assert "lines" not in call(*arguments, *more, terminals=terminals)[2]
+
+
+# The command
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((), "a command is missing"),
+        (("walk",), "walk"),
+        (("run",), "required: EXPORT"),
+        (("run", "ECHO", "--batch-size", "0"), "positive integer"),
+        (("run", "ECHO", "--resume"), "--output"),
+        (("run", "ECHO", "--stream"), "cannot stream"),
+        (("run", "ECHO", "--stream", "--json"), "--json"),
+        (("run", "ECHO", "--seed", "1"), "no random numbers"),
+        (("run", "ECHO", "1 2 3", "--input", "x"), "not both"),
+        (("run", "ECHO", "--resume", "--overwrite"), "not allowed with"),
+    ],
+)
+def test_wrong_usage(arguments, message, echo):
+    status, output, errors = call(*(echo if x == "ECHO" else x for x in arguments))
+    assert status == 2 and not output and message in errors.splitlines()[-1]
+
+
+def test_help_and_what_is_not_there(tmp_path, echo):
+    for arguments in (("--help",), ("run", "--help"), ("describe", "--help"), ("--version",)):
+        assert call(*arguments)[0] == 0
+    for arguments in (
+        ("run", tmp_path / "no"),
+        ("describe", tmp_path / "no"),
+        ("run", echo, "--input", tmp_path / "no"),
+    ):
+        status, output, errors = call(*arguments)
+        assert status == 1 and not output and errors.count("\n") == 1 and "'" + str(tmp_path / "no") in errors
+
+
+def test_the_whole_house_without_keras(folder, writer, bare_process, tmp_path):
+    """Each format is run; before, where nothing can run it, each is described."""
+    (tmp_path / "keras_transformer_runtime").symlink_to(ROOT / "keras_transformer_runtime")
+    names = [*MODELS, *GENERATORS]
+    data = {"paths": [str(folder / name) for name in names], "writer": str(writer), "lines": LINES.splitlines()}
+    without = ["keras", "keras_transformer", "rich"]
+    code = """
+        import io
+        from keras_transformer_runtime.command import main
+        for path in data["paths"]:
+            assert main(["run", path, "--as", "ids", *data["lines"]]) == 0
+        assert main(["run", data["writer"], "ab", "--json"]) == 0
+        assert not {"keras", "keras_transformer", "rich"} & {name for name in sys.modules if sys.modules[name]}
+        """
+    expected = [fine("run", folder / name, "--as", "ids", *LINES.splitlines()) for name in names]
+    assert bare_process(code, data, without=without) == "".join([*expected, fine("run", writer, "ab", "--json")])
+    code = """
+        from keras_transformer_runtime.command import main
+        for path in [*data["paths"], data["writer"]]:
+            assert main(["describe", path, "--json"]) == main(["describe", path]) == 0
+        assert main(["run", data["paths"][1], "5"]) == 1
+        """
+    without += ["tensorflow", "ai_edge_litert", "onnxruntime", "sentencepiece", "tensorflow_text"]
+    output = bare_process(code, data, without=without).splitlines()
+    facts = [json.loads(line) for line in output if line.startswith("{")]
+    needed = [["tensorflow", "tensorflow-text"], ["ai-edge-litert"], ["onnxruntime"], ["tensorflow"]]
+    assert [[x["package"] for x in fact["needs"]] for fact in facts] == [*needed, *[["ai-edge-litert"]] * 2]
+    assert not any(x["installed"] for fact in facts for x in fact["needs"])
+    kinds = [fact["description"]["kind"] for fact in facts]
+    assert kinds == ["model"] * 3 + ["generator"] * 3
+    assert sum("which is not installed: pip install" in line for line in output) == 7
+
+
+def test_what_is_told_of_an_export(folder, writer):
+    facts = json.loads(fine("describe", writer, "--json"))
+    assert facts["format"] == "LiteRT" and facts["size"] == writer.stat().st_size
+    assert facts["description"]["source_tokenizer"]["kind"] == "character" and facts["description"]["seed"] == 4
+    text = fine("describe", writer)
+    for part in ("a generator as LiteRT", "Sampling, up to 17 tokens, seed 4", "3 rows at a time, of up to 5 ids"):
+        assert part in text
+    assert "tokens int32 (any, any), ids from 0 to 28" in fine("describe", folder / "classifier.onnx")
+
+
+def test_a_damaged_onnx_file_is_one_error(folder, tmp_path):
+    content = (folder / "classifier.onnx").read_bytes()
+    random = np.random.default_rng(0)
+    for cut in [0, 1, 5, *random.integers(0, len(content), 20)]:
+        (tmp_path / "cut.onnx").write_bytes(content[:cut])
+        assert call("describe", tmp_path / "cut.onnx")[0] == 1
+    for _ in range(50):
+        (tmp_path / "random.onnx").write_bytes(random.bytes(40))
+        assert call("describe", tmp_path / "random.onnx")[0] == 1
