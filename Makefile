@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-SOURCES := $(wildcard keras_transformer tests examples benchmarks)
+SOURCES := $(wildcard keras_transformer keras_transformer_runtime tests examples benchmarks)
 
 # Workers share the cores, so each process keeps to one thread. The tests of decoding are mostly compilation, which costs
 # a third less without optimization; the benchmarks and the quickstart run optimized, and compare tokens, too.
