@@ -13,7 +13,7 @@ import keras
 from keras import ops
 
 from keras_transformer.context import decoding
-from keras_transformer.layers.checks import check_mask, check_positive, check_sequence, check_tokens, describe
+from keras_transformer.layers.checks import check_mask, check_positive, check_sequence, check_tokens, describe, floats
 from keras_transformer.layers.heads import MultiHeadAttention
 from keras_transformer.layers.packed import check_segments
 from keras_transformer.layers.position import AttentionPosition, deserialize_position, serialize_position
@@ -142,7 +142,7 @@ class MultiHeadSelfAttention(MultiHeadAttention):
             check_segments(self)
         check_tokens(self, inputs.shape, segment_ids=segment_ids)
         mask = inputs_mask if mask is None else mask
-        inputs = checked(inputs, mask, attention_mask)
+        inputs = checked(floats(self, inputs), mask, attention_mask)
         padding = self.token_mask(inputs, "mask", mask)
         attention_mask = boolean(describe(self), attention_mask, "attention_mask")
         query, key, value = self._heads(

@@ -29,6 +29,11 @@ def check_dense(layer, values, remedy: str) -> None:
         raise ValueError(f"{describe(layer)} takes dense tensors, got a ragged one. {remedy}")
 
 
+def floats(layer, x):
+    """`x`, integers in the type that a layer computes in. Keras casts floats only; what is added may be none."""
+    return x if "float" in keras.backend.standardize_dtype(x.dtype) else ops.cast(x, layer.compute_dtype)
+
+
 def check_positive(layer, **values) -> None:
     """Raise ValueError unless each value is a positive integer."""
     for name, value in values.items():

@@ -3,9 +3,10 @@
 import keras
 from keras import ops
 
-from keras_transformer.layers.checks import check_sequence
+from keras_transformer.layers.checks import check_sequence, floats
 from keras_transformer.layers.quantized import Small
 from keras_transformer.layers.sequence import SequenceLayer
+from keras_transformer.ops.masks import checked
 
 
 @keras.saving.register_keras_serializable("keras_transformer")
@@ -27,7 +28,9 @@ class ClassToken(SequenceLayer, Small):
     Output shape: (B, T + 1, D). The padding mask goes with it; the vector is no padding. Weight: `embeddings` (1, D).
 
     Raises:
-        ValueError: If the input is not of rank 3.
+        ValueError: If the input is not of rank 3, its width is unknown or not the one that the layer was built with, or
+            the mask has another shape or holds other values than 0 and 1, as additive masks do (within compiled
+            functions such a mask gives NaN).
 
     Example:
 
@@ -59,14 +62,16 @@ class ClassToken(SequenceLayer, Small):
 
     def call(self, inputs, mask=None):
         check_sequence(self, "inputs", inputs.shape, self.embeddings.shape[-1])
+        inputs = floats(self, inputs)
+        self.token_mask(inputs, "mask", mask)
         token = ops.expand_dims(ops.cast(self.embeddings, inputs.dtype), 0)  # (1, 1, D)
         tokens = ops.broadcast_to(token, (ops.shape(inputs)[0], 1, inputs.shape[-1]))
-        return ops.concatenate([tokens, inputs], axis=1)
+        return checked(ops.concatenate([tokens, inputs], axis=1), mask)
 
     def compute_mask(self, inputs, previous_mask=None):
         if previous_mask is None:
             return None
-        mask = ops.cast(previous_mask, "bool")
+        mask = self.token_mask(inputs, "mask", previous_mask)
         return ops.concatenate([ops.ones_like(mask[:, :1]), mask], axis=1)
 
     def get_config(self):

@@ -3,7 +3,7 @@
 import keras
 
 from keras_transformer.context import decoding
-from keras_transformer.layers.checks import check_mask, check_sequence, check_tokens, describe
+from keras_transformer.layers.checks import check_mask, check_sequence, check_tokens, describe, floats
 from keras_transformer.layers.heads import MultiHeadAttention
 from keras_transformer.ops.masks import boolean, checked
 from keras_transformer.ops.visibility import Visibility
@@ -69,7 +69,7 @@ class MultiHeadCrossAttention(MultiHeadAttention):
         if attention_mask is not None:
             check_mask(self, attention_mask, self.num_heads, inputs.shape, memory.shape)
         check_tokens(self, inputs.shape, segment_ids=segment_ids)
-        inputs = checked(inputs, memory_mask, attention_mask)
+        inputs = checked(floats(self, inputs), memory_mask, attention_mask)
         memory_mask = self.token_mask(memory, "memory_mask", memory_mask)
         attention_mask = boolean(describe(self), attention_mask, "attention_mask")
         check_tokens(self, memory.shape, memory_segment_ids=memory_segment_ids)

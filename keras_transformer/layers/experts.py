@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from keras_transformer._keras import is_trial
-from keras_transformer.layers.checks import check_positive, check_rate, check_sequence, describe, token_mask
+from keras_transformer.layers.checks import check_positive, check_rate, check_sequence, describe, floats, token_mask
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.gating import Gating, GatingOptions
 from keras_transformer.layers.projection import Projecting, WeightOptions
@@ -150,6 +150,7 @@ class MixtureOfExperts(Shaped, Gating):
 
     def call(self, inputs, mask=None, training=None):
         check_sequence(self, "inputs", inputs.shape)
+        inputs = floats(self, inputs)
         if is_trial():
             return ops.zeros_like(inputs)
         real = token_mask(self, inputs, "mask", mask)

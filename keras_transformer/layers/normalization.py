@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_transformer.layers.checks import describe
+from keras_transformer.layers.checks import describe, floats
 from keras_transformer.layers.composite import Composite
 from keras_transformer.layers.prototype import Prototype
 from keras_transformer.layers.quantized import Small
@@ -49,7 +49,7 @@ class LayerNormalization(Small, keras.layers.LayerNormalization):
         super().build(inputs_shape)
 
     def call(self, inputs):
-        normal = layer_normalization(inputs, self.gamma, self.beta, self.epsilon)
+        normal = layer_normalization(floats(self, inputs), self.gamma, self.beta, self.epsilon)
         return ops.cast(normal, self.compute_dtype)  # Keras casts no inputs of this layer
 
 
@@ -91,7 +91,8 @@ class RMSNormalization(Small, keras.layers.RMSNormalization):
 
     def call(self, inputs):
         scale = ops.cast(self.scale, keras.backend.result_type(self.scale.dtype, "float32"))
-        return ops.rms_normalization(inputs, scale + self.offset if self.offset else scale, self.axis, self.epsilon)
+        scale = scale + self.offset if self.offset else scale
+        return ops.rms_normalization(floats(self, inputs), scale, self.axis, self.epsilon)
 
     def get_config(self):
         return {**super().get_config(), "offset": self.offset}

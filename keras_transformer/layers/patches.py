@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from keras_transformer.layers.checks import check_positive, describe
+from keras_transformer.layers.checks import check_positive, describe, floats
 from keras_transformer.layers.projection import Projecting
 from keras_transformer.layers.quantized import Small
 from keras_transformer.layers.sequence import SequenceLayer
@@ -31,15 +31,17 @@ class PatchEmbedding(SequenceLayer, Small, Projecting):
             bias_constraint: Of the projection, as in `keras.layers.Dense`.
 
     Call arguments:
-        inputs: (B, height, width, C) or (B, T, C), float.
+        inputs: (B, height, width, C) or (B, T, C), float. Channels come last, whatever
+            `keras.config.image_data_format()` is.
         mask: (B, T), bool, the padding mask of a series; Keras fills it in.
 
     Output shape: (B, N, D). The padding mask goes with it. Weights: `kernel` (*patch_size, C, D), as that of a
     convolution, and `bias` (D,).
 
     Raises:
-        ValueError: If a size is not positive, the input is of another rank, of unknown width or smaller than a patch,
-            or the mask holds other values than 0 and 1.
+        ValueError: If a size is not positive, or is a pair for a series, the input is of another rank, of unknown
+            width, of another one than the layer was built with, or smaller than a patch, there is a mask with an image,
+            or the mask has another shape or holds other values than 0 and 1 (NaN within compiled functions).
 
     Example:
 
@@ -81,15 +83,16 @@ class PatchEmbedding(SequenceLayer, Small, Projecting):
 
     def call(self, inputs, mask=None):
         self._check_shape(inputs.shape, self.kernel.shape, mask)
+        inputs = floats(self, inputs)
         if mask is not None:
-            inputs, mask = checked(inputs, mask), self.token_mask(inputs, "mask", mask)
-            inputs = ops.where(ops.expand_dims(mask, -1), inputs, ops.zeros_like(inputs))
+            real = self.token_mask(inputs, "mask", mask)
+            inputs = ops.where(ops.expand_dims(real, -1), inputs, ops.zeros_like(inputs))
         y = ops.conv(inputs, self.kernel, strides=self._steps, padding="valid", data_format="channels_last")
         y = y if self.bias is None else y + self.bias
         if len(inputs.shape) == 4:
             _, rows, columns, _ = ops.shape(y)
             y = ops.reshape(y, (-1, rows * columns, self.dim))
-        return y
+        return checked(y, mask)
 
     def compute_output_spec(self, inputs, mask=None):
         self._check_shape(inputs.shape, self.kernel.shape, mask)

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_transformer.layers.checks import check_choice, check_sequence
+from keras_transformer.layers.checks import check_choice, check_sequence, floats
 from keras_transformer.layers.quantized import Small
 from keras_transformer.layers.sequence import SequenceLayer
 from keras_transformer.ops.masks import checked
@@ -50,7 +50,11 @@ class MaskedPooling(SequenceLayer, Small):
 
     def call(self, inputs, mask=None):
         check_sequence(self, "inputs", inputs.shape)
-        inputs, mask = checked(inputs, mask), self.token_mask(inputs, "mask", mask)
+        real = self.token_mask(inputs, "mask", mask)
+        return checked(self._pooled(floats(self, inputs), real), mask)
+
+    def _pooled(self, inputs, mask):
+        """One vector for each row of (B, T, D), of the steps where the mask, if there is one, is True."""
         if mask is None:
             return ops.mean(inputs, axis=1) if self.mode == "mean" else ops.max(inputs, axis=1)
         real = ops.expand_dims(mask, -1)  # (B, T, 1)

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_transformer.context import decoding, record
-from keras_transformer.layers.checks import check_choice, check_positive, check_sequence, describe
+from keras_transformer.layers.checks import check_choice, check_positive, check_sequence, describe, floats
 from keras_transformer.layers.projection import Projecting, WeightOptions
 from keras_transformer.layers.scan import scan
 from keras_transformer.layers.sequence import SequenceLayer
@@ -255,7 +255,7 @@ class DotAttention(SequenceLayer, Projecting):
     def call(self, inputs, memory, mask=None, inputs_mask=None, memory_mask=None):
         check_sequence(self, "inputs", inputs.shape, self._width)
         check_sequence(self, "memory", memory.shape, self._width)
-        inputs = checked(inputs, memory_mask)
+        inputs, memory = checked(floats(self, inputs), memory_mask), floats(self, memory)
         memory_mask = self.token_mask(memory, "memory_mask", memory_mask)
         allowed = None if memory_mask is None else ops.expand_dims(ops.expand_dims(memory_mask, 1), 1)
         query, memory = ops.expand_dims(inputs, 1), ops.expand_dims(memory, 1)  # one head

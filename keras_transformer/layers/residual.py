@@ -6,7 +6,7 @@ from typing import TypedDict
 import keras
 
 from keras_transformer.allocator import advise
-from keras_transformer.layers.checks import check_choice, check_rate, describe
+from keras_transformer.layers.checks import check_choice, check_rate, describe, floats
 from keras_transformer.layers.dropout import Dropout
 from keras_transformer.layers.normalization import check_norm, make_norm
 from keras_transformer.layers.projection import Projecting
@@ -100,7 +100,7 @@ class Residual(SequenceLayer, Projecting):
         if training:
             advise()
         around = self._parallel if self.parallel_norms else self._successive
-        return around(x, sublayers, training)
+        return around(floats(self, x), sublayers, training)
 
     def _successive(self, x, sublayers, training):
         extras, placement = [], self.norm_placement

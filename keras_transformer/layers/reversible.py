@@ -36,14 +36,18 @@ class ReversibleNormalization(SequenceLayer, Small):
         reference: (B, S, C), whose mean and variance it is. Needed in reverse.
         reverse: Whether to take the normalization back.
         mask, reference_mask: (B, T) and (B, S), bool, the padding masks; Keras fills them in. Padding does not count,
-            and comes out as zeros.
+            and comes out as zeros; in reverse that of the reference counts alone, and `mask` is ignored.
+        inputs_mask: The same as `mask`, under the name that Keras fills in where there is a reference.
+
+    In reverse a channel whose `gamma` has come to 0 gives inf or NaN: nothing of it is left to take back.
 
     Output shape: (B, T, C), calculated in float32 at least. In reverse it stays so, whatever the dtype policy is: what
     is measured may be too large for half precision. The padding mask passes through. Weights: `gamma`, `beta` (C,).
 
     Raises:
         ValueError: If `epsilon` is not positive, an input is not of rank 3, the channels are not those that the layer
-            was built with, or there is no reference in reverse.
+            was built with, the reference has another number of rows, there is no reference in reverse, or a mask has
+            another shape or holds other values than 0 and 1 (NaN within compiled functions).
 
     Example:
 
@@ -105,6 +109,11 @@ class ReversibleNormalization(SequenceLayer, Small):
         check_sequence(self, "inputs", inputs.shape, self._channels)
         if reference is not None:
             check_sequence(self, "reference", reference.shape, self._channels)
+            rows, expected = reference.shape[0], inputs.shape[0]
+            if None not in (rows, expected) and rows != expected:
+                raise ValueError(
+                    f"{describe(self)} takes a reference of as many rows as the inputs, {expected}, got {rows}."
+                )
         elif reverse:
             raise ValueError(
                 f"{describe(self)} keeps no mean and no variance from call to call: in reverse it takes the series "

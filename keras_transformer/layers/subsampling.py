@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_transformer.layers.checks import check_positive, check_sequence, describe, get_activation
+from keras_transformer.layers.checks import check_positive, check_sequence, describe, floats, get_activation
 from keras_transformer.layers.projection import Projecting
 from keras_transformer.layers.quantized import Small
 from keras_transformer.layers.sequence import SequenceLayer
@@ -33,7 +33,7 @@ class ConvolutionalSubsampling(SequenceLayer, Projecting):
 
     Args:
         dim: Width D of the output, and of what is between the convolutions.
-        strides: One for each convolution.
+        strides: One for each convolution; a number is that of a single one.
         kernel_size: k, of all of them.
         activation: Name of a Keras activation, "quick_gelu", "tanh_gelu", or a function; None for none.
         use_bias: Whether the convolutions have biases.
@@ -94,14 +94,14 @@ class ConvolutionalSubsampling(SequenceLayer, Projecting):
 
     def call(self, inputs, mask=None):
         check_sequence(self, "inputs", inputs.shape, self.convolutions[0].kernel.shape[-2])
-        x, mask = checked(inputs, mask), self.token_mask(inputs, "mask", mask)
+        x, given, mask = floats(self, inputs), mask, self.token_mask(inputs, "mask", mask)
         before = (self.kernel_size - 1) // 2
         for convolution, stride in zip(self.convolutions, self.strides, strict=True):
             if mask is not None:
                 x = ops.where(ops.expand_dims(mask, -1), x, ops.zeros_like(x))
                 mask = mask[:, ::stride]
             x = convolution(ops.pad(x, [[0, 0], [before, self.kernel_size - 1 - before], [0, 0]]))
-        return x
+        return checked(x, given)
 
     def compute_output_spec(self, inputs, mask=None):
         check_sequence(self, "inputs", inputs.shape, self.convolutions[0].kernel.shape[-2])

@@ -339,6 +339,10 @@ TAKE_MASKS = {
     "RecurrentDecoderLayer": ("mask", "inputs_mask"),
     "ReversibleNormalization": ("mask", "inputs_mask"),
     "DotAttention": ("memory_mask",),
+    "ClassToken": ("mask",),
+    "ConvolutionalSubsampling": ("mask",),
+    "MaskedPooling": ("mask",),
+    "PatchEmbedding": ("mask",),
 }
 
 

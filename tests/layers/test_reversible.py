@@ -153,12 +153,30 @@ def test_what_it_refuses():
         lambda: layer(SERIES[0]): "takes inputs of shape",
         lambda: layer(SERIES[..., :3]): f"takes inputs of width {DIM}, got width 3",
         lambda: layer(FORECAST, reference=SERIES[..., :3], reverse=True): f"takes reference of width {DIM}",
+        lambda: layer(FORECAST, reference=SERIES[:1], reverse=True): f"of as many rows as the inputs, {BATCH}, got 1",
+        lambda: layer(SERIES[:1], reference=SERIES): f"of as many rows as the inputs, 1, got {BATCH}",
+        lambda: layer.compute_output_spec(
+            keras.KerasTensor(FORECAST.shape), keras.KerasTensor(SERIES[1:].shape), reverse=True
+        ): f"of as many rows as the inputs, {BATCH}, got {BATCH - 1}",
         lambda: layer(SERIES, mask=np.where(MASK, 0.0, -1e9)): "additive mask",
         lambda: layer(SERIES, mask=MASK[:, :3]): "mask",
         lambda: kt.ReversibleNormalization(epsilon=0.0): "positive epsilon",
     }.items():
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_a_mask_of_the_forecast_is_ignored_in_reverse(assert_close):
+    layer = made()
+    back = layer(FORECAST, reference=SERIES, reverse=True)
+    masked = layer(FORECAST, reference=SERIES, reverse=True, mask=np.arange(7) < np.array([[7], [3], [1]]))
+    assert_close(masked, back, 0)
+
+
+def test_a_scale_of_zero_has_no_way_back():
+    layer = made()
+    layer.gamma.assign(np.zeros(DIM))
+    assert not np.isfinite(as_numpy(layer(FORECAST, reference=SERIES, reverse=True))).any()
 
 
 def test_a_generator_refuses_what_looks_ahead():
