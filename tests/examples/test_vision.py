@@ -6,6 +6,7 @@ import json
 import struct
 import sys
 
+import keras
 import numpy as np
 import pytest
 
@@ -69,15 +70,29 @@ def test_error_is_the_share_of_wrong_digits(example):
     assert example.error(logits, np.array([1, 1, 2, 0])) == 0.25
 
 
-def test_what_is_looked_at_is_the_first_vectors_attention(example):
-    import keras_transformer as kt
-
+def test_what_is_looked_at_is_the_class_tokens_attention_in_the_last_layer(example):
+    """By hand: q k of the layer that the logits are made of, of the vector that no pixel changes before the layers."""
     model, images = example.build(), np.random.default_rng(0).random((3, 28, 28, 1)).astype("float32")
-    seen = example.looked_at(model, images)
-    *_, weights = kt.attention_weights(model, images).values()
-    assert seen.shape == (3, 4, 4) and weights.shape == (3, 4, 17, 17)
-    for patch in (0, 5, 15):
-        np.testing.assert_allclose(seen[:, patch // 4, patch % 4], weights[:, :, 0, 1 + patch].mean(axis=1), rtol=1e-5)
+    for weight in model.weights:  # larger ones, so that layers, heads and rows differ
+        if weight.path.endswith("kernel"):
+            weight.assign(2.0 * weight)
+    token = next(layer for layer in model.layers if type(layer).__name__ == "ClassToken").output
+    blocks = [layer for layer in model.layers if type(layer).__name__ == "EncoderLayer"]
+    seen, by_layer = example.looked_at(model, images), []
+    for block in blocks:
+        x = np.asarray(keras.Model(model.inputs, block.input)(images), "float64")
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + block.norm_epsilon)
+        weights = {w.path.removeprefix(block.path): np.asarray(w, "float64") for w in block.weights}
+        kernel = weights["/self_attention/query_key_value/kernel"].reshape(64, 3, 4, 16)  # of 4 heads
+        bias = weights["/self_attention/query_key_value/bias"].reshape(3, 4, 16)
+        query, key, _ = np.moveaxis(np.einsum("btd,dnhk->bthnk", x, kernel) + np.moveaxis(bias, 0, 1), 3, 0)
+        scores = np.exp(np.einsum("bhk,bshk->bhs", query[:, 0], key) / 4.0)
+        by_layer.append((scores / scores.sum(-1, keepdims=True))[:, :, 1:].mean(1).reshape(3, 4, 4))
+    before = np.asarray(keras.Model(model.inputs, token)(images))
+    assert (before[0, 0] == before[1, 0]).all() and (before[0, 1:] != before[1, 1:]).any(-1).all()
+    last = next(i for i, block in enumerate(blocks) if not any(block.output is x.input for x in blocks))
+    np.testing.assert_allclose(seen, by_layer[last], rtol=1e-3)
+    assert all(abs(seen - x).max() > 1e-3 for i, x in enumerate(by_layer) if i != last)
 
 
 @pytest.mark.slow
