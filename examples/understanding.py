@@ -159,7 +159,11 @@ def learn(task: str, options) -> dict:
     elsewhere = common.run_elsewhere(place("saved_model"), {"text": texts})
     np.testing.assert_allclose(*elsewhere.values(), model(tokenizer(texts)), atol=1e-4)
     of_way = {way: {str(seed): runs[f"{way} {seed}"] for seed in seeds} for way in WAYS}
-    means = {f"{way}_mean": float(np.mean([run["test"] for run in of_way[way].values()])) for way in WAYS}
+    means = {
+        f"{way}_{name}": float(np.mean([run[part] for run in of_way[way].values()]))
+        for way in WAYS
+        for name, part in (("mean", "test"), ("validation", "validation"))
+    }
     return {"settings": setting, "guessing": runs["guessing 0"], **of_way, **means}
 
 

@@ -102,6 +102,7 @@ def test_a_run_and_what_it_need_not_do_again(tmp_path):
     trec = figures["tasks"]["trec"]
     for way in ("scratch", "pretrained"):
         assert list(trec[way]) == ["1"] and trec[f"{way}_mean"] == trec[way]["1"]["test"]
+        assert trec[f"{way}_validation"] == trec[way]["1"]["validation"]
     assert trec["guessing"]["perplexity"] > 1 and len(trec["guessing"]["blanks"]) == 2
     assert (tmp_path / "out" / "docs" / "examples" / "understanding.png").exists()
     assert (tmp_path / "out" / "exports" / "understanding" / "trec" / "saved_model" / "saved_model.pb").exists()
