@@ -1,4 +1,4 @@
-"""The command line: `keras-transformer run EXPORT`, `describe EXPORT` and `benchmark EXPORT`, without Keras."""
+"""The command line: `keras-transformer run EXPORT` and `keras-transformer describe EXPORT`, without Keras."""
 
 import argparse
 import contextlib
@@ -21,7 +21,7 @@ from keras_transformer_runtime.runner import load
 NAME = "keras-transformer"
 FINE, FAILED, MISUSED, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 
-ABOUT = "Run, describe and measure what kt.export wrote: a SavedModel folder, a .tflite file, or ONNX."
+ABOUT = "Run and describe what kt.export wrote: a SavedModel folder, a .tflite file, or ONNX."
 ABOUT_RUN = """\
 Answer texts, or the lines of a file or of standard input: one line for one line, in the same order.
 
