@@ -298,6 +298,7 @@ def test_what_is_not_written_over(echo, files):
 def started(*arguments, **options) -> subprocess.Popen:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     arguments = [sys.executable, "-m", "keras_transformer_runtime", *map(str, arguments)]
+    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
     return subprocess.Popen(arguments, env={**os.environ, "PYTHONPATH": path}, **options)
 
 
