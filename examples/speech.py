@@ -167,7 +167,7 @@ def main() -> None:
     options = common.parse(__doc__, data="recordings.tar.gz", seeds=1, add=lambda parser: parser.add_argument(
         "--verbose", type=int, default=1, help="of Keras' progress bar: 2 for a line an epoch"))  # fmt: skip
     data, runs = read(options.data), []
-    data = {part: x[:: len(x) // 60 if options.quick else 1] for part, x in data.items()}
+    data = {part: x[:: max(1, len(x) // 60) if options.quick else 1] for part, x in data.items()}
     for seed in options.seeds:
         model, figures = train(data, options, seed)
         runs.append(figures)
