@@ -76,50 +76,76 @@ class Answerer:
     What a batch is refused for is looked for in its halves, so that an error is that of a line. What goes into a plain
     model is never padded to the length of another line, since its outputs might show it; nor is what has no padding.
 
+    Random numbers depend on a seed and on the place of a row. So that those of a line depend on its number alone, and
+    on no other line, each stands where it stands in its batch, whatever becomes of the rest, and streamed, too.
+
     Args:
         runner: Of the export.
         form: What a line is, "text", "ids" or "json".
         seed: Of the first batch; each other one has the next. None: the export's own.
+
+    Attributes:
+        seed: The same as an integer of 32 bits, a fresh one if the export has none; None if it draws nothing.
+        fixed_rows: The only number of rows that the export takes; None if there is no such.
+        rows_of_file: As many as it computes at a time, whatever it is given; None if there is no such.
     """
 
     def __init__(self, runner: Runner, form: str, seed: int | None = None):
         self.runner = runner
         self.form = form
         draws = runner.is_generator and runner.metadata["takes_seed"]
-        self._seed = fold_seed(runner.metadata["seed"] if seed is None else seed) if draws else None
+        self.seed = fold_seed(runner.metadata["seed"] if seed is None else seed) if draws else None
         first = runner.inputs[0].shape
         no_padding = not runner.has_prompts and any(x.padding_id is None for x in runner.inputs)
         self._by_shape = not runner.is_generator or no_padding
-        self.fixed_rows = first[0] if first else None  # the only number of rows that it takes
+        self.fixed_rows = first[0] if first else None
+        self.rows_of_file = self.fixed_rows or runner.metadata.get("batch_size")
 
     @property
     def batch_size(self) -> int:
         """As many lines as suit the export."""
-        return self.fixed_rows or self.runner.metadata.get("batch_size") or 32
+        return self.rows_of_file or 32
 
     def __call__(self, lines: list[bytes | str], batch: int) -> list[Answer]:
         """Answers to the lines of the batch of that number."""
         answers: list[Answer | None] = [None] * len(lines)
-        groups: dict[tuple, list] = {}
+        members = []
         for place, line in enumerate(lines):
             try:
-                value = self._prepared(parse(line, self.form, self.runner.input_names[0]))
+                members.append((place, self.value_of(line)))
             except ValueError as error:
                 answers[place] = Answer(None, error)
-            else:
-                groups.setdefault(self._group_of(value), []).append((place, value))
-        for members in groups.values():
-            places, values = zip(*members, strict=True)
-            for place, answer in zip(places, self._answer(list(values), batch), strict=True):
+        for group in self._groups(members):
+            for (place, _), answer in zip(group, self._answer(group, batch), strict=True):
                 answers[place] = answer
         return answers
 
-    def _prepared(self, value: str | dict) -> str | dict:
-        """A text as ids where these are padded, so that only those of one length are answered together."""
-        runner = self.runner
+    def value_of(self, line: bytes | str) -> str | dict:
+        """A line as a text, or as what the inputs get, by name. A text becomes ids where rows must not be padded, so
+        that only those of one length are answered together.
+
+        Raises:
+            ValueError: If it is empty, no UTF-8, or not of the form.
+        """
+        runner, name = self.runner, self.runner.input_names[0]
+        value = parse(line, self.form, name)
+        if runner.takes_texts and isinstance(value, dict) and list(value) == [name] and isinstance(value[name], str):
+            value = value[name]
         if isinstance(value, str) and self._by_shape and runner.source_tokenizer is not None:
-            return {runner.input_names[0]: runner.tokenize([value])[0]}
+            return {name: runner.tokenize([value])[0]}
         return value
+
+    def parts(self, values: list) -> list[list]:
+        """The values of a batch as the calls that answer them."""
+        return [[value for _, value in group] for group in self._groups(list(enumerate(values)))]
+
+    def _groups(self, members: list[tuple]) -> list[list[tuple]]:
+        """Values, each with its place, in the groups that may be answered by one call."""
+        groups: dict[tuple, list] = {}
+        for place, value in members:
+            groups.setdefault(self._group_of(value), []).append((place, value))
+        most = self.fixed_rows or max(1, len(members))
+        return [group[start : start + most] for group in groups.values() for start in range(0, len(group), most)]
 
     def _group_of(self, value: str | dict) -> tuple:
         if isinstance(value, str):
@@ -127,32 +153,52 @@ class Answerer:
         names = tuple(sorted(value))
         return (*names, *(_shape(value[name]) for name in names)) if self._by_shape else names
 
-    def _answer(self, values: list, batch: int) -> list[Answer]:
+    def _answer(self, group: list[tuple], batch: int) -> list[Answer]:
+        places, values = zip(*group, strict=True)
+        rows = range(len(values))
+        if self.seed is not None:  # each in its place
+            rows, filled = places, [values[0]] * (max(places) + 1)
+            for place, value in group:
+                filled[place] = value
+            values = filled
         try:
-            return [Answer(record) for record in self._records(values, batch)]
+            outputs = self.call(list(values), batch)
+            return [Answer(self._record(outputs, row, max(len(values), self.fixed_rows or 0))) for row in rows]
         except ImportError:  # of no line
             raise
         except Exception as error:  # of this package, of TensorFlow, or of whatever runs the export
-            if len(values) == 1:
+            if len(group) == 1:
                 return [Answer(None, error)]
-            half = len(values) // 2
-            return [*self._answer(values[:half], batch), *self._answer(values[half:], batch)]
-
-    def _records(self, values: list, batch: int) -> list[dict]:
-        size = self.fixed_rows or len(values)
-        records = []
-        for start in range(0, len(values), size):
-            part = values[start : start + size]
-            outputs = self.call([*part, *part[:1] * (size - len(part))], batch)
-            records += [self._record(outputs, row, size) for row in range(len(part))]
-        return records
+            half = len(group) // 2
+            return [*self._answer(group[:half], batch), *self._answer(group[half:], batch)]
 
     def call(self, values: list, batch: int = 0) -> dict:
-        """The runner's answer to values of one group."""
-        seed = None if self._seed is None else self._seed + batch
-        texts = isinstance(values[0], str)
-        inputs = values if texts else {name: [value[name] for value in values] for name in values[0]}
+        """The runner's answer to values of one group; further rows behind theirs, if it takes no fewer."""
+        seed = None if self.seed is None else self.seed + batch
+        rows = [*values, *values[:1] * ((self.fixed_rows or 0) - len(values))]
+        inputs = rows if isinstance(rows[0], str) else {name: [row[name] for row in rows] for name in rows[0]}
         return self.runner(inputs, seed=seed)
+
+    def new_tokens(self, values: list, outputs: dict) -> int | None:
+        """How many tokens a call has generated for its values, in all sequences; None of a plain model, and where only
+        the graph knows how many there were before."""
+        runner = self.runner
+        if not runner.is_generator:
+            return None
+        try:
+            before = sum(len(self._begins_with(value)) for value in values)
+        except ValueError:
+            return None
+        return int(outputs["lengths"][: len(values)].sum()) - before * runner.metadata["num_return"]
+
+    def _begins_with(self, value: str | dict) -> list[int]:
+        """The ids that a sequence has before the first one is generated."""
+        runner = self.runner
+        start = [] if runner.metadata["start_token"] is None else [runner.metadata["start_token"]]
+        if not runner.has_prompts:
+            return start
+        ids = runner.tokenize([value])[0] if isinstance(value, str) else value[runner.input_names[0]]
+        return list(ids) or start
 
     def _record(self, outputs: dict, row: int, rows: int) -> dict:
         if not self.runner.is_generator:
@@ -187,31 +233,40 @@ class Answerer:
     def _has_texts(self) -> bool:
         return self.runner.gives_texts
 
-    def stream(self, line: bytes | str, batch: int) -> Iterator[str]:
-        """The parts of the answer to a line, as `plain` writes it whole."""
-        runner, seed = self.runner, None if self._seed is None else self._seed + batch
-        value = parse(line, self.form, runner.input_names[0])
+    def stream(self, line: bytes | str, batch: int, place: int = 0) -> Iterator[str]:
+        """The parts of the answer to a line, as `plain` writes it whole.
+
+        Args:
+            line: The line.
+            batch, place: The number of its batch, and its place there.
+        """
+        runner = self.runner
+        value = self.value_of(line)
         if isinstance(value, str):
             value = {runner.input_names[0]: runner.tokenize([value])[0]}
-        start = [] if runner.metadata["start_token"] is None else [runner.metadata["start_token"]]
-        tokens = (list(value.get(runner.input_names[0], ())) if runner.has_prompts else []) or start
-        steps = runner.stream({name: [x] for name, x in value.items()}, seed=seed)
+        copies = 1 if self.seed is None else place + 1
+        seed = None if self.seed is None else self.seed + batch
+        steps = runner.stream({name: [x] * copies for name, x in value.items()}, seed=seed)
         written = ""
-        for is_last, ids in _with_last(tokens, steps):
+        for is_last, ids in self._growing(self._begins_with(value), steps):
             text = runner.text_of(ids) if self._has_texts else " ".join(map(str, ids))
             text = text if is_last else text.rstrip(INCOMPLETE)
             if text.startswith(written):
                 yield text[len(written) :]
                 written = text
 
-
-def _with_last(tokens: list[int], steps: Iterator[np.ndarray]) -> Iterator[tuple[bool, list[int]]]:
-    """The ids so far, before the first step and after each, and at last once more."""
-    yield False, tokens
-    for (token,) in steps:
-        tokens = [*tokens, int(token)]
-        yield False, tokens
-    yield True, tokens
+    def _growing(self, ids: list[int], steps: Iterator[np.ndarray]) -> Iterator[tuple[bool, list[int]]]:
+        """The ids of the last row, before the first step and after each, and at last once more."""
+        yield False, ids
+        ends, nothing = self.runner.metadata["end_tokens"], (-1, self.runner.metadata["padding_id"])
+        for tokens in steps:
+            if tokens[-1] in nothing and tokens[-1] not in ends:  # other rows go on
+                break
+            ids = [*ids, int(tokens[-1])]
+            yield False, ids
+            if ids[-1] in ends:
+                break
+        yield True, ids
 
 
 def plain(record: dict) -> str:

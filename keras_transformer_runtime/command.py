@@ -1,4 +1,4 @@
-"""The command line: `keras-transformer run EXPORT` and `keras-transformer describe EXPORT`, without Keras."""
+"""The command line, without Keras: `keras-transformer run EXPORT`, `describe EXPORT` and `benchmark EXPORT`."""
 
 import argparse
 import contextlib
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from keras_transformer_runtime import benchmarking
 from keras_transformer_runtime.answering import FORMS, Answer, Answerer, escape, form_of, one_line, plain
 from keras_transformer_runtime.describing import as_text, describe
 from keras_transformer_runtime.distribution import DISTRIBUTION
@@ -20,8 +21,9 @@ from keras_transformer_runtime.runner import load
 
 NAME = "keras-transformer"
 FINE, FAILED, MISUSED, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+MADE_UP = object()  # in place of a file of inputs
 
-ABOUT = "Run and describe what kt.export wrote: a SavedModel folder, a .tflite file, or ONNX."
+ABOUT = "Run, describe and time what kt.export wrote: a SavedModel folder, a .tflite file, or ONNX."
 ABOUT_RUN = """\
 Answer texts, or the lines of a file or of standard input: one line for one line, in the same order.
 
@@ -42,6 +44,13 @@ What JSON has no number for is "NaN", "Infinity" or "-Infinity".
 
 --resume goes on behind the last whole line of --output, and drops a half-written one. With the same export, input and
 options the file becomes, to the byte, what a run that nobody stopped would have written."""
+ABOUT_BENCHMARK = """\
+Time an export: loading it, with the package that runs it; the first call; then, for each number of rows, the median of
+some calls, rows a second, and of generators tokens a second. Those are the tokens that were generated, in all sequences
+that are returned, not prompts. Reading and writing lines is not timed.
+
+Without --input inputs are made up: random ids, or numbers, of one shape, which is told. What a model makes of them may
+be shorter or longer than what it makes of yours."""
 STATUS = """\
 exit status: 0 fine; 1 an input, a file or the export failed; 2 wrong usage, or an output that may not be written;
 130 interrupted; 141 nobody reads the output any more."""
@@ -127,6 +136,25 @@ def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentPars
     )
     run.add_argument("--quiet", action="store_true", help="show no progress")
 
+    new = add("benchmark", "how long it takes to load and to answer", ABOUT_BENCHMARK, _benchmark)
+    add_running(new)
+    new.set_defaults(input=MADE_UP)
+    new.add_argument(
+        "--batch-size",
+        metavar="N",
+        dest="sizes",
+        type=_positive,
+        action="append",
+        help="rows a call; may be given several times (default: the export's, or 1, 8 and 32)",
+    )
+    new.add_argument("--calls", metavar="N", type=_positive, default=10, help="how many are timed (default: 10)")
+    new.add_argument(
+        "--length",
+        metavar="N",
+        type=_positive,
+        help="ids a row of what is made up (default: 16, or what there is room for)",
+    )
+
     about = "kind, inputs, tokenizers, strategy, size, needed packages"
     add("describe", about, f"Tell of an export its {about}; none of them has to be there.", _describe)
 
@@ -163,6 +191,26 @@ def _describe(options) -> int:
     return FINE
 
 
+def _benchmark(options) -> int:
+    given = options.input is not MADE_UP
+    if given and options.length is not None:
+        raise Refusal("--length is that of inputs that are made up: leave it out with --input.")
+    if not given and options.form is not None:
+        raise Refusal("--as tells what the lines of a file are: give --input, too.")
+    with _opened(options) if given else contextlib.nullcontext() as file:
+        facts = benchmarking.benchmark(
+            options.export,
+            lines=read_lines(file) if given else None,
+            form=options.form,
+            sizes=options.sizes,
+            calls=options.calls,
+            length=options.length or 16,
+            threads=options.threads,
+        )
+    _say(json.dumps(facts, ensure_ascii=False) if options.json else benchmarking.as_text(facts))
+    return FINE
+
+
 def _say(text: str) -> None:
     sys.stdout.buffer.write(f"{text}\n".encode())
     sys.stdout.buffer.flush()
@@ -189,7 +237,7 @@ def _run(options) -> int:
         try:
             with _progress(options, output, file) as advance:
                 if streams:
-                    _stream(options, output, answerer, lines)
+                    _stream(options, output, answerer, lines, size)
                 else:
                     _batches(options, output, answerer, lines, size, first, advance)
         finally:
@@ -204,8 +252,6 @@ def _check(options) -> None:
         raise Refusal("--resume goes on with an --output of lines: give that file, and --input in place of texts.")
     if options.stream and (options.json or options.output is not None):
         raise Refusal("--stream writes texts to standard output: leave out --json and --output.")
-    if options.stream and options.batch_size not in (None, 1):
-        raise Refusal("--stream answers one line at a time: leave out --batch-size.")
     check_distinct(input=options.input, output=options.output, errors=options.errors)
 
 
@@ -217,6 +263,11 @@ def _batch_size(options, answerer: Answerer, file: BinaryIO) -> int:
     fixed = answerer.fixed_rows
     if options.batch_size is not None and fixed is not None and options.batch_size != fixed:
         raise Refusal(f"'{options.export}' takes {fixed} rows at a time: leave out --batch-size.")
+    most = answerer.rows_of_file
+    if answerer.seed is not None and most is not None and (options.batch_size or 1) > most:
+        raise Refusal(
+            f"'{options.export}' draws random numbers for {most} rows at a time: give --batch-size {most} or less."
+        )
     at_keyboard = not options.texts and file.isatty()
     return options.batch_size or (1 if at_keyboard else answerer.batch_size)
 
@@ -286,10 +337,10 @@ def _failure(options, number: int, error: Exception) -> Failure:
     return failure
 
 
-def _stream(options, output: Output, answerer: Answerer, lines: Iterator) -> None:
+def _stream(options, output: Output, answerer: Answerer, lines: Iterator, size: int) -> None:
     for number, line in lines:
         try:
-            for piece in answerer.stream(line, number - 1):
+            for piece in answerer.stream(line, *divmod(number - 1, size)):
                 output.write_piece(piece if sys.stdout.isatty() else escape(piece))
         except (OSError, ImportError):  # of no line
             raise

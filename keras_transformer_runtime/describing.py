@@ -33,10 +33,8 @@ def describe(path: str | Path) -> dict:
 def as_text(facts: dict) -> str:
     """The same for a person."""
     description = facts["description"]
-    lines = [
-        f"{facts['path']}: a {description['kind']} as {facts['format']}, {_readable(facts['size'])}, written by "
-        f"keras_transformer {description['keras_transformer']}"
-    ]
+    written = f"written by keras_transformer {description['keras_transformer']}"
+    lines = [f"{heading(facts, description['kind'])}, {written}"]
 
     def add(name: str, value) -> None:
         lines.append(f"  {name:<12}{value}")
@@ -66,6 +64,11 @@ def as_text(facts: dict) -> str:
     for x in facts["needs"]:
         add("needs", x["package"] + ("" if x["installed"] else f", which is not installed: pip install {x['package']}"))
     return "\n".join(lines)
+
+
+def heading(facts: dict, kind: str) -> str:
+    """An export in a few words."""
+    return f"{facts['path']}: a {kind} as {facts['format']}, {_readable(facts['size'])}"
 
 
 def _strategy(description: dict) -> str:

@@ -240,6 +240,10 @@ class Runner:
     def _run_texts(self, texts: list[str], seed: dict) -> dict:
         raise NotImplementedError
 
+    def row_shape(self, x: Input) -> tuple:
+        """The shape of a row of an input, if it is padded the largest one; None where a dimension may have any size."""
+        return (None,) if x.shape is None else x.shape[1:]
+
     def _batches(self, arrays: dict[str, np.ndarray], rows: int) -> Iterator[dict[str, np.ndarray]]:
         yield arrays
 
@@ -282,6 +286,9 @@ class StaticRunner(Runner):
                 return signatures[name]
         prompts = [x for x in signatures[self._program.longest_prefill] if x["name"] == "prompts"]
         return [{**x, "name": self.metadata["target"]} for x in prompts]
+
+    def row_shape(self, x):
+        return self._shapes[x.name][1:]
 
     def _run(self, inputs):
         return self._program.run(inputs)

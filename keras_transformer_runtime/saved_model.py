@@ -42,7 +42,9 @@ class SavedModelRunner(Runner):
     @property
     def _takes_texts(self):
         """Whether the graph makes ids of texts, and nobody else does, or it alone makes texts of ids again."""
-        if self._serve is None or "text" not in _inputs(self._serve) or self.inputs[0].dtype == "string":
+        text = None if self._serve is None else _inputs(self._serve).get("text")
+        own = next((x.dtype for x in self.inputs if x.name == "text"), None)  # an input of the model may be called so
+        if text is None or text.dtype.name != "string" or own == "string":
             return False
         makes_texts = "texts" in self._serve.structured_outputs
         return self.source_tokenizer is None or (makes_texts and self.target_tokenizer is None)

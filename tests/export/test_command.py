@@ -157,6 +157,26 @@ def test_texts_that_the_graph_reads(folder, classifier, words):
     }
 
 
+def test_inputs_that_are_called_text(tmp_path):
+    """They are ids, not what a tokenizer makes ids of."""
+    text, weight = keras.Input((2,), dtype="int32", name="text"), keras.Input((2,), name="weight")
+    weighted = keras.layers.Multiply(name="product")([keras.layers.Rescaling(1.0)(text), weight])
+    kt.export.saved_model(keras.Model([text, weight], weighted), tmp_path / "both", verify=False)
+    line = '{"weight": [0.5, 2], "text": [3, 4]}'
+    assert records(fine("run", tmp_path / "both", "--json", line)) == [{"outputs": {"product": [1.5, 8.0]}}]
+    assert fine("run", tmp_path / "both", line) == "1.5 8.0\n"
+    kt.export.saved_model(keras.Model(text, text + 1), tmp_path / "ids", verify=False)
+    assert fine("run", tmp_path / "ids", "3 4") == "4 5\n"
+
+
+def test_texts_by_name(writer, folder):
+    """What is one text as JSON is the same text by the name of its input."""
+    for path, text in ((writer, "ba"), (folder / "classifier", "b a")):
+        plain = fine("run", path, "--json", text)
+        assert fine("run", path, "--json", "--as", "json", json.dumps({"tokens": text})) == plain
+        assert fine("run", path, "--json", "--as", "json", json.dumps(text)) == plain
+
+
 def test_texts_in_one_line_each_and_seeds(writer):
     """Each batch draws from a seed of its own; a text is what it is alone whatever breaks there are in it."""
     runner = kt.export.load(writer)
@@ -168,12 +188,26 @@ def test_texts_in_one_line_each_and_seeds(writer):
         assert [x["texts"][0] for x in records(fine("run", writer, "--json", *options, lines=lines))] == expected
         output = fine("run", writer, *options, lines=lines)
         assert [unescaped(line) for line in output.removesuffix("\n").split("\n")] == expected and "\r" not in output
-    streamed = [runner([text], seed=4 + i)["texts"][0][0] for i, text in enumerate(TEXTS)]
-    output = fine("run", writer, "--stream", lines="\n".join(TEXTS))
-    assert [unescaped(line) for line in output.removesuffix("\n").split("\n")] == streamed
-    output = fine("run", writer, TEXTS[0], terminals=["stdout"])  # there as it comes, with its line breaks
-    assert output == streamed[0] + "\n"
+    for options in ((), ("--batch-size", 2), ("--batch-size", 1, "--seed", 9)):  # each draws what it draws in its batch
+        whole = fine("run", writer, *options, lines="\n".join(TEXTS))
+        assert fine("run", writer, "--stream", *options, lines="\n".join(TEXTS)) == whole
+    output = fine("run", writer, *TEXTS, terminals=["stdout"])  # there as it comes, with its line breaks
+    texts = [text for i in range(3) for (text,) in runner(TEXTS[3 * i : 3 * i + 3], seed=4 + i)["texts"]]
+    assert output == "".join(text + "\n" for text in texts)
+    assert call("run", writer, "--batch-size", 4, lines="a\n")[0] == 2
     assert fine("run", writer, "", "--json") and records(fine("run", writer, "--json", "--as", "json", lines='""'))
+
+
+def test_what_a_line_draws_does_not_depend_on_others(writer, tmp_path):
+    """Lines that cannot be answered, by themselves or when they are tried, leave the rest their random numbers."""
+    whole = fine("run", writer, "--json", lines="\n".join(TEXTS)).splitlines()
+    for bad in ("", "aaaaaaaaa"):
+        lines = [bad if i in (1, 3, 4) else text for i, text in enumerate(TEXTS)]
+        arguments = ("run", writer, "--json", "--errors", tmp_path / "errors", "--overwrite")
+        found = call(*arguments, lines="\n".join(lines) + "\n")[1].splitlines()
+        assert [x for i, x in enumerate(found) if i not in (1, 3, 4)] == [
+            x for i, x in enumerate(whole) if i not in (1, 3, 4)
+        ]
 
 
 def test_ids_as_json_of_a_generator_of_texts(writer):
@@ -367,6 +401,49 @@ def test_progress_is_shown_where_somebody_sees_it(echo, files):
     assert status == 0 and output == "1.0 2.0 3.0\n" * 50 and "50 lines" in errors
     for more, terminals in (((), ["stdout", "stderr"]), (("--quiet",), ["stderr"]), ((), [])):
         assert "lines" not in call(*arguments, *more, terminals=terminals)[2]
+
+
+# Time
+
+
+def test_what_a_benchmark_counts(folder, writer, generator, tmp_path):
+    """Tokens are what a generator adds, counted here by what it streams."""
+    (tmp_path / "rows").write_text(LINES)
+    arguments = ("benchmark", "--input", tmp_path / "rows", "--calls", 3, "--json")
+    for name, sizes in (("generator", (2, 1)), ("step.tflite", (3,))):
+        facts = json.loads(fine(*arguments, folder / name, *(x for n in sizes for x in ("--batch-size", n))))
+        assert [(x["rows"], x["calls"]) for x in facts["sizes"]] == [(size, 3) for size in sizes]
+        for x in facts["sizes"]:
+            answered = [ROWS[i % len(ROWS)] for i in range(3 * x["rows"])]
+            streamed = [int(token) for row in answered for (token,) in generator.stream([row])]
+            assert x["tokens"] == len(streamed)
+            assert x["tokens_per_second"] / x["rows_per_second"] == pytest.approx(x["tokens"] / (3 * x["rows"]))
+            assert 0 < x["least_seconds"] <= x["median_seconds"] <= x["most_seconds"]
+        assert facts["inputs"] == {"made_up": False, "lines": min(len(ROWS), 3 * max(sizes)), "form": "ids"}
+        assert facts["load_seconds"] > 0 and facts["first_call_seconds"] > 0
+    status, _, said = call("benchmark", folder / "generator", "--input", "-", lines="5 6\nx\n")
+    assert status == 1 and "line 2: " in said
+    assert "no line" in call("benchmark", folder / "generator", "--input", "-")[2]
+    for wrong in (("--as", "ids"), ("--input", "-", "--length", 3)):
+        assert call("benchmark", writer, *wrong)[0] == 2
+
+
+@pytest.mark.parametrize("name", [*MODELS, *GENERATORS])
+def test_a_benchmark_of_made_up_inputs(name, folder):
+    arguments = ("benchmark", folder / name, "--calls", 2, "--json")
+    if name == "classifier":  # it was exported for 9
+        status, _, said = call(*arguments)
+        assert status == 1 and "(16,): give --length" in said and "more ids than the 9" in said
+        arguments = (*arguments, "--length", 9)
+    facts = json.loads(fine(*arguments))
+    own = {"step.tflite": [3], "classifier.tflite": [2]}.get(name, [1, 8, 32])
+    assert [x["rows"] for x in facts["sizes"]] == own and facts["format"] in ("SavedModel", "LiteRT", "ONNX")
+    # Half of what it makes, or what the file takes.
+    longest = {"generator": 5, "step.tflite": 4, "classifier.tflite": 7, "classifier": 9}.get(name, 16)
+    assert facts["inputs"] == {"made_up": True, "shapes": {"tokens": [longest]}}
+    assert all((x["tokens"] is None) == (facts["kind"] == "model") for x in facts["sizes"])
+    text = fine("benchmark", folder / name, "--calls", 1, "--length", 2)
+    assert text.count("\n") == 6 + len(own) and "a row of tokens (2,)" in text
 
 
 # The command
