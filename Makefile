@@ -115,12 +115,13 @@ format: $(INSTALLED) ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff check --quiet --fix $(SOURCES)
 	@$(BIN)/ruff format --quiet $(SOURCES)
 
-dist: $(INSTALLED) ## Build and check sdist and wheel, and try the wheel in an empty environment for each extra (EXTRAS="jax ...": those)
+dist: $(INSTALLED) ## Build and check sdist and wheel, and try the wheel in an empty environment for each extra (EXTRAS="jax ...": those), and its command where Keras is not
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dist]"
 	@rm -rf dist build
 	@$(BIN)/python -m build --outdir dist . > dist.log 2>&1 || { cat dist.log; exit 1; }
 	@$(BIN)/python -m twine check --strict dist/*
 	@$(BIN)/python tests/try_wheel.py dist/*.whl $(EXTRAS)
+	@TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python tests/try_command.py dist/*.whl
 
 bench: $(INSTALLED) ## Run the benchmarks that are not measured yet, and write docs/benchmarks.md (DATA=folder of Multi30k, TEXT=file of tiny Shakespeare, BEFORE=another checkout, QUICK=1: a try)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"

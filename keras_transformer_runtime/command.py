@@ -16,11 +16,14 @@ from keras_transformer_runtime import benchmarking
 from keras_transformer_runtime.answering import FORMS, Answer, Answerer, escape, form_of, one_line, plain
 from keras_transformer_runtime.describing import as_text, describe
 from keras_transformer_runtime.distribution import DISTRIBUTION
-from keras_transformer_runtime.lines import Output, Refusal, check_distinct, read_lines, skip_lines
+from keras_transformer_runtime.lines import Refusal, check_distinct, read_lines
+from keras_transformer_runtime.output import Output
+from keras_transformer_runtime.resuming import SUFFIX, fingerprint
 from keras_transformer_runtime.runner import load
 
 NAME = "keras-transformer"
 FINE, FAILED, MISUSED, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+DRAWN = "drawn from"  # the seed, a fresh one where the export has none
 MADE_UP = object()  # in place of a file of inputs
 
 ABOUT = "Run, describe and time what kt.export wrote: a SavedModel folder, a .tflite file, or ONNX."
@@ -42,8 +45,11 @@ breaks in it are written as \\n and \\r, and a backslash as \\\\; not where they
 has everything: {"line", "texts", "tokens", "lengths", "scores"}, one of each for each sequence, or {"line", "outputs"}.
 What JSON has no number for is "NaN", "Infinity" or "-Infinity".
 
---resume goes on behind the last whole line of --output, and drops a half-written one. With the same export, input and
-options the file becomes, to the byte, what a run that nobody stopped would have written."""
+--resume goes on behind the last whole line of --output, and drops a half-written one; the file becomes, to the byte,
+what a run that nobody stopped would have written. Beside the output stands OUTPUT.state, which tells what the run was
+begun with: another export, another option that decides the answers, or a line that is not what was answered is refused,
+and so is a second process. The file is removed in the end, but not from a run with --resume: the same command, given
+again, finds that all is done, or answers the lines that were added to the input."""
 ABOUT_BENCHMARK = """\
 Time an export: loading it, with the package that runs it; the first call; then, for each number of rows, the median of
 some calls, rows a second, and of generators tokens a second. Those are the tokens that were generated, in all sequences
@@ -224,24 +230,24 @@ def _run(options) -> int:
     output = Output(
         sys.stdout.buffer, options.output, options.errors, resume=options.resume, overwrite=options.overwrite
     )
-    with _opened(options) as file:
+    with contextlib.closing(output), _opened(options) as file:
         lines = enumerate(options.texts or read_lines(file), 1)
         runner = load(options.export, num_threads=options.threads)
-        answerer = Answerer(runner, options.form or form_of(runner), options.seed)
+        begun = output.settings or {}
+        answerer = Answerer(runner, options.form or form_of(runner), begun.get(DRAWN, options.seed))
         if options.seed is not None and not (runner.is_generator and runner.metadata["takes_seed"]):
             raise Refusal(f"'{options.export}' draws no random numbers: it takes no --seed.")
         size = _batch_size(options, answerer, file)
         streams = _streams(options, answerer)
-        first, lines = _rest(options, output, lines, size)
-        output.open()
-        try:
-            with _progress(options, output, file) as advance:
-                if streams:
-                    _stream(options, output, answerer, lines, size)
-                else:
-                    _batches(options, output, answerer, lines, size, first, advance)
-        finally:
-            output.close()
+        settings = {} if options.output is None else _settings(options, answerer, size)
+        first, lines = _rest(options, output, output.check(lines, settings), size)
+        output.open({**settings, DRAWN: answerer.seed})
+        with _progress(options, output, file) as advance:
+            if streams:
+                _stream(options, output, answerer, lines, size)
+            else:
+                _batches(options, output, answerer, lines, size, first, advance)
+        output.is_whole = True
     return FAILED if output.failed else FINE
 
 
@@ -252,7 +258,21 @@ def _check(options) -> None:
         raise Refusal("--resume goes on with an --output of lines: give that file, and --input in place of texts.")
     if options.stream and (options.json or options.output is not None):
         raise Refusal("--stream writes texts to standard output: leave out --json and --output.")
-    check_distinct(input=options.input, output=options.output, errors=options.errors)
+    files = {"input": options.input, "output": options.output, "errors": options.errors}
+    check_distinct(**files)
+    if options.output is not None:
+        check_distinct(**{**files, "output": options.output.with_name(options.output.name + SUFFIX)})
+
+
+def _settings(options, answerer: Answerer, size: int) -> dict:
+    """What decides the answers to the lines, by its name on the command line."""
+    return {
+        "export": fingerprint(options.export),
+        "--as": answerer.form,
+        "--json": options.json,
+        "--batch-size": size,
+        "--seed": options.seed,
+    }
 
 
 def _opened(options) -> contextlib.AbstractContextManager[BinaryIO]:
@@ -289,8 +309,8 @@ def _rest(options, output: Output, lines: Iterator, size: int) -> tuple[int, Ite
     a run from the beginning."""
     if not output.done and not output.has_half_a_line:
         return 0, lines
-    batch, within = divmod(output.done, size)
-    skipped = skip_lines(lines, batch * size)
+    batch = output.done // size
+    skipped = sum(1 for _ in itertools.islice(lines, batch * size))
     first = list(itertools.islice(lines, size))
     if skipped + len(first) < output.done + output.has_half_a_line:
         raise Refusal(
@@ -313,7 +333,13 @@ def _batches(options, output: Output, answerer: Answerer, lines: Iterator, size:
             output.write_errors({number: answer.message for number, answer in errors.items()})
         elif errors:
             found = [(number, answer) for number, answer in found if number < min(errors)]
-        output.write([_rendered(number, answer, options.json, to_terminal) for number, answer in found])
+        read = dict(part)
+        output.write(
+            [
+                (read[number], answer.error is not None, _rendered(number, answer, options.json, to_terminal))
+                for number, answer in found
+            ]
+        )
         if errors and not output.keeps_errors:
             raise _failure(options, min(errors), errors[min(errors)].error)
         advance(len(part))
@@ -348,7 +374,7 @@ def _stream(options, output: Output, answerer: Answerer, lines: Iterator, size: 
             if not output.keeps_errors:
                 raise _failure(options, number, error) from error
             output.write_errors({number: one_line(error)})
-        output.write([""])
+        output.write([(line, False, "")])
 
 
 @contextlib.contextmanager

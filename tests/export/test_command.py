@@ -275,6 +275,10 @@ def test_the_other_lines_are_answered(echo, writer, tmp_path):
 # Files
 
 
+def state_of(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(path.name + ".state")
+
+
 @pytest.fixture
 def files(tmp_path):
     lines = [f"{i} {i * i} {-i}" if i % 11 else "x" for i in range(1, 200)]
@@ -315,16 +319,22 @@ def test_what_is_not_written_over(echo, files):
     files["output"].write_text("mine\n" * 200)
     for options, message in (
         ((), "--resume goes on"),
-        (("--resume",), "has 200 lines, and the input 199"),
+        (("--resume",), "no '" + str(files["output"]) + ".state' tells"),
     ):
         status, _, said = call(*arguments, *options)
         assert status == 2 and message in said and said.count("\n") == 1
         assert files["output"].read_text() == "mine\n" * 200 and not files["errors"].exists()
+    assert sorted(x.name for x in files["output"].parent.iterdir()) == ["input", "output"]
     files["output"].write_text("mine\n" * 199 + "half")
     assert call(*arguments, "--resume")[0] == 2 and files["output"].read_text().endswith("half")
-    files["errors"].write_text("mine\n")
-    assert call(*arguments, "--resume")[0] == 2 and files["errors"].read_text() == "mine\n"
     assert call(*arguments, "--overwrite")[0] == 1 and files["output"].read_text().startswith("1.0 1.0 -1.0\n")
+    for mine in (files["errors"], state_of(files["output"])):
+        files["output"].unlink(missing_ok=True)
+        mine.write_text("mine\n")
+        for options in ((), ("--resume",)):
+            assert call(*arguments, *options)[0] == 2 and mine.read_text() == "mine\n"
+            assert not files["output"].exists()
+        mine.unlink()
     assert call("run", echo, "--input", files["input"], "--output", files["input"], "--overwrite")[0] == 2
     assert files["input"].read_text().startswith("1 1 -1\n")
 
@@ -372,6 +382,98 @@ def test_killed_and_interrupted_and_not_read(echo, tmp_path):
         process.stdin.write(b"1 2 3\n" * 20)
         process.stdin.close()
     assert process.wait(60) == 141 and b"rror" not in process.stderr.read()
+
+
+def test_what_a_run_is_not_gone_on_with(echo, writer, tmp_path):
+    """Other options, another export, other lines; but the last line may be mended, and lines may be added."""
+    given, output, errors = (tmp_path / name for name in ("input", "output", "errors"))
+    lines = [f"{i} {i} {i}" for i in range(1, 21)]
+    given.write_text("\n".join(lines[:16]) + "\nx")
+    arguments = ("run", echo, "--input", given, "--output", output)
+    assert call(*arguments)[0] == 1 and state_of(output).exists()  # it ended at line 17, within the third batch
+    part, noted = output.read_bytes(), state_of(output).read_bytes()
+    another = tmp_path / "another.tflite"
+    another.write_bytes(echo.read_bytes() + b" ")
+
+    def refused(*arguments, message):
+        status, _, said = call(*arguments, "--resume")
+        assert status == 2 and re.search(message, said) and said.count("\n") == 1, said
+        assert output.read_bytes() == part and state_of(output).read_bytes() == noted
+
+    refused(*arguments, "--json", message="no --json, and is to be gone on with --json: .*--overwrite")
+    refused(*arguments, "--batch-size", 5, message="--batch-size 7, and is to be gone on with --batch-size 5")
+    refused(*arguments, "--as", "json", message="--as ids, and is to be gone on with --as json")
+    for number, edited in ((1, "1 1 2"), (16, "16 16 17")):
+        given.write_text("\n".join([*lines[: number - 1], edited, *lines[number:]]))
+        refused(*arguments, message=f"Line {number} of the input")
+    given.write_text("\n".join(lines[:10]))
+    refused(*arguments, message="has 16 lines, and the input 10")
+    given.write_text("\n".join(lines))
+    (tmp_path / "kept").write_bytes(echo.read_bytes())
+    refused("run", another, *arguments[2:], message="was not written|another export")
+    output.write_bytes(part + b"mine\n")
+    part = output.read_bytes()
+    refused(*arguments, message="has 17 lines, and .* tells of 16")
+    part = part.removesuffix(b"mine\n")
+    output.write_bytes(part)
+    moved = ("run", tmp_path / "kept", *arguments[2:])  # the same export in another place
+    assert fine(*moved, "--resume", "--errors", errors) == ""
+    assert output.read_text() == "".join(f"{i}.0 {i}.0 {i}.0\n" for i in range(1, 21)) and not errors.read_bytes()
+    given.write_text("\n".join([*lines, "x", "21 21 21"]))  # it was whole; more is added
+    assert call(*arguments, "--resume", "--errors", errors)[0] == 1
+    part, noted = output.read_bytes(), state_of(output).read_bytes()
+    assert part.endswith(b"20.0\n\n21.0 21.0 21.0\n") and json.loads(errors.read_text())["line"] == 21
+    refused(*arguments, message="in the place of 1 answers, and no --errors")
+    refused(*arguments, "--errors", tmp_path / "others", message="others' does not tell of just these")
+    assert call(*arguments, "--resume", "--errors", errors)[0] == 1 and output.read_bytes() == part
+    assert call(*arguments, "--overwrite", "--errors", errors)[0] == 1
+    assert output.read_bytes() == part and not state_of(output).exists()  # one that is whole needs none
+
+
+def test_seeds_of_a_run_that_is_gone_on_with(writer, tmp_path):
+    """A given one is not changed; a fresh one is taken up again."""
+    tokenizer = kt.text.CharacterTokenizer("ab")
+    model = roughen(kt.models.language_model(tokenizer.vocabulary_size, **SIZES))
+    options = {**OPTIONS, "max_length": 9, "strategy": kt.Sampling(seed=None, temperature=3.0)}
+    fresh = kt.Generator(model, source_tokenizer=tokenizer, target_tokenizer=tokenizer, **options)
+    kt.export.litert(fresh, tmp_path / "fresh.tflite", source_length=3, batch_size=3, verify=False)
+    (tmp_path / "input").write_text("a\n" * 20)
+    whole = {}
+    for name in ("one", "two"):
+        output = tmp_path / name
+        arguments = ("run", tmp_path / "fresh.tflite", "--input", tmp_path / "input", "--output", output, "--resume")
+        fine(*arguments)
+        whole[name] = output.read_bytes()
+        lines = whole[name].splitlines(keepends=True)
+        output.write_bytes(b"".join(lines[:7]))
+        fine(*arguments)
+        assert output.read_bytes() == whole[name]
+    assert whole["one"] != whole["two"]
+    arguments = ("run", writer, "--input", tmp_path / "input", "--output", tmp_path / "three", "--resume")
+    fine(*arguments, "--seed", 3)
+    assert "with --seed 3, and is to be gone on with no --seed" in call(*arguments)[2]
+
+
+def test_two_processes_do_not_write_one_output(echo, tmp_path):
+    output = tmp_path / "output"
+    arguments = ("run", echo, "--output", output, "--resume", "--errors", tmp_path / "errors")
+    process = started(*arguments, stdin=subprocess.PIPE)
+    process.stdin.write(b"1 2 3\n" * 10)
+    process.stdin.flush()
+    while process.poll() is None and not (output.exists() and output.stat().st_size):
+        time.sleep(0.002)
+    for options in ((), ("--overwrite",)):
+        status, _, said = call("run", echo, "--output", output, *options, lines="4 5 6\n")
+        assert status == 2 and "Another process is writing" in said
+    status, _, said = call(*arguments, lines="1 2 3\n" * 20)
+    assert status == 2 and "Another process is writing" in said
+    others = ("run", echo, "--output", tmp_path / "another", "--errors", tmp_path / "errors", "--overwrite")
+    assert call(*others, lines="x\n")[0] == 2 and not (tmp_path / "another").exists()
+    process.kill()
+    process.wait(60)
+    process.stdin.close()
+    fine(*arguments, lines="1 2 3\n" * 20)  # the lock died with it
+    assert output.read_text() == "1.0 2.0 3.0\n" * 20
 
 
 @pytest.mark.slow
