@@ -248,6 +248,7 @@ _FIELDS = {
     "batch_size": _or_none(_is_count),
     "source_length": _or_none(_is_count),
     "signatures": _or_none(_dict_of(_list_of(_record(name=_is(str), shape=_shape, dtype=_is(str))))),
+    "in_place": _or_none(_list_of(_is(str))),
     "content": _or_none(_record(size=_is_count, sha256=_is(str))),
 }
 _GENERATOR = {

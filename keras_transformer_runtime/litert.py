@@ -1,33 +1,36 @@
 """Runs a .tflite file by the `ai-edge-litert` package."""
 
+import contextlib
+import os
+import sys
+import tempfile
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import numpy as np
 
 from keras_transformer_runtime.description import read_archive
 from keras_transformer_runtime.packages import needed
 from keras_transformer_runtime.program import Program, check_static
 from keras_transformer_runtime.runner import StaticRunner
 
+READ = ("tokens", "lengths", "finished", "scores")  # what a program looks at between two steps
+
 
 def load_program(path: Path, metadata: dict, num_threads: int | None = None) -> Program:
-    """The file as the LiteRT interpreter runs it, from any number of threads, one call at a time.
+    """The file as LiteRT runs it, from any number of threads, one call at a time.
 
     Raises:
         ValueError: If the file does not hold the signatures that its description names.
     """
     check_static(metadata)
-    litert = needed("ai_edge_litert.interpreter", "A .tflite file")
-    interpreter = litert.Interpreter(model_path=str(path), num_threads=num_threads)
-    found = interpreter.get_signature_list()
-    runners = {name: interpreter.get_signature_runner(name) for name in metadata["signatures"] if name in found}
+    runners, shapes = (_steps if metadata["layout"] == "step" else _whole)(path, metadata, num_threads)
     for name, inputs in metadata["signatures"].items():
         wanted = {x["name"]: list(x["shape"]) for x in inputs}
-        shapes = (
-            {key: x["shape"].tolist() for key, x in runners[name].get_input_details().items()} if name in found else {}
-        )
-        if name not in found or shapes != wanted:
+        if shapes.get(name) != wanted:
             raise ValueError(f"'{path}' does not have the signature {name}({wanted}) that its description names.")
-    lock = threading.Lock()  # an interpreter has one set of tensors
+    lock = threading.Lock()  # there is one set of tensors
 
     def locked(runner):
         def run(**inputs):
@@ -36,9 +39,103 @@ def load_program(path: Path, metadata: dict, num_threads: int | None = None) -> 
 
         return run
 
-    program = Program({name: locked(runner) for name, runner in runners.items()}, metadata)
-    program.interpreter = interpreter  # runners do not keep it alive
-    return program
+    return Program({name: locked(runner) for name, runner in runners.items()}, metadata)
+
+
+def _whole(path: Path, metadata: dict, num_threads: int | None) -> tuple[dict, dict]:
+    """The signatures as functions of arrays, by the interpreter, and the shapes of their inputs."""
+    litert = needed("ai_edge_litert.interpreter", "A .tflite file")
+    interpreter = litert.Interpreter(model_path=str(path), num_threads=num_threads)
+    found = [name for name in metadata["signatures"] if name in interpreter.get_signature_list()]
+    runners = {name: interpreter.get_signature_runner(name) for name in found}
+    details = {name: runner.get_input_details() for name, runner in runners.items()}
+    shapes = {name: {key: x["shape"].tolist() for key, x in inputs.items()} for name, inputs in details.items()}
+    return {name: _keeping(runner, interpreter) for name, runner in runners.items()}, shapes
+
+
+def _keeping(runner: Callable, interpreter) -> Callable:
+    """The runner, which does not keep its interpreter alive."""
+
+    def run(**inputs):
+        return runner(**inputs) if interpreter else None
+
+    return run
+
+
+def _steps(path: Path, metadata: dict, num_threads: int | None) -> tuple[dict, dict]:
+    """The same of a loop in steps, whose caches stay where LiteRT computes: they go from step to step as buffers."""
+    litert = needed("ai_edge_litert.compiled_model", "A .tflite file")
+    with _quiet(), tempfile.TemporaryDirectory() as nowhere:  # where no plugins are
+        runtime = os.path.dirname(os.path.abspath(litert.__file__))
+        environment = litert.Environment.create(runtime_path=runtime, compiler_plugin_path=nowhere)
+        cpu = litert.CpuOptions(num_threads=num_threads or 1)
+        options = litert.Options(hardware_accelerators=litert.HardwareAccelerator.CPU, cpu_options=cpu)
+        model = litert.CompiledModel.from_file(str(path), environment=environment, options=options)
+        litert.TensorBuffer.create_from_host_memory(np.zeros(1, np.int32)).write(np.zeros(1, np.int32))  # makes another
+    found = [name for name in metadata["signatures"] if name in model.get_signature_list()]
+    in_place = frozenset(metadata.get("in_place") or ())
+    runners = {name: _Signature(model, name, in_place if name == "decode" else frozenset()) for name in found}
+    return runners, {name: runner.shapes for name, runner in runners.items()}
+
+
+class _Signature:
+    """A signature of a compiled model, as a function of arrays and buffers to arrays, of what is read, and buffers."""
+
+    def __init__(self, model, name: str, in_place: frozenset):
+        self._model, self._name, self._in_place = model, name, in_place
+        self._details = model.get_input_tensor_details(name), model.get_output_tensor_details(name)
+        self.shapes = {key: list(x["shape"]) for key, x in self._details[0].items()}
+        self._inputs = {}
+        self._outputs = {}
+
+    def __call__(self, **inputs):
+        given = {key: self._input(key, value) for key, value in inputs.items()}
+        outputs = {key: self._output(key, given) for key in self._details[1]}
+        self._model.run_by_name(self._name, given, outputs)
+        return {key: self._read(key, buffer) if key in READ else buffer for key, buffer in outputs.items()}
+
+    def _input(self, key: str, value):
+        if not isinstance(value, np.ndarray | np.generic):
+            return value
+        if key not in self._inputs:
+            self._inputs[key] = self._model.create_input_buffer_by_name(self._name, key)
+        details = self._details[0][key]
+        if list(value.shape) != list(details["shape"]):
+            raise ValueError(f"The signature {self._name} takes '{key}' {details['shape']}, got {value.shape}.")
+        self._inputs[key].write(np.asarray(value, details["dtype"]))
+        return self._inputs[key]
+
+    def _output(self, key: str, given: dict):
+        if key in self._in_place and key in given:
+            return given[key]
+        if key not in READ:
+            return self._model.create_output_buffer_by_name(self._name, key)
+        if key not in self._outputs:
+            self._outputs[key] = self._model.create_output_buffer_by_name(self._name, key)
+        return self._outputs[key]
+
+    def _read(self, key: str, buffer) -> np.ndarray:
+        details = self._details[1][key]
+        return buffer.read(int(np.prod(details["shape"])), np.dtype(details["dtype"])).reshape(details["shape"])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep LiteRT's log of the accelerators that there are not from the standard error: all that is no error."""
+    with tempfile.TemporaryFile() as written:
+        sys.stderr.flush()
+        saved = os.dup(2)
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)
+            written.seek(0)
+            for line in written:
+                if not line.startswith((b"INFO: ", b"WARNING: [npu_registry")):
+                    os.write(2, line)
 
 
 class LiteRTRunner(StaticRunner):

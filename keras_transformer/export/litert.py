@@ -33,7 +33,7 @@ from keras_transformer.export.signatures import (
     require_tensorflow,
     with_static_shapes,
 )
-from keras_transformer.export.steps import prefill_lengths, step_signatures
+from keras_transformer.export.steps import in_place, prefill_lengths, step_signatures
 from keras_transformer.export.strings import check_tokenizers, needed_of, token_inputs, tokenizers_of, with_tokenizers
 from keras_transformer.ops.runtime import for_converter
 from keras_transformer_runtime.description import checksum, read_archive
@@ -141,6 +141,8 @@ def litert(
             "signatures": {name: [x._asdict() for x in signature.inputs] for name, signature in signatures.items()},
             "content": checksum(new, new.stat().st_size),
         }
+        if layout == "step":
+            facts["in_place"] = in_place(generator_or_model, signatures["decode"])
         padding = try_padding(generator_or_model, ids, whole, source_length)
         files = metadata_files(generator_or_model, ids, source_tokenizer, target_tokenizer, padding, **facts)
         with zipfile.ZipFile(new, "a") as archive:
@@ -171,7 +173,7 @@ def _convert(parts: list, signatures: dict[str, Signature], quantize: str | None
     import tensorflow as tf
 
     model, *_ = parts
-    with int8_tables(model, quantize), for_converter():
+    with int8_tables(model, quantize), for_converter("litert"):
         write_archive(work, signatures, parts)
     converter = tf.lite.TFLiteConverter.from_saved_model(str(work), signature_keys=list(signatures))
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]

@@ -176,7 +176,7 @@ def _convert(model: keras.Model, signature: Signature, path: Path) -> dict[str, 
     specification = {x.name: keras.InputSpec(shape=x.shape, dtype=x.dtype, name=x.name) for x in signature.inputs}
     talk = io.StringIO()
     try:
-        with contextlib.redirect_stdout(talk), contextlib.redirect_stderr(talk), for_converter():
+        with contextlib.redirect_stdout(talk), contextlib.redirect_stderr(talk), for_converter("onnx"):
             _Callable(model, signature._replace(function=function)).export(
                 str(path), format="onnx", verbose=False, input_signature=[specification], opset_version=OPSET
             )

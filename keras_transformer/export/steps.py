@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_transformer.decoding import Generator
+from keras_transformer.decoding.strategies import TokenByToken
 from keras_transformer.export.samples import sample_inputs
 from keras_transformer.export.signatures import (
     Input,
@@ -81,6 +82,17 @@ def step_signatures(
     signatures["decode"] = Signature([*carry.inputs, *memory.inputs, *seed], decode)
     signatures["finish"] = Signature(carry.inputs, finish)
     return signatures
+
+
+def in_place(generator: Generator, decode: Signature) -> list[str]:
+    """The caches that a step may write to where it reads them: input and output of `decode` in one piece of memory.
+
+    Of a strategy that takes one token after another nothing reads the cache of keys or values as it was
+    (`keras_transformer/caches.py`). Others may go two ways from one cache.
+    """
+    if not isinstance(generator.strategy, TokenByToken):
+        return []
+    return [x.name for x in decode.inputs if re.fullmatch(r"state_.*_(key|value)", x.name)]
 
 
 def stream_signatures(generator: Generator) -> dict[str, Signature]:

@@ -1,15 +1,19 @@
-"""How a cache is made and written: by a scatter, or in place where a TensorFlow graph runs without XLA.
+"""How a cache is made and written: by a slice, by a scatter, or in place where a TensorFlow graph runs without XLA.
 
-XLA performs a scatter in place, TensorFlow's own kernel copies the whole cache first.
-Its in-place operations, `Empty` and `InplaceUpdate`, do not, but LiteRT and ONNX lack them, so they are used only where
-`without_xla` says so. A cache that was written to in place is no longer what it was, so nothing may read it after the
-write. A step of decoding does not: what it reads of a cache is what `write` returns, and the next write waits for the
-tokens that follow from it.
+XLA performs a scatter in place, TensorFlow's own kernel copies the whole cache first, and LiteRT goes over it several
+times. TensorFlow's in-place operations, `Empty` and `InplaceUpdate`, do not, but LiteRT and ONNX lack them, so they are
+used only where `without_xla` says so. A cache that was written to in place is no longer what it was, so nothing may
+read it after the write. A step of decoding does not: what it reads of a cache is what `write` returns, and the next
+write waits for the tokens that follow from it.
+
+A slice can be written where all rows write to the same run of cells: XLA and LiteRT have an operation for it
+(DYNAMIC_UPDATE_SLICE). TensorFlow has not outside of XLA, nor has ONNX.
 """
 
+import keras
 from keras import ops
 
-from keras_transformer.ops.runtime import is_without_xla
+from keras_transformer.ops.runtime import is_compiled_by_xla, is_for_converter, is_without_xla
 
 
 def empty(shape: tuple, dtype: str):
@@ -23,32 +27,41 @@ def empty(shape: tuple, dtype: str):
     return cache
 
 
-def write(cache, new, slots, keep: bool = False):
-    """Write `new` (B, G, T, K) into `cache` (B, G, C, K) at `slots` (B, T) of each row.
+def write(cache, new, cells, is_run: bool = False, keep: bool = False):
+    """Write `new` (B, G, T, K) into `cache` (B, G, C, K) at `cells` (B, T) of each row.
 
     A scatter: of the ways to write that need no XLA op, it alone costs the same however long the cache is
     (benchmarks/decoding_choices.py).
 
     Args:
-        cache, new, slots: What is written to, what, and where.
+        cache, new, cells: What is written to, what, and where.
+        is_run: Whether all rows write to the same cells, which follow one another and end before the cache does.
         keep: Whether `cache` is read again, so that it must not be overwritten.
 
     Example:
 
     >>> import numpy as np
-    >>> new, slots = np.full((1, 1, 1, 2), 7.0, "float32"), np.array([[1]], "int32")
-    >>> np.asarray(write(empty((1, 1, 3, 2), "float32"), new, slots)).tolist()
+    >>> new, cells = np.full((1, 1, 1, 2), 7.0, "float32"), np.array([[1]], "int32")
+    >>> np.asarray(write(empty((1, 1, 3, 2), "float32"), new, cells)).tolist()
     [[[[0.0, 0.0], [7.0, 7.0], [0.0, 0.0]]]]
     """
+    if is_run and _has_slices():
+        return ops.slice_update(cache, (0, 0, cells[0, 0], 0), new)
     batch, heads, _, width = ops.shape(new)
     rows = ops.reshape(ops.arange(batch, dtype="int32"), (-1, 1, 1))
     columns = ops.reshape(ops.arange(heads, dtype="int32"), (1, -1, 1))
-    slots = ops.expand_dims(slots, 1)  # (B, 1, T)
+    cells = ops.expand_dims(cells, 1)  # (B, 1, T)
     if is_without_xla() and not keep:
-        return _write_in_place(cache, new, (rows * heads + columns) * ops.shape(cache)[2] + slots)
-    zero = ops.zeros_like(rows + columns + slots)
-    indices = ops.stack([rows + zero, columns + zero, slots + zero], axis=-1)  # (B, G, T, 3)
+        return _write_in_place(cache, new, (rows * heads + columns) * ops.shape(cache)[2] + cells)
+    zero = ops.zeros_like(rows + columns + cells)
+    indices = ops.stack([rows + zero, columns + zero, cells + zero], axis=-1)  # (B, G, T, 3)
     return ops.scatter_update(cache, ops.reshape(indices, (-1, 3)), ops.reshape(new, (-1, width)))
+
+
+def _has_slices() -> bool:
+    if keras.backend.backend() != "tensorflow":
+        return True
+    return is_for_converter("litert") or (not is_without_xla() and not is_for_converter() and is_compiled_by_xla())
 
 
 def _write_in_place(cache, new, indices):

@@ -11,7 +11,7 @@ import numpy as np
 from keras_transformer._keras import is_trial
 
 _WITHOUT_XLA: ContextVar[bool] = ContextVar("without_xla", default=False)
-_FOR_CONVERTER: ContextVar[bool] = ContextVar("for_converter", default=False)
+_FOR_CONVERTER: ContextVar[str | None] = ContextVar("for_converter", default=None)
 
 
 @contextlib.contextmanager
@@ -30,18 +30,20 @@ def is_without_xla() -> bool:
 
 
 @contextlib.contextmanager
-def for_converter() -> Iterator[None]:
-    """Let functions that ask `is_for_converter` know, while this is active."""
-    token = _FOR_CONVERTER.set(True)
+def for_converter(target: str) -> Iterator[None]:
+    """Let functions that ask `is_for_converter` know, while this is active. `target` is "litert" or "onnx"."""
+    token = _FOR_CONVERTER.set(target)
     try:
         yield
     finally:
         _FOR_CONVERTER.reset(token)
 
 
-def is_for_converter() -> bool:
-    """Whether this is traced to be converted, to LiteRT or ONNX: into few operations, on tensors of fixed shapes."""
-    return _FOR_CONVERTER.get()
+def is_for_converter(*targets: str) -> bool:
+    """Whether this is traced to be converted, to one of the targets, or to any: into few operations, on tensors of
+    fixed shapes."""
+    target = _FOR_CONVERTER.get()
+    return target is not None and (not targets or target in targets)
 
 
 def is_compiled_by_xla() -> bool:

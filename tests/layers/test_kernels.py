@@ -75,7 +75,7 @@ def test_automatic_by_size(monkeypatch):
     monkeypatch.setattr(kernels, "PAIRS", LENGTH * LENGTH)
     layer(X)
     _, scores = layer(X, return_attention_scores=True)  # which only exact attention has
-    with for_converter():  # to LiteRT or ONNX
+    with for_converter("onnx"):
         layer(X)
     assert used == ["exact_attention", "blockwise_attention", "exact_attention", "exact_attention"]
     np.testing.assert_allclose(as_numpy(scores).sum(-1), 1, atol=1e-5)
