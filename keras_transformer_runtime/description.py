@@ -244,10 +244,11 @@ _FIELDS = {
     "outputs": _or_none(_list_of(_record(name=_is(str), shape=_shape))),
     "source_tokenizer": _or_none(_tokenizer),
     "target_tokenizer": _or_none(_tokenizer),
-    "layout": lambda value: value in (None, "generate", "step", "model"),
+    "layout": lambda value: value in (None, "generate", "step", "model", "bundle"),
     "batch_size": _or_none(_is_count),
     "source_length": _or_none(_is_count),
     "signatures": _or_none(_dict_of(_list_of(_record(name=_is(str), shape=_shape, dtype=_is(str))))),
+    "model": _or_none(_record(offset=_is_count, size=_is_count)),
     "in_place": _or_none(_list_of(_is(str))),
     "content": _or_none(_record(size=_is_count, sha256=_is(str))),
 }

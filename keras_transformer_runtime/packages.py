@@ -12,6 +12,8 @@ PACKAGES = {
     "ai_edge_quantizer": ("ai-edge-quantizer", "int4"),
     "jax": ("jax", "jax"),
     "jinja2": ("jinja2", "pretrained"),
+    "litert_lm": ("litert-lm-api", "litertlm"),
+    "litert_lm_builder": ("litert-lm-builder", "litertlm"),
     "matplotlib": ("matplotlib", "plot"),
     "onnxruntime": ("onnxruntime", "onnx"),
     "sacrebleu": ("sacrebleu", "bleu"),

@@ -51,13 +51,24 @@ def check_generated(generator: Generator, inputs: list[np.ndarray], expected: di
 
 def _margin(generator: Generator, inputs, ours, theirs, position: int) -> float:
     """How far apart, in log-probability, the two tokens are that were chosen after a common prefix."""
-    graph = generator.graph
-    slots = [slot for slot in range(len(graph.input_names)) if slot != graph.target]
-    memory = graph.encode({slot: ops.convert_to_tensor(x) for slot, x in zip(slots, inputs, strict=False)})
-    prefix = ops.convert_to_tensor(ours[None, :position])
-    logits = graph.decode(prefix, memory)[graph.output][:, -1]
-    log_probabilities = ops.convert_to_numpy(generator.decoder.log_probabilities(logits))[0]
+    slots = [slot for slot in range(len(generator.graph.input_names)) if slot != generator.graph.target]
+    sources = {slot: ops.convert_to_tensor(x) for slot, x in zip(slots, inputs, strict=False)}
+    log_probabilities = _next(generator, sources, ours[:position])
     return abs(float(log_probabilities[ours[position]] - log_probabilities[theirs[position]]))
+
+
+def margin_at(generator: Generator, prefix) -> float:
+    """How far the best token behind `prefix`, ids of a decoder-only model, is above all others that may come."""
+    never = [] if generator.special.never is None else [generator.special.never]
+    *_, second, first = np.sort(np.delete(_next(generator, {}, np.asarray(prefix, "int32")), never))
+    return float(first - second)
+
+
+def _next(generator: Generator, sources: dict, prefix: np.ndarray) -> np.ndarray:
+    """The log-probabilities (V,) of what comes behind a prefix."""
+    graph = generator.graph
+    logits = graph.decode(ops.convert_to_tensor(prefix[None]), graph.encode(sources))[graph.output][:, -1]
+    return ops.convert_to_numpy(generator.decoder.log_probabilities(logits))[0]
 
 
 def check_outputs(model: keras.Model, expected: dict, exported: dict, what: str) -> None:

@@ -129,10 +129,9 @@ def litert(
 
     with replacing(path, LITERT, overwrite=overwrite) as new:
         parts = [model, *filter(None, (source_tokenizer, target_tokenizer))] if strings else [model]
-        content = _convert(parts, signatures, quantize, strings, new.parent / "saved_model")
-        finish = {"int4": to_int4, "int8": share_equal_buffers}.get(quantize, bytes)
-        new.write_bytes(finish(content))
-        operators = _operators(new)
+        content = convert(parts, signatures, quantize, new.parent / "saved_model", strings)
+        new.write_bytes(content)
+        operators = operators_of(new)
         facts = {
             "layout": layout if is_generator else "model",
             "quantize": quantize,
@@ -167,7 +166,9 @@ def litert(
     return report
 
 
-def _convert(parts: list, signatures: dict[str, Signature], quantize: str | None, strings: bool, work: Path) -> bytes:
+def convert(
+    parts: list, signatures: dict[str, Signature], quantize: str | None, work: Path, strings: bool = False
+) -> bytes:
     """The flatbuffer of some signatures. By way of a SavedModel, at `work`: from concrete functions, a Keras 3 model
     would lose its weights (tensorflow 2.21)."""
     import tensorflow as tf
@@ -179,13 +180,15 @@ def _convert(parts: list, signatures: dict[str, Signature], quantize: str | None
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     converter.allow_custom_ops = strings
     set_converter(converter, quantize)
+    finish = {"int4": to_int4, "int8": share_equal_buffers}.get(quantize, bytes)
     try:
-        return converter.convert()
+        content = converter.convert()
     except Exception as error:  # the converter's own error type is not public
         raise ValueError(
             f"The model '{model.name}' needs ops that LiteRT has no builtin for, or types it cannot compute in "
             f"(export under float32): {_first_lines(error)}"
         ) from error
+    return finish(content)
 
 
 def _first_lines(error: Exception, count: int = 6) -> str:
@@ -193,7 +196,7 @@ def _first_lines(error: Exception, count: int = 6) -> str:
     return "\n".join(lines[:count])
 
 
-def _operators(path: Path) -> Counter:
+def operators_of(path: Path) -> Counter:
     """How often each operator occurs in the file."""
     from tensorflow.lite.python import schema_py_generated as schema
 
