@@ -37,7 +37,7 @@ TORCH_PART := $(addprefix tests/,models layers ops test_insight.py training/test
 	training/test_rematerialization.py) $(DECODING)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart lecture examples browser-demo test test-jax test-torch test-slow test-pretrained test-distributed test-browser lint format dist bench clean
+.PHONY: help quickstart lecture examples browser-demo browser-story test test-jax test-torch test-slow test-pretrained test-distributed test-browser lint format dist bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -79,6 +79,16 @@ browser-demo: $(BROWSER)/node_modules $(BROWSER)/models/attention.tflite ## Serv
 	@echo "Open http://127.0.0.1:$(PORT)/ in a browser; end with Ctrl+C"
 	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory $(BROWSER)
 
+language_model.keras: | $(INSTALLED)
+	@$(BIN)/python examples/language_model.py --context 256 --save . --results $(BROWSER)/models/training.json $(if $(TEXT),--data $(TEXT))
+
+$(BROWSER)/models/language_model.tflite: language_model.keras $(BROWSER)/export_story.py | $(INSTALLED)
+	@$(BIN)/python $(BROWSER)/export_story.py --model .
+
+browser-story: $(BROWSER)/node_modules $(BROWSER)/models/language_model.tflite ## Serve a language model as a page (trains it, the first time; TEXT=file of tiny Shakespeare)
+	@echo "Open http://127.0.0.1:$(PORT)/story.html in a browser; end with Ctrl+C"
+	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory $(BROWSER)
+
 test: $(INSTALLED) lint ## Run the checks: lint, tests and docstring examples on TensorFlow, then parts of test-jax and test-torch
 	@echo "Tests on TensorFlow"
 	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python $(PYTEST) -m "not slow and not distributed"
@@ -104,7 +114,7 @@ test-distributed: $(INSTALLED) ## Train on eight virtual devices, on two replica
 	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python $(PYTEST) -m distributed tests
 
 test-browser: $(INSTALLED) $(BROWSER)/node_modules ## Test the pages in headless Chromium (MODEL=folder: with the model that is there)
-	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python -m pytest -q -rs tests/examples/test_browser.py tests/examples/test_browser_digit.py
+	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python -m pytest -q -rs tests/examples/test_browser.py tests/examples/test_browser_digit.py tests/examples/test_browser_story.py
 
 lint: $(INSTALLED) ## Check style and formatting with ruff
 	@$(BIN)/ruff check --quiet $(SOURCES)

@@ -12,6 +12,7 @@ validation, and all of it is read. Two architectures of the same number of weigh
     python examples/language_model.py --data input.txt                       modern
     python examples/language_model.py --data input.txt --architecture plain
     python examples/language_model.py --data input.txt --tokens subword      pieces of words in place of characters
+    python examples/language_model.py --context 256 --save .      longer texts, and it is kept: for examples/browser
 
 To SentencePiece a line break is a space: the subword model writes no lines, and its loss a character is that of a text
 without them. Figures go to examples/results/language_model.json.
@@ -59,13 +60,13 @@ def read_text(path: Path | None) -> str:
         return file.read()
 
 
-def build_model(vocabulary_size: int, architecture: str) -> keras.Model:
+def build_model(vocabulary_size: int, architecture: str, context: int = CONTEXT) -> keras.Model:
     """The model, from the layers."""
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     embedding = kt.TokenEmbedding(vocabulary_size, DIM)
     x = embedding(tokens)
     if architecture == "plain":
-        x = kt.LearnedPositionalEncoding(CONTEXT)(x)
+        x = kt.LearnedPositionalEncoding(context)(x)
         options = {"intermediate_dim": 4 * DIM, "activation": "gelu"}
     else:
         options = {"intermediate_dim": 8 * DIM // 3, "activation": "silu", "gated": True, "norm": "rms"}
@@ -96,23 +97,23 @@ def compile_model(model: keras.Model, architecture: str, steps: int) -> None:
 class Windows(keras.utils.PyDataset):
     """Batches of windows of the text, drawn from (seed, step): tokens in, the next tokens out."""
 
-    def __init__(self, ids: np.ndarray, steps: int, seed: int):
+    def __init__(self, ids: np.ndarray, steps: int, seed: int, context: int):
         super().__init__()
-        self.ids, self.steps, self.seed = ids, steps, seed
+        self.ids, self.steps, self.seed, self.context = ids, steps, seed, context
 
     def __len__(self):
         return self.steps
 
     def __getitem__(self, step):
-        starts = np.random.default_rng((self.seed, step)).integers(0, len(self.ids) - CONTEXT, BATCH)
-        windows = self.ids[starts[:, None] + np.arange(CONTEXT + 1)]
+        starts = np.random.default_rng((self.seed, step)).integers(0, len(self.ids) - self.context, BATCH)
+        windows = self.ids[starts[:, None] + np.arange(self.context + 1)]
         return windows[:, :-1], windows[:, 1:]
 
 
-def validation_loss(model: keras.Model, ids: np.ndarray) -> float:
-    """The mean loss of all tokens, in windows side by side: each sees at most CONTEXT tokens before it."""
-    count = (len(ids) - 1) // CONTEXT
-    inputs, labels = (ids[offset : offset + count * CONTEXT].reshape(count, CONTEXT) for offset in (0, 1))
+def validation_loss(model: keras.Model, ids: np.ndarray, context: int) -> float:
+    """The mean loss of all tokens, in windows side by side: each sees at most `context` tokens before it."""
+    count = (len(ids) - 1) // context
+    inputs, labels = (ids[offset : offset + count * context].reshape(count, context) for offset in (0, 1))
     return float(model.evaluate(inputs, labels, batch_size=128, verbose=0))
 
 
@@ -123,6 +124,8 @@ def main() -> None:
     parser.add_argument("--architecture", choices=("plain", "modern"), default="modern")
     parser.add_argument("--tokens", choices=("character", "subword"), default="character")
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--context", type=int, default=CONTEXT, help="tokens that it sees, and writes, at most")
+    parser.add_argument("--save", type=Path, help="folder for language_model.keras and its tokenizer")
     parser.add_argument("--results", type=Path, default=Path("examples/results/language_model.json"))
     parser.add_argument("--prompt", default="ROMEO:")
     options = parser.parse_args()
@@ -139,28 +142,38 @@ def main() -> None:
         tokenizer = kt.text.SentencePieceTokenizer.train(lines, 1000, character_coverage=1.0)
     training, validation = (ids.numpy()[0] for ids in (tokenizer([text[:split]]), tokenizer([text[split:]])))
 
-    model = build_model(tokenizer.vocabulary_size, options.architecture)
+    model = build_model(tokenizer.vocabulary_size, options.architecture, options.context)
     compile_model(model, options.architecture, options.steps)
     console.print(f"{model.count_params():,} weights, {tokenizer.vocabulary_size} {options.tokens}s")
     begin = time.perf_counter()
-    model.fit(Windows(training, options.steps, SEED), shuffle=False, verbose=1 if sys.stdout.isatty() else 2)
+    windows = Windows(training, options.steps, SEED, options.context)
+    model.fit(windows, shuffle=False, verbose=1 if sys.stdout.isatty() else 2)
     seconds = time.perf_counter() - begin
-    loss = validation_loss(model, validation)
+    loss = validation_loss(model, validation, options.context)
     characters = len(tokenizer.detokenize(validation[None]).numpy()[0].decode())
     per_character = loss * len(validation) / characters
 
     console.print(f"validation loss {loss:.4f} a token, {per_character:.4f} a character, after {seconds:.0f} s")
     generator = kt.Generator(
-        model, max_length=CONTEXT, end_token=tokenizer.end_id, strategy=kt.Sampling(temperature=0.8, top_p=0.95)
+        model,
+        max_length=options.context,
+        end_token=tokenizer.end_id,
+        strategy=kt.Sampling(temperature=0.8, top_p=0.95),
     )
     written = generator(tokenizer([options.prompt]).numpy())["tokens"][:, 0]
     sample = tokenizer.detokenize(written).numpy()[0].decode()
     console.rule("It writes")
     console.print(sample)
+    if options.save is not None:
+        options.save.mkdir(parents=True, exist_ok=True)
+        model.save(options.save / "language_model.keras")
+        tokenizer.save(options.save / "language_model.json", overwrite=True)
 
     found = json.loads(options.results.read_text())["runs"] if options.results.exists() else {}
-    kind = f"{options.architecture}, {options.tokens}"
-    found[kind if options.steps == STEPS else f"{kind}, {options.steps} steps"] = {
+    kind = [options.architecture, options.tokens]
+    kind += [f"{options.steps} steps"] * (options.steps != STEPS)
+    kind += [f"context {options.context}"] * (options.context != CONTEXT)
+    found[", ".join(kind)] = {
         "command": " ".join(["python", "examples/language_model.py", *sys.argv[1:]]),
         "weights": model.count_params(),
         "steps": options.steps,

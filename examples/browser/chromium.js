@@ -13,7 +13,7 @@ const FLAGS = [
 ];
 
 /**
- * Opens a page and waits until it is ready. The order {chromium, url, ...} comes as JSON on standard input; what was seen
+ * Opens a page and waits until it is ready, or in another state. The order {chromium, url, state, ...} comes as JSON on standard input; what was seen
  * goes as JSON to standard output, with the `addresses` that the page asked and its `errors`.
  *
  * @param {function(import("playwright-core").Page, Object): Promise<Object>} see Uses the page, says what was seen.
@@ -33,7 +33,7 @@ export async function drive(see) {
     page.on("request", (request) => request.url().startsWith("http") && addresses.add(new URL(request.url()).host));
     page.on("pageerror", (error) => errors.push(error.message));
     await page.goto(order.url);
-    await page.waitForSelector("body[data-state=ready]");
+    await page.waitForSelector(`body[data-state=${order.state ?? "ready"}]`);
     const seen = await see(page, order);
     process.stdout.write(JSON.stringify({ ...seen, addresses: [...addresses], errors }));
   } finally {

@@ -1,7 +1,9 @@
 // The generation loop over the signatures of kt.export.litert(..., layout="step").
 
+import { Tensor } from "@litertjs/core";
+
 import { compile, download, release, run } from "./runtime.js";
-import { Tokenizer } from "./tokenizer.js";
+import { makeTokenizer } from "./tokenizer.js";
 import { readZip } from "./zip.js";
 
 const DESCRIPTION = "keras_transformer.json";
@@ -23,25 +25,41 @@ export class Generator {
 
   constructor(model, metadata, files, size) {
     Object.assign(this, { model, metadata, size });
-    const tokenizer = (settings) => new Tokenizer(settings, files.get(settings?.files.model));
-    this.target = tokenizer(metadata.target_tokenizer);
-    this.source = metadata.sources.length ? tokenizer(metadata.source_tokenizer) : this.target;
+    this.target = makeTokenizer(metadata.target_tokenizer, files);
+    this.source = makeTokenizer(metadata.source_tokenizer ?? metadata.target_tokenizer, files);
     this.padding = { prompts: metadata.padding_id, ...pick(metadata.inputs, "padding_id") };
     this.prefills = Object.keys(model.signatures)
       .filter((name) => name.startsWith("prefill_"))
       .map((name) => Number(name.slice("prefill_".length)))
       .sort((a, b) => a - b);
+    const decode = model.signatures.decode.getInputDetails().map(({ name }) => name);
+    this.takesTemperature = decode.includes("temperature");
+  }
+
+  /** @returns {number[]} The ids of a source, or of a prompt, which goes on and so has no end. */
+  tokenize(text) {
+    const ids = this.source.tokenize(text);
+    return this.metadata.sources.length === 0 && this.source.settings.add_end ? ids.slice(0, -1) : ids;
   }
 
   /**
    * Generates, and hands out the tokens so far: after the prompt was read, after each token, and once when all is done.
+   * Who leaves the loop before stops it.
    *
    * @param {number[]} ids Of the source, or the prompt of a decoder-only model.
-   * @param {number} seed Of a strategy that draws, an integer of 32 bits.
+   * @param {{seed: number, temperature: number}} options Of a strategy that draws: an integer of 32 bits, with or
+   *     without a sign; and, where the carry has one, a temperature in place of the file's own.
    * @yields {{tokens: number[], name: string, milliseconds: number}} With the signature that ran, and how long it took.
    */
-  async *generate(ids, seed = this.metadata.seed ?? 0) {
-    const { sources, target, start_token } = this.metadata;
+  async *generate(ids, { seed = this.metadata.seed ?? 0, temperature } = {}) {
+    const { sources, start_token, max_length } = this.metadata;
+    if (!(Number.isInteger(seed) && seed >= -(2 ** 31) && seed < 2 ** 32)) {
+      throw new RangeError(`A seed is an integer from ${-(2 ** 31)} to ${2 ** 32 - 1}, got ${seed}.`);
+    }
+    if (temperature !== undefined && !(temperature >= 0 && Number.isFinite(temperature))) {
+      throw new RangeError(`A temperature is a number from 0 on, got ${temperature}.`);
+    }
+    if (temperature !== undefined && !this.takesTemperature) throw new Error("The file takes no temperature.");
     const random = this.metadata.takes_seed ? { seed: [seed] } : {};
     let memory = {};
     let carry = {};
@@ -61,10 +79,18 @@ export class Generator {
         prompts = [start_token];
         yield { tokens: prompts, ...time };
       }
+      if (!prompts.length) throw new RangeError("The text is empty; the model needs a beginning to go on from.");
+      const longest = Math.min(this.prefills.at(-1), max_length);
+      if (prompts.length > longest) {
+        throw new RangeError(`The text has ${prompts.length} tokens; the file takes ${longest} at most.`);
+      }
       const room = this.prefills.find((size) => size >= prompts.length);
-      if (room === undefined) throw new RangeError(`'${target}' has ${prompts.length} tokens; too many for the file.`);
-      const prompt_lengths = [Math.max(1, prompts.length)];
+      const prompt_lengths = [prompts.length];
       [carry, time] = await timed(`prefill_${room}`, { prompts, prompt_lengths }, memory);
+      if (temperature !== undefined) {
+        carry.temperature.delete();
+        carry.temperature = new Tensor(Float32Array.of(temperature), [1]);
+      }
       yield { tokens: soFar(carry), ...time };
       while (!carry.finished.toTypedArray()[0]) {
         const before = carry;
@@ -82,7 +108,7 @@ export class Generator {
     }
   }
 
-  /** @returns {string} The text of a sequence of tokens, without what starts and ends it. */
+  /** @returns {string} The text of a sequence, without what starts and ends it; an end within it ends nothing. */
   text(tokens) {
     const { start_token, end_tokens } = this.metadata;
     const end = end_tokens.includes(tokens.at(-1)) ? tokens.length - 1 : tokens.length;

@@ -2,12 +2,11 @@
 
 import { drawMap, fillTable } from "./attention.js";
 import { Generator } from "./generator.js";
-import { element, enqueue, MODELS, tell } from "./page.js";
+import { element, enqueue, measure, MODELS, pause, tell } from "./page.js";
 import { compile, download, release, run } from "./runtime.js";
 
 const SLOWLY = 300; // milliseconds a token
 
-const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 const loaded = new Map();
 let shown; // the map that is drawn, to draw it again when the window's width changes
 
@@ -34,7 +33,7 @@ async function prepare() {
 async function translate(text) {
   tell("busy", "Translating.");
   const model = await generator();
-  const ids = model.source.tokenize(text);
+  const ids = model.tokenize(text);
   element("result").hidden = false;
   element("attention").hidden = true;
   const spent = {};
@@ -63,19 +62,7 @@ function showTokens(model, tokens) {
 
 function showMeasures({ encode = [0], prefill = [0], decode = [0] }, length) {
   const mean = decode.reduce((sum, milliseconds) => sum + milliseconds, 0) / decode.length;
-  const measures = {
-    [`Reading ${length} tokens`]: encode[0] + prefill[0],
-    "Writing a token": mean,
-  };
-  element("measures").replaceChildren(...Object.entries(measures).map(([name, milliseconds]) => {
-    const measure = document.createElement("div");
-    const term = document.createElement("dt");
-    const value = document.createElement("dd");
-    term.textContent = name;
-    value.textContent = `${milliseconds.toFixed(2)} ms`;
-    measure.append(term, value);
-    return measure;
-  }));
+  measure({ [`Reading ${length} tokens`]: encode[0] + prefill[0], "Writing a token": mean });
 }
 
 /** Shows where the model looked when it wrote each token: the answer goes in without its end, which is written last. */

@@ -8,7 +8,7 @@ let runtime;
 /** @returns {Promise<Uint8Array>} The file at an address. */
 export async function download(url) {
   const response = await fetch(url);
-  if (!response.ok) throw new Error(`${url}: ${response.status} ${response.statusText}. Has export.py been run?`);
+  if (!response.ok) throw new Error(`${url}: ${response.status} ${response.statusText}. README.md says what writes it.`);
   return new Uint8Array(await response.arrayBuffer());
 }
 

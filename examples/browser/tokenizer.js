@@ -1,25 +1,107 @@
-// SentencePiece's unigram tokenizer: texts to ids and back.
+// Tokenizers that a description of an export names, as keras_transformer_runtime has them: texts to ids and back.
 
 import { Normalizer, WORD_START } from "./normalizer.js";
 import { CONTROL, NORMAL, readModel, UNKNOWN } from "./sentencepiece_model.js";
 
 const UNKNOWN_PENALTY = 10; // an unknown character counts as the least probable piece, and this much less
 const UNKNOWN_TEXT = " \u2047 ";
+const REPLACEMENT = "\ufffd";
+const SPECIAL = 4; // ids before those of characters and bytes
 
-/** The tokenizer that the description of an export names, with its special ids, start and end. */
-export class Tokenizer {
+/**
+ * The tokenizer that an export describes.
+ *
+ * @param {{kind: string, files: Object<string, string>}} settings Its part of the description.
+ * @param {Map<string, Uint8Array>} files What the description comes with.
+ * @returns {Tokenizer}
+ */
+export function makeTokenizer(settings, files) {
+  const kinds = { sentencepiece: SentencePiece, character: Characters, byte: Bytes };
+  if (!Object.hasOwn(kinds, settings?.kind)) {
+    const known = Object.keys(kinds).join(", ");
+    throw new Error(`The page reads tokenizers of the kinds ${known}; the export has ${settings?.kind ?? "none"}.`);
+  }
+  return new kinds[settings.kind](settings, (part) => files.get(settings.files[part]));
+}
+
+/** What all have in common: start and end, special tokens, truncation, and what of a row is no text. */
+class Tokenizer {
   /**
    * @param {{start_id: number, end_id: number, pad_id: number, add_start: boolean, add_end: boolean,
-   *     max_length: ?number}} settings Its part of the description.
-   * @param {Uint8Array} bytes The SentencePiece model.
+   *     max_length: ?number, special_tokens: ?Object<string, number>}} settings Its part of the description.
    */
-  constructor(settings, bytes) {
-    if (settings?.kind !== "sentencepiece") {
-      throw new Error(`The page reads SentencePiece tokenizers; the export has ${settings?.kind ?? "none"}.`);
-    }
-    if (settings.special_tokens) throw new Error("The page reads tokenizers without special tokens.");
-    const model = readModel(bytes);
+  constructor(settings) {
     this.settings = settings;
+    this.special = new Map(Object.entries(settings.special_tokens ?? {})); // ids of strings that are never cut
+    const longestFirst = [...this.special.keys()].sort((a, b) => b.length - a.length);
+    const literal = (token) => token.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&");
+    this.parts = new RegExp(`(${longestFirst.map(literal).join("|")})`, "u");
+  }
+
+  /** @returns {number[]} The ids of a text, with start and end where the settings say so. */
+  tokenize(text) {
+    const { add_start, add_end, start_id, end_id, max_length } = this.settings;
+    const start = add_start ? [start_id] : [];
+    const end = add_end ? [end_id] : [];
+    const parts = this.special.size ? text.split(this.parts) : [text];
+    let ids = parts.flatMap((part) => (this.special.has(part) ? [this.special.get(part)] : this.encode(part)));
+    if (max_length !== null) ids = ids.slice(0, Math.max(0, max_length - start.length - end.length));
+    return [...start, ...ids, ...end];
+  }
+
+  /** @returns {string} The text of ids; start, end, padding and special tokens are left out. */
+  detokenize(ids) {
+    const { start_id, end_id, pad_id } = this.settings;
+    const hidden = new Set([start_id, end_id, pad_id, ...this.special.values()]);
+    return this.decode(ids.filter((id) => !hidden.has(id)));
+  }
+}
+
+/** The characters of a table: code points, as in Python. */
+class Characters extends Tokenizer {
+  constructor(settings, file) {
+    super(settings);
+    this.characters = [...new TextDecoder("utf-8", { ignoreBOM: true }).decode(file("characters.txt"))];
+    this.ids = new Map(this.characters.map((character, place) => [character, place + SPECIAL]));
+  }
+
+  encode(text) {
+    return Array.from(text, (character) => this.ids.get(character) ?? this.settings.unk_id);
+  }
+
+  decode(ids) {
+    return ids.map((id) => this.piece(id)).join("");
+  }
+
+  /** @returns {string} What the vocabulary has for an id. */
+  piece(id) {
+    return this.characters[id - SPECIAL] ?? REPLACEMENT;
+  }
+}
+
+/** The bytes of UTF-8. */
+class Bytes extends Tokenizer {
+  encode(text) {
+    return Array.from(new TextEncoder().encode(text), (byte) => byte + SPECIAL);
+  }
+
+  decode(ids) {
+    const unknown = [...new TextEncoder().encode(REPLACEMENT)];
+    const bytes = ids.flatMap((id) => (id >= SPECIAL && id < SPECIAL + 256 ? [id - SPECIAL] : unknown));
+    return new TextDecoder("utf-8", { ignoreBOM: true }).decode(Uint8Array.from(bytes));
+  }
+
+  /** @returns {string} What the vocabulary has for an id. */
+  piece(id) {
+    return `<0x${(id - SPECIAL).toString(16).toUpperCase().padStart(2, "0")}>`;
+  }
+}
+
+/** SentencePiece's unigram models. */
+class SentencePiece extends Tokenizer {
+  constructor(settings, file) {
+    super(settings);
+    const model = readModel(file("model"));
     this.normalizer = new Normalizer(model);
     this.pieces = model.pieces;
     this.unknown = model.pieces.findIndex(({ type }) => type === UNKNOWN);
@@ -29,34 +111,16 @@ export class Tokenizer {
     this.unknownScore = Math.fround(normal.reduce((least, { score }) => Math.min(least, score), 0) - UNKNOWN_PENALTY);
   }
 
-  /** @returns {number[]} The ids of a text, with start and end where the settings say so. */
-  tokenize(text) {
-    const { add_start, add_end, start_id, end_id, max_length } = this.settings;
-    const start = add_start ? [start_id] : [];
-    const end = add_end ? [end_id] : [];
-    let ids = this.#segment([...this.normalizer.normalize(text)]);
-    if (max_length !== null) ids = ids.slice(0, Math.max(0, max_length - start.length - end.length));
-    return [...start, ...ids, ...end];
+  encode(text) {
+    return this.#segment([...this.normalizer.normalize(text)]);
   }
 
-  /** @returns {string} The text of a row of ids, up to its first end or padding. */
-  detokenize(ids) {
-    const { start_id, end_id, pad_id } = this.settings;
-    const stop = ids.findIndex((id) => id === end_id || id === pad_id);
-    const kept = ids.slice(0, stop < 0 ? ids.length : stop).filter((id) => id !== start_id);
-    const { addDummyPrefix, removeExtraWhitespaces } = this.normalizer;
-    let begins = addDummyPrefix || removeExtraWhitespaces; // whether a mark of a word that comes now is no space
-    let text = "";
-    for (const id of kept) {
-      let { piece, type } = this.pieces[id] ?? { type: UNKNOWN };
-      if (type === CONTROL) continue;
-      if (type === UNKNOWN) piece = UNKNOWN_TEXT;
-      const marked = piece.startsWith(WORD_START);
-      if (begins && marked) piece = piece.slice(WORD_START.length);
-      text += piece.replaceAll(WORD_START, " ");
-      begins &&= !text && (removeExtraWhitespaces || !marked);
-    }
-    return text.replace(/^ /, "");
+  decode(ids) {
+    const surface = (id) => {
+      const { piece, type } = this.pieces[id] ?? { type: UNKNOWN };
+      return type === UNKNOWN ? UNKNOWN_TEXT : type === CONTROL ? "" : piece;
+    };
+    return ids.map(surface).join("").replaceAll(WORD_START, " ").replace(/^ /, "");
   }
 
   /** @returns {string} What the vocabulary has for an id. */
