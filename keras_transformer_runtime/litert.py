@@ -46,6 +46,8 @@ def _whole(path: Path, metadata: dict, num_threads: int | None) -> tuple[dict, d
     """The signatures as functions of arrays, by the interpreter, and the shapes of their inputs."""
     litert = needed("ai_edge_litert.interpreter", "A .tflite file")
     interpreter = litert.Interpreter(model_path=str(path), num_threads=num_threads)
+    with _quiet(), contextlib.suppress(RuntimeError):  # not when it first runs: what it says then is within an answer
+        interpreter.allocate_tensors()
     found = [name for name in metadata["signatures"] if name in interpreter.get_signature_list()]
     runners = {name: interpreter.get_signature_runner(name) for name in found}
     details = {name: runner.get_input_details() for name, runner in runners.items()}

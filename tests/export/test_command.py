@@ -6,9 +6,11 @@ import json
 import os
 import pathlib
 import re
+import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 
 import keras
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 
 import keras_transformer as kt
+from keras_transformer_runtime import command, load
 from keras_transformer_runtime.command import main
 
 from .conftest import OPTIONS, SIZES, roughen
@@ -175,6 +178,71 @@ def test_texts_by_name(writer, folder):
         plain = fine("run", path, "--json", text)
         assert fine("run", path, "--json", "--as", "json", json.dumps({"tokens": text})) == plain
         assert fine("run", path, "--json", "--as", "json", json.dumps(text)) == plain
+
+
+def words_of(tokenizer, path, export, *, texts, sources=True, **options):
+    """An export of a generator of texts, and what it makes of these in Python."""
+    sizes = (tokenizer.vocabulary_size, tokenizer.vocabulary_size)
+    model = kt.models.transformer(*sizes, **SIZES) if sources else kt.models.language_model(sizes[0], **SIZES)
+    tokenizers = {"source_tokenizer": tokenizer if sources else None, "target_tokenizer": tokenizer}
+    generator = kt.Generator(roughen(model), **OPTIONS, **tokenizers, max_length=13)
+    export(generator, path, verify=False, **options)
+    return [text for (text,) in generator(texts)["texts"]]
+
+
+@pytest.mark.parametrize("kind", ["whole", *(pytest.param(x, marks=pytest.mark.slow) for x in ("step", "graph"))])
+@pytest.mark.parametrize("sources", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_pieces_of_words(kind, sources, tmp_path):
+    """Of an encoder-decoder, or a language model."""
+    pytest.importorskip("sentencepiece")
+    pytest.importorskip("tensorflow_text")
+    texts = ["the cat", "a dog", "다람쥐 a", "the"]
+    pieces = kt.text.SentencePieceTokenizer.train(["the cat sat", "a dog and the cat", "다람쥐 헌"] * 3, 23)
+    export, options = {
+        "step": (kt.export.litert, {"layout": "step", "source_length": 9, "batch_size": 3}),
+        "whole": (kt.export.litert, {"source_length": 9, "batch_size": 3}),
+        "graph": (kt.export.saved_model, {"streaming": True}),
+    }[kind]
+    expected = words_of(pieces, tmp_path / "export", export, texts=texts, sources=sources, **options)
+    lines = "\n".join(texts)
+    assert len(set(expected)) > 1
+    assert [unescaped(line) for line in fine("run", tmp_path / "export", lines=lines).splitlines()] == expected
+    assert [x["texts"][0] for x in records(fine("run", tmp_path / "export", "--json", lines=lines))] == expected
+    if kind != "whole":
+        streamed = fine("run", tmp_path / "export", "--stream", lines=lines).splitlines()
+        assert [unescaped(line) for line in streamed] == expected
+
+
+@pytest.mark.slow
+def test_word_pieces_in_the_graph_alone(words, tmp_path):
+    """Texts go through the graph, and cannot be streamed."""
+    expected = words_of(
+        words, tmp_path / "export", kt.export.saved_model, texts=["a b", "c", "b a c a"], streaming=True
+    )
+    assert fine("run", tmp_path / "export", lines="a b\nc\nb a c a\n").splitlines() == expected
+    status, _, said = call("run", tmp_path / "export", "--stream", "a b")
+    assert status == 2 and "in its graph alone" in said
+    (x,) = json.loads(fine("benchmark", tmp_path / "export", "--calls", 1, "--batch-size", 2, "--json"))["sizes"]
+    assert x["rows"] == 2 and x["tokens"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("subject", ["encoder_decoder", "decoder_only"])
+def test_steps_as_onnx(subject, request, tmp_path):
+    subject = request.getfixturevalue(subject)
+    strategy = kt.Sampling(seed=5)
+    generator = kt.Generator(subject.model, max_length=subject.max_length, strategy=strategy, **OPTIONS)
+    kt.export.onnx(generator, tmp_path / "steps", source_length=4, batch_size=2, verify=False)
+    found = records(fine("run", tmp_path / "steps", "--json", lines=LINES))
+    for first in range(0, len(ROWS), 2):
+        expected = generator(ROWS[first : first + 2], seed=5 + first // 2)
+        for row in range(len(ROWS[first : first + 2])):
+            length = expected["lengths"][row, 0]
+            assert found[first + row]["tokens"] == [expected["tokens"][row, 0, :length].tolist()]
+    plain = [" ".join(map(str, record["tokens"][0])) for record in found]
+    assert fine("run", tmp_path / "steps", "--stream", lines=LINES).splitlines() == plain
+    described = json.loads(fine("describe", tmp_path / "steps", "--json"))
+    assert described["format"] == "ONNX" and described["needs"][0]["package"] == "onnxruntime"
 
 
 def test_texts_in_one_line_each_and_seeds(writer):
@@ -339,11 +407,18 @@ def test_what_is_not_written_over(echo, files):
     assert files["input"].read_text().startswith("1 1 -1\n")
 
 
-def started(*arguments, **options) -> subprocess.Popen:
+def started(*arguments, module: bool = True, login: int | None = None, **options) -> subprocess.Popen:
+    """The command in a process of its own; with `login`, that terminal is the one that controls it."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    arguments = [sys.executable, "-m", "keras_transformer_runtime", *map(str, arguments)]
-    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
-    return subprocess.Popen(arguments, env={**os.environ, "PYTHONPATH": path}, **options)
+    command = ["-m", "keras_transformer_runtime"] if module else []
+
+    def prepare():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+        if login is not None:
+            os.login_tty(login)
+
+    arguments = [sys.executable, *command, *map(str, arguments)]
+    return subprocess.Popen(arguments, env={**os.environ, "PYTHONPATH": path}, preexec_fn=prepare, **options)
 
 
 def kill_when(process: subprocess.Popen, path, size: int) -> None:
@@ -430,18 +505,23 @@ def test_what_a_run_is_not_gone_on_with(echo, writer, tmp_path):
     assert output.read_bytes() == part and not state_of(output).exists()  # one that is whole needs none
 
 
-def test_seeds_of_a_run_that_is_gone_on_with(writer, tmp_path):
+def test_seeds_of_a_run_that_is_gone_on_with(writer, tmp_path, monkeypatch):
     """A given one is not changed; a fresh one is taken up again."""
-    tokenizer = kt.text.CharacterTokenizer("ab")
-    model = roughen(kt.models.language_model(tokenizer.vocabulary_size, **SIZES))
-    options = {**OPTIONS, "max_length": 9, "strategy": kt.Sampling(seed=None, temperature=3.0)}
-    fresh = kt.Generator(model, source_tokenizer=tokenizer, target_tokenizer=tokenizer, **options)
-    kt.export.litert(fresh, tmp_path / "fresh.tflite", source_length=3, batch_size=3, verify=False)
     (tmp_path / "input").write_text("a\n" * 20)
+    arguments = ("run", writer, "--input", tmp_path / "input", "--output", tmp_path / "three", "--resume")
+    fine(*arguments, "--seed", 3)
+    assert "with --seed 3, and is to be gone on with no --seed" in call(*arguments)[2]
+
+    def without_seed(*arguments, **options):
+        runner = load(*arguments, **options)
+        runner.metadata["seed"] = None
+        return runner
+
+    monkeypatch.setattr(command, "load", without_seed)
     whole = {}
     for name in ("one", "two"):
         output = tmp_path / name
-        arguments = ("run", tmp_path / "fresh.tflite", "--input", tmp_path / "input", "--output", output, "--resume")
+        arguments = ("run", writer, "--input", tmp_path / "input", "--output", output, "--resume")
         fine(*arguments)
         whole[name] = output.read_bytes()
         lines = whole[name].splitlines(keepends=True)
@@ -449,9 +529,6 @@ def test_seeds_of_a_run_that_is_gone_on_with(writer, tmp_path):
         fine(*arguments)
         assert output.read_bytes() == whole[name]
     assert whole["one"] != whole["two"]
-    arguments = ("run", writer, "--input", tmp_path / "input", "--output", tmp_path / "three", "--resume")
-    fine(*arguments, "--seed", 3)
-    assert "with --seed 3, and is to be gone on with no --seed" in call(*arguments)[2]
 
 
 def test_two_processes_do_not_write_one_output(echo, tmp_path):
@@ -503,6 +580,95 @@ def test_progress_is_shown_where_somebody_sees_it(echo, files):
     assert status == 0 and output == "1.0 2.0 3.0\n" * 50 and "50 lines" in errors
     for more, terminals in (((), ["stdout", "stderr"]), (("--quiet",), ["stderr"]), ((), [])):
         assert "lines" not in call(*arguments, *more, terminals=terminals)[2]
+
+
+# Terminals
+
+# A step of a loop waits until somebody has allowed it by a byte.
+STEP_BY_STEP = """
+import os, sys
+from keras_transformer_runtime.command import main
+from keras_transformer_runtime.program import Program
+steps = Program.steps
+def waiting(self, *arguments):
+    for carry in steps(self, *arguments):
+        yield carry
+        assert os.read(int(sys.argv[1]), 1)
+Program.steps = waiting
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.fixture
+def terminal():
+    """Both ends of a pseudo-terminal that does not echo."""
+    ours, theirs = os.openpty()
+    settings = termios.tcgetattr(theirs)
+    settings[3] &= ~termios.ECHO
+    termios.tcsetattr(theirs, termios.TCSANOW, settings)
+    yield ours, theirs
+    for end in (ours, theirs):
+        with contextlib.suppress(OSError):
+            os.close(end)
+
+
+def read_until(file: int, is_enough, seen: bytes = b"") -> bytes:
+    """What comes from a terminal until it is enough."""
+    while seen.startswith(b"INFO") or not is_enough(seen):
+        assert select.select([file], [], [], 60)[0], f"{seen} and no more"
+        seen += os.read(file, 4096)
+        seen = re.sub(rb"\AINFO: [^\n]*\n", b"", seen)  # what LiteRT says of itself
+    return seen
+
+
+def test_tokens_are_on_the_terminal_before_the_next_one_is_made(folder, generator, terminal):
+    ours, theirs = terminal
+    allowed, allow = os.pipe()
+    arguments = ["-c", STEP_BY_STEP, str(allowed), "run", str(folder / "step.tflite"), "5 9 22 4"]
+    streams = {"stdin": subprocess.DEVNULL, "stdout": theirs, "stderr": theirs, "pass_fds": [allowed]}
+    process = started(*arguments, **streams, module=False)
+    ids = [5, 9, 22, 4]
+    expected = " ".join(map(str, ids)).encode()
+    assert read_until(ours, lambda seen: len(seen) >= len(expected)) == expected
+    steps = [int(token) for (token,) in generator.stream([ids])]
+    for number, token in enumerate(steps):
+        os.write(allow, b".")
+        more = b" %d" % token + b"\r\n" * (number == len(steps) - 1)
+        if number == len(steps) - 1:
+            os.write(allow, b".")
+        assert read_until(ours, lambda seen, more=more: len(seen) >= len(more)) == more
+    assert process.wait(60) == 0
+    for end in (allowed, allow):
+        os.close(end)
+
+
+def test_a_line_that_is_typed_is_answered_and_control_c_ends_it(echo, terminal):
+    ours, theirs = terminal
+    pipe = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+    process = started("run", echo, **pipe, login=theirs)
+    for number in range(3):
+        os.write(ours, b"%d 2 3\n" % number)
+        line = read_until(ours, lambda seen: seen.endswith(b"\n"))
+        assert line == b"%d.0 2.0 3.0\r\n" % number
+    os.write(ours, b"\x03")
+    assert process.wait(60) == 130
+
+
+@pytest.mark.parametrize("seen_by", ["stderr", "both"])
+def test_a_bar_on_a_terminal_is_not_in_what_is_written(seen_by, echo, terminal, tmp_path):
+    pytest.importorskip("rich")
+    ours, theirs = terminal
+    (tmp_path / "input").write_text("1 2 3\n" * 100)
+    arguments = ("run", echo, "--input", tmp_path / "input", "--batch-size", 1)
+    stdout = subprocess.PIPE if seen_by == "stderr" else theirs
+    process = started(*arguments, stdin=subprocess.DEVNULL, stdout=stdout, stderr=theirs)
+    if seen_by == "stderr":
+        assert process.stdout.read() == b"1.0 2.0 3.0\n" * 100
+        assert b"lines" in read_until(ours, lambda seen: b"lines" in seen)
+    else:
+        expected = b"1.0 2.0 3.0\r\n" * 100
+        assert read_until(ours, lambda seen: len(seen) >= len(expected)) == expected
+    assert process.wait(60) == 0
 
 
 # Time
