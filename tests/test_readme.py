@@ -33,7 +33,7 @@ def test_the_first_example_answers_right_and_may_run_again(readme, fresh_process
 
 @pytest.mark.slow
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("page", ["training.md", "tokenizers.md", "performance.md", "custom_layers.md"])
+@pytest.mark.parametrize("page", ["training.md", "tokenizers.md", "performance.md", "custom_layers.md", "export.md"])
 def test_pages_run(page, fresh_process, tmp_path):
     blocks = python_in((REPOSITORY / f"docs/{page}").read_text(encoding="utf-8"))
     assert blocks
