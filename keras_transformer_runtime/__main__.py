@@ -2,6 +2,6 @@
 
 import sys
 
-from keras_transformer_runtime.command import main
+from keras_transformer_runtime.command import script
 
-sys.exit(main())
+sys.exit(script())

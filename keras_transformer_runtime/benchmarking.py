@@ -4,7 +4,7 @@ import importlib.metadata
 import itertools
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,14 @@ from keras_transformer_runtime.answering import Answerer, form_of, one_line
 from keras_transformer_runtime.describing import RUN_BY, describe, heading
 from keras_transformer_runtime.inputs import Input
 from keras_transformer_runtime.packages import PACKAGES
-from keras_transformer_runtime.runner import Runner, load
+from keras_transformer_runtime.runner import Runner
 
 SIZES = (1, 8, 32)  # rows a call, of an export that takes any number
 
 
 def benchmark(
     path: Path,
+    load: Callable[[], Runner],
     *,
     lines: Iterable[bytes] | None = None,
     form: str | None = None,
@@ -35,18 +36,19 @@ def benchmark(
 
     Args:
         path: The export.
+        load: Loads it.
         lines: What to answer, over and over; as many are read as all calls take. Default: inputs are made up.
         form: What a line is. Default: what `keras-transformer run` takes it for.
         sizes: Rows a call. Default: those that the export was made for, or 1, 8 and 32.
         calls: How many are timed of each size.
         length: Ids a row of inputs that are made up, or their size in whatever dimension may vary.
-        threads: Of the LiteRT interpreter.
+        threads: Of the LiteRT interpreter, to tell of.
 
     Raises:
         ValueError: If there is no line, or the export refuses one, or what was made up.
     """
     facts = describe(path)
-    runner, loading = _timed(lambda: load(path, num_threads=threads))
+    runner, loading = _timed(load)
     form = form or form_of(runner)
     answerer = Answerer(runner, form)
     sizes = sizes or ([answerer.rows_of_file] if answerer.rows_of_file else list(SIZES))

@@ -19,12 +19,13 @@ from keras_transformer_runtime.distribution import DISTRIBUTION
 from keras_transformer_runtime.lines import Refusal, check_distinct, read_lines
 from keras_transformer_runtime.output import Output
 from keras_transformer_runtime.resuming import SUFFIX, fingerprint
-from keras_transformer_runtime.runner import load
+from keras_transformer_runtime.runner import Runner, load
 
 NAME = "keras-transformer"
 FINE, FAILED, MISUSED, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 DRAWN = "drawn from"  # the seed, a fresh one where the export has none
 MADE_UP = object()  # in place of a file of inputs
+KEPT = []  # the runner, until the process ends: LiteRT tells what it takes down with it
 
 ABOUT = "Run, describe and time what kt.export wrote: a SavedModel folder, a .tflite file, or ONNX."
 ABOUT_RUN = """\
@@ -97,6 +98,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"{NAME}: error: {one_line(error)}", file=sys.stderr)
         return MISUSED if isinstance(error, Refusal) else FAILED
+
+
+def script() -> int:
+    """The command as a process that ends with it. Returns its exit status."""
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # nobody wants to read that
+    return status
 
 
 def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
@@ -206,6 +216,7 @@ def _benchmark(options) -> int:
     with _opened(options) if given else contextlib.nullcontext() as file:
         facts = benchmarking.benchmark(
             options.export,
+            lambda: _load(options),
             lines=read_lines(file) if given else None,
             form=options.form,
             sizes=options.sizes,
@@ -215,6 +226,12 @@ def _benchmark(options) -> int:
         )
     _say(json.dumps(facts, ensure_ascii=False) if options.json else benchmarking.as_text(facts))
     return FINE
+
+
+def _load(options) -> Runner:
+    runner = load(options.export, num_threads=options.threads)
+    KEPT[:] = [runner]
+    return runner
 
 
 def _say(text: str) -> None:
@@ -232,7 +249,7 @@ def _run(options) -> int:
     )
     with contextlib.closing(output), _opened(options) as file:
         lines = enumerate(options.texts or read_lines(file), 1)
-        runner = load(options.export, num_threads=options.threads)
+        runner = _load(options)
         begun = output.settings or {}
         answerer = Answerer(runner, options.form or form_of(runner), begun.get(DRAWN, options.seed))
         if options.seed is not None and not (runner.is_generator and runner.metadata["takes_seed"]):

@@ -6,7 +6,8 @@ from pathlib import Path
 from keras_transformer_runtime.description import read_export
 from keras_transformer_runtime.packages import PACKAGES
 
-RUN_BY = {"SavedModel": "tensorflow", "LiteRT": "ai_edge_litert", "ONNX": "onnxruntime"}
+BUNDLE = "LiteRT-LM"
+RUN_BY = {"SavedModel": "tensorflow", "LiteRT": "ai_edge_litert", BUNDLE: "ai_edge_litert", "ONNX": "onnxruntime"}
 TEXT_OPERATIONS = (b"TFText>", b"WordpieceTokenize", b"SentencepieceOp", b"RegexSplit")  # of TensorFlow Text
 SHOWN = 4  # inputs of a signature
 
@@ -19,6 +20,7 @@ def describe(path: str | Path) -> dict:
     """
     path = Path(path)
     kind_of_file, description, _ = read_export(path)
+    kind_of_file = BUNDLE if description["layout"] == "bundle" else kind_of_file
     return {
         "path": str(path),
         "format": kind_of_file,
