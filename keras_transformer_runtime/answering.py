@@ -103,8 +103,10 @@ class Answerer:
 
     @property
     def batch_size(self) -> int:
-        """As many lines as suit the export."""
-        return self.rows_of_file or 32
+        """As many lines as suit the export. Texts that a plain model itself makes ids of, it pads to the longest."""
+        in_graph = self.form != "ids" and self.runner.takes_texts and self.runner.source_tokenizer is None
+        alone = in_graph and not self.runner.is_generator
+        return self.rows_of_file or (1 if alone else 32)
 
     def __call__(self, lines: list[bytes | str], batch: int) -> list[Answer]:
         """Answers to the lines of the batch of that number."""

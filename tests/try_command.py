@@ -16,6 +16,7 @@ import venv
 from pathlib import Path
 
 import keras
+import keras_hub
 import numpy as np
 import tokenizers
 
@@ -153,9 +154,9 @@ def of_texts(source, target, **options) -> kt.Generator:
     return generator_of(source and source.vocabulary_size, target.vocabulary_size, **options)
 
 
-def classifier() -> keras.Model:
+def classifier(size: int = 29) -> keras.Model:
     """A plain model of ids."""
-    return rough(kt.models.encoder_classifier(29, 3, **SIZES))
+    return rough(kt.models.encoder_classifier(size, 3, **SIZES))
 
 
 def of_features() -> keras.Model:
@@ -296,11 +297,18 @@ def saved_model(folder: Path):
         end=["</s>"],
     )
     yield case("checkpoint_pieces", of_texts(trained, trained), TEXTS, TEXTS, False)
-    model, names = classifier(), kt.text.WordPieceTokenizer(["<pad>", "<unk>", "<s>", "</s>", "a", "b", "c"])
-    path = exported(kt.export.saved_model, model, folder / "words_classifier", source_tokenizer=names)
+    theirs = keras_hub.tokenizers.ByteTokenizer(lowercase=False)
+    generator = generator_of(256 + 3, max_length=40)
+    path = exported(kt.export.saved_model, generator, folder / "keras_hub", source_tokenizer=theirs)
+    rows = [theirs(text).numpy().tolist() for text in TEXTS]
+    yield {"path": path, "lines": TEXTS, "expected": of_generator(generator, rows)}
+    vectorized = keras.layers.TextVectorization(vocabulary=["a", "b", "c"])
     texts = ["a b", "c", "b a c a"]
-    rows = [names([text]).numpy()[0].tolist() for text in texts]
-    yield {"path": path, "lines": texts, "expected": of_model(model, rows, "classes")}
+    for name, tokenizer in {"words_classifier": words, "vectorized_classifier": vectorized}.items():
+        model = classifier(40)
+        path = exported(kt.export.saved_model, model, folder / name, source_tokenizer=tokenizer)
+        rows = [np.asarray(tokenizer([text]))[0].tolist() for text in texts]
+        yield {"path": path, "lines": texts, "expected": of_model(model, rows, "classes")}
 
 
 CASES = {"litert": litert, "onnx": onnx, "saved_model": saved_model}

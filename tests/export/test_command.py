@@ -172,6 +172,23 @@ def test_inputs_that_are_called_text(tmp_path):
     assert fine("run", tmp_path / "ids", "3 4") == "4 5\n"
 
 
+def test_texts_of_a_plain_model_are_not_padded(words, tmp_path):
+    """Whoever asks for batches gets them padded."""
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    model = keras.Model(tokens, kt.TokenEmbedding(words.vocabulary_size, 2, name="rows")(tokens))
+    kt.export.saved_model(model, tmp_path / "model", source_tokenizer=words, verify=False)
+    (table,) = model.get_weights()
+    expected = [table[[4, 5]], table[[6]], table[[5, 4, 6]]]
+    lines = "a b\nc\nb a c\n"
+    for options, padded in (((), False), (("--batch-size", 3), True)):
+        found = [
+            x["outputs"]["rows"] for x in records(fine("run", tmp_path / "model", "--json", *options, lines=lines))
+        ]
+        assert [len(x) for x in found] == ([3, 3, 3] if padded else [2, 1, 3])
+        for x, rows in zip(found, expected, strict=True):
+            np.testing.assert_allclose(x[: len(rows)], rows, rtol=1e-6)
+
+
 def test_texts_by_name(writer, folder):
     """What is one text as JSON is the same text by the name of its input."""
     for path, text in ((writer, "ba"), (folder / "classifier", "b a")):
