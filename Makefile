@@ -131,7 +131,7 @@ dist: $(INSTALLED) ## Build and check sdist and wheel, and try the wheel in an e
 	@$(BIN)/python -m build --outdir dist . > dist.log 2>&1 || { cat dist.log; exit 1; }
 	@$(BIN)/python -m twine check --strict dist/*
 	@$(BIN)/python tests/try_wheel.py dist/*.whl $(EXTRAS)
-	@TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python tests/try_command.py dist/*.whl
+	@KERAS_BACKEND=tensorflow TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python tests/try_command.py dist/*.whl
 
 bench: $(INSTALLED) ## Run the benchmarks that are not measured yet, and write docs/benchmarks.md (DATA=folder of Multi30k, TEXT=file of tiny Shakespeare, BEFORE=another checkout, QUICK=1: a try)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
