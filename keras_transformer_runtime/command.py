@@ -27,7 +27,7 @@ DRAWN = "drawn from"  # the seed, a fresh one where the export has none
 MADE_UP = object()  # in place of a file of inputs
 KEPT = []  # the runner, until the process ends: LiteRT tells what it takes down with it
 
-ABOUT = "Run, describe and time what kt.export wrote: a SavedModel folder, a .tflite file, or ONNX."
+ABOUT = "Run, describe and time what kt.export wrote: a SavedModel folder, a .tflite or .litertlm file, or ONNX."
 ABOUT_RUN = """\
 Answer texts, or the lines of a file or of standard input: one line for one line, in the same order.
 

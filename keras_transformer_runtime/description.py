@@ -64,23 +64,29 @@ def read_archive(path: Path) -> tuple[dict, dict[str, bytes]]:
         if content is not None and checksum(path, content["size"]) != content:
             raise ValueError("it was changed after it was written: its checksum is another")
     except DAMAGE as error:
-        raise ValueError(f"'{path}' was not written by kt.export.litert, or is cut off or damaged: {error}.") from error
+        raise ValueError(
+            f"'{path}' was not written by kt.export.litert or kt.export.litertlm, or is cut off or damaged: {error}."
+        ) from error
     return description, files
 
 
 def read_export(path: Path) -> tuple[str, dict, dict[str, bytes]]:
-    """The format of an export, "SavedModel", "LiteRT" or "ONNX", its description, and the files that this names; of
-    none of them more than that is read, so none of the packages that run them is needed.
+    """The format of an export, "SavedModel", "LiteRT", "LiteRT-LM" or "ONNX", its description, and the files that this
+    names; of none of them more than that is read, so none of the packages that run them is needed.
 
     Raises:
         ValueError: If there is nothing at `path`, or it was not written by this package.
     """
     if not path.exists():
-        raise ValueError(f"There is neither a SavedModel folder nor a .tflite file at '{path}', nor an ONNX export.")
+        raise ValueError(
+            f"There is nothing at '{path}': an export is a SavedModel folder, a .tflite or .litertlm file, or ONNX."
+        )
     if path.is_dir():
         is_onnx = (path / NAME).exists()
         return ("ONNX", *read_folder(path)) if is_onnx else ("SavedModel", *read_folder(path / EXTRA))
-    return ("ONNX", read_onnx(path), {}) if path.suffix == ".onnx" else ("LiteRT", *read_archive(path))
+    if path.suffix == ".onnx":
+        return "ONNX", read_onnx(path), {}
+    return "LiteRT-LM" if path.suffix == ".litertlm" else "LiteRT", *read_archive(path)
 
 
 def read_onnx(path: Path) -> dict:

@@ -5,7 +5,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -66,25 +66,43 @@ def _keeping(runner: Callable, interpreter) -> Callable:
 
 def _steps(path: Path, metadata: dict, num_threads: int | None) -> tuple[dict, dict]:
     """The same of a loop in steps, whose caches stay where LiteRT computes: they go from step to step as buffers."""
+    model = compile_model(path, num_threads)
+    found = [name for name in metadata["signatures"] if name in model.get_signature_list()]
+    in_place = {"decode": metadata.get("in_place") or ()}
+    runners = {name: Signature(model, name, READ, in_place.get(name, ())) for name in found}
+    return runners, {name: runner.shapes for name, runner in runners.items()}
+
+
+def compile_model(model: Path | bytes, num_threads: int | None):
+    """A .tflite file, or what is in one, as LiteRT's `CompiledModel`."""
     litert = needed("ai_edge_litert.compiled_model", "A .tflite file")
     with _quiet(), tempfile.TemporaryDirectory() as nowhere:  # where no plugins are
         runtime = os.path.dirname(os.path.abspath(litert.__file__))
         environment = litert.Environment.create(runtime_path=runtime, compiler_plugin_path=nowhere)
         cpu = litert.CpuOptions(num_threads=num_threads or 1)
         options = litert.Options(hardware_accelerators=litert.HardwareAccelerator.CPU, cpu_options=cpu)
-        model = litert.CompiledModel.from_file(str(path), environment=environment, options=options)
-        litert.TensorBuffer.create_from_host_memory(np.zeros(1, np.int32)).write(np.zeros(1, np.int32))  # makes another
-    found = [name for name in metadata["signatures"] if name in model.get_signature_list()]
-    in_place = frozenset(metadata.get("in_place") or ())
-    runners = {name: _Signature(model, name, in_place if name == "decode" else frozenset()) for name in found}
-    return runners, {name: runner.shapes for name, runner in runners.items()}
+        settings = {"environment": environment, "options": options}
+        if isinstance(model, bytes):
+            compiled = litert.CompiledModel.from_buffer(model, **settings)
+        else:
+            compiled = litert.CompiledModel.from_file(str(model), **settings)
+        nothing = np.zeros(1, np.int32)
+        litert.TensorBuffer.create_from_host_memory(nothing).write(nothing)  # which makes another environment
+    return compiled
 
 
-class _Signature:
-    """A signature of a compiled model, as a function of arrays and buffers to arrays, of what is read, and buffers."""
+class Signature:
+    """A signature of a compiled model, as a function of arrays and buffers to arrays, of what is read, and buffers.
 
-    def __init__(self, model, name: str, in_place: frozenset):
-        self._model, self._name, self._in_place = model, name, in_place
+    Args:
+        model: The compiled model.
+        name: Of the signature.
+        read: The outputs that come back as arrays; others stay where they are computed.
+        in_place: The outputs that are written to the buffer of the input of the same name.
+    """
+
+    def __init__(self, model, name: str, read: Collection[str], in_place: Collection[str] = ()):
+        self._model, self._name, self._read, self._in_place = model, name, frozenset(read), frozenset(in_place)
         self._details = model.get_input_tensor_details(name), model.get_output_tensor_details(name)
         self.shapes = {key: list(x["shape"]) for key, x in self._details[0].items()}
         self._inputs = {}
@@ -94,7 +112,14 @@ class _Signature:
         given = {key: self._input(key, value) for key, value in inputs.items()}
         outputs = {key: self._output(key, given) for key in self._details[1]}
         self._model.run_by_name(self._name, given, outputs)
-        return {key: self._read(key, buffer) if key in READ else buffer for key, buffer in outputs.items()}
+        return {key: self._array(key, buffer) if key in self._read else buffer for key, buffer in outputs.items()}
+
+    def new(self, key: str):
+        """A buffer of zeros for an input."""
+        details = self._details[0][key]
+        buffer = self._model.create_input_buffer_by_name(self._name, key)
+        buffer.write(np.zeros(details["shape"], details["dtype"]))
+        return buffer
 
     def _input(self, key: str, value):
         if not isinstance(value, np.ndarray | np.generic):
@@ -110,13 +135,13 @@ class _Signature:
     def _output(self, key: str, given: dict):
         if key in self._in_place and key in given:
             return given[key]
-        if key not in READ:
+        if key not in self._read:
             return self._model.create_output_buffer_by_name(self._name, key)
         if key not in self._outputs:
             self._outputs[key] = self._model.create_output_buffer_by_name(self._name, key)
         return self._outputs[key]
 
-    def _read(self, key: str, buffer) -> np.ndarray:
+    def _array(self, key: str, buffer) -> np.ndarray:
         details = self._details[1][key]
         return buffer.read(int(np.prod(details["shape"])), np.dtype(details["dtype"])).reshape(details["shape"])
 

@@ -16,13 +16,13 @@ from keras_transformer_runtime.tokenizers import make_tokenizer
 
 
 def load(path: str | os.PathLike, *, num_threads: int | None = None) -> "Runner":
-    """Load what `kt.export` wrote: a SavedModel folder, a .tflite file, or ONNX, a file or a folder of steps.
+    """Load what `kt.export` wrote: a SavedModel folder, a .tflite or .litertlm file, ONNX as a file or a folder.
 
     What is loaded may be used from any number of threads.
 
     Args:
-        path: What `kt.export.saved_model`, `kt.export.litert` or `kt.export.onnx` wrote.
-        num_threads: Of the LiteRT interpreter. Default: its own.
+        path: What `kt.export.saved_model`, `kt.export.litert`, `kt.export.litertlm` or `kt.export.onnx` wrote.
+        num_threads: Of LiteRT. Default: its own.
 
     Raises:
         ValueError: If there is nothing at `path`, it was not written by this package, or it was changed since.
@@ -30,7 +30,9 @@ def load(path: str | os.PathLike, *, num_threads: int | None = None) -> "Runner"
     """
     path = Path(path)
     if not path.exists():
-        raise ValueError(f"There is neither a SavedModel folder nor a .tflite file at '{path}', nor an ONNX export.")
+        raise ValueError(
+            f"There is nothing at '{path}': an export is a SavedModel folder, a .tflite or .litertlm file, or ONNX."
+        )
     # Each needs a package of its own, and those who use one need not have the others.
     if path.is_dir() and not (path / NAME).exists():
         from keras_transformer_runtime.saved_model import SavedModelRunner
@@ -40,6 +42,10 @@ def load(path: str | os.PathLike, *, num_threads: int | None = None) -> "Runner"
         from keras_transformer_runtime.onnx import load_onnx
 
         return load_onnx(path)
+    if path.suffix == ".litertlm":
+        from keras_transformer_runtime.bundle import BundleRunner
+
+        return BundleRunner(path, num_threads)
     from keras_transformer_runtime.litert import LiteRTRunner
 
     return LiteRTRunner(path, num_threads)

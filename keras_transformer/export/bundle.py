@@ -7,6 +7,7 @@ what may be seen: its shape tells the runtime how long a sequence may be. `selec
 chooses as the strategy does: for a program that runs the loop by itself (`keras_transformer_runtime`).
 """
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -50,6 +51,12 @@ def check_bundle(generator: Generator) -> None:
         raise ValueError(f"A LiteRT-LM bundle keeps a cache; the generator was made with cache=False. {otherwise}.")
 
 
+def is_placeholder(size: int) -> bool:
+    """Whether the runtime takes a length of prompts or caches for a placeholder, to put a smaller number in its place:
+    a prime above 10 (`magic_number_configs_helper.cc` of LiteRT-LM)."""
+    return size > 10 and all(size % factor for factor in range(2, math.isqrt(size) + 1))
+
+
 def _forbids_always(processor) -> bool:
     return type(processor) is ForbiddenTokens and not processor.start and processor.stop is None
 
@@ -82,7 +89,7 @@ def bundle_signatures(generator: Generator, prefill_lengths: Sequence[int]) -> d
 
     def inputs(count):
         tokens, positions = Input("tokens", (1, count), "int32"), Input("input_pos", (count,), "int32")
-        return [tokens, positions, *held, Input("mask", (1, 1, count, length), "bool")]
+        return [tokens, positions, *held, Input("mask", (1, 1, count, length + is_placeholder(length)), "bool")]
 
     def packed(state):
         return {name: state[key] for name, key in names.items()}

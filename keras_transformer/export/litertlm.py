@@ -10,7 +10,7 @@ import numpy as np
 from keras_transformer.decoding import Generator
 from keras_transformer.decoding.strategies import Greedy
 from keras_transformer.export.agreement import TIE, ExportMismatchError, margin_at
-from keras_transformer.export.bundle import bundle_signatures, check_bundle
+from keras_transformer.export.bundle import bundle_signatures, check_bundle, is_placeholder
 from keras_transformer.export.bundle_tokenizers import bundled
 from keras_transformer.export.files import Kind, check_target, replacing
 from keras_transformer.export.litert import convert, operators_of
@@ -55,7 +55,8 @@ def litertlm(
         path: File to write, "model.litertlm" say.
         tokenizer: Default: the generator's.
         prefill_lengths: Numbers N of tokens that are read at a time. A prompt is read in pieces of these; 1 is always
-            among them, as a piece has to fit into what is left of `max_length`. Default: 1, 8, 64 and 512, as long as
+            among them, as a piece has to fit into what is left of `max_length`; primes above 10 the runtime takes for
+            placeholders. Default: 1, 8, 64 and 512, as long as
             `max_length` allows.
         quantize: As `kt.export.litert` takes it: None, "float16", "int8" or "int4".
         chat_template: A template in Jinja's language, which the runtime knows without Python's methods. Default: the
@@ -139,6 +140,12 @@ def _prefill_lengths(given: Sequence[int] | None, longest: int) -> list[int]:
     given = [given] if isinstance(given, int) else list(given)
     if any(type(length) is not int or not 1 <= length <= longest for length in given):
         raise ValueError(f"prefill_lengths are integers from 1 to max_length, {longest}, got {given}.")
+    primes = [length for length in given if is_placeholder(length)]
+    if primes:
+        raise ValueError(
+            f"The LiteRT-LM runtime takes prime numbers above 10 for placeholders, and would read {primes[0]} tokens "
+            f"at a time as fewer: give other prefill_lengths than {primes}."
+        )
     return sorted({1, *given})
 
 
