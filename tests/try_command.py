@@ -243,10 +243,18 @@ def static(export, folder: Path, suffix: str, streams: bool, **options):
 
 
 def litert(folder: Path):
-    """Cases of .tflite files: plain models, loops whole and in steps, and one of small numbers."""
+    """Cases of .tflite files: plain models, loops whole and in steps, and one of small numbers; and of bundles."""
     yield from plain(kt.export.litert, folder, ".tflite", source_length=5)
     yield from static(kt.export.litert, folder, "_whole.tflite", False)
     yield from static(kt.export.litert, folder, "_step.tflite", True, layout="step")
+    for name, drawn in {"bundle.litertlm": {}, "drawn.litertlm": DRAWN}.items():
+        generator = of_texts(None, BYTES, **drawn)
+        path = exported(kt.export.litertlm, generator, folder / name)
+        seeds = range(3, 3 + len(TEXTS))  # a bundle takes one row at a time, so each line is a batch
+        expected = [
+            of_generator(generator, [text], seed if drawn else None)[0] for text, seed in zip(TEXTS, seeds, strict=True)
+        ]
+        yield {"path": path, "lines": TEXTS, "expected": expected, "streams": True}
     generator = generator_of(23)
     path = exported(kt.export.litert, generator, folder / "int8.tflite", source_length=4, quantize="int8", **BATCH)
     runner, expected = kt.export.load(path), []  # rounded weights say other things than the model's own
@@ -298,9 +306,9 @@ def saved_model(folder: Path):
     )
     yield case("checkpoint_pieces", of_texts(trained, trained), TEXTS, TEXTS, False)
     theirs = keras_hub.tokenizers.ByteTokenizer(lowercase=False)
-    generator = generator_of(256 + 3, max_length=40)
+    generator = generator_of(theirs.vocabulary_size(), max_length=40)
     path = exported(kt.export.saved_model, generator, folder / "keras_hub", source_tokenizer=theirs)
-    rows = [theirs(text).numpy().tolist() for text in TEXTS]
+    rows = [np.asarray(theirs(text)).tolist() for text in TEXTS]
     yield {"path": path, "lines": TEXTS, "expected": of_generator(generator, rows)}
     vectorized = keras.layers.TextVectorization(vocabulary=["a", "b", "c"])
     texts = ["a b", "c", "b a c a"]

@@ -244,6 +244,27 @@ def test_word_pieces_in_the_graph_alone(words, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_bundle(tmp_path):
+    """One row at a time, each with a seed of its own."""
+    pytest.importorskip("litert_lm_builder")
+    tokenizer = kt.text.ByteTokenizer()
+    model = roughen(kt.models.language_model(tokenizer.vocabulary_size, **SIZES))
+    options = {**OPTIONS, "target_tokenizer": tokenizer, "max_length": 24, "strategy": kt.Sampling(seed=4)}
+    generator = kt.Generator(model, **options)
+    path = tmp_path / "model.litertlm"
+    kt.export.litertlm(generator, path, verify=False)
+    texts = ["ab", "a", "b c"]
+    expected = [generator([text], seed=4 + i)["texts"][0] for i, text in enumerate(texts)]
+    lines = "\n".join(texts)
+    assert [x["texts"] for x in records(fine("run", path, "--json", lines=lines))] == expected
+    assert fine("run", path, "--stream", lines=lines) == fine("run", path, lines=lines)
+    assert call("run", path, "--batch-size", 2, lines=lines)[0] == 2
+    facts = json.loads(fine("benchmark", path, "--json", "--calls", 2))
+    assert facts["format"] == "LiteRT-LM" and [x["rows"] for x in facts["sizes"]] == [1]
+    assert facts["sizes"][0]["tokens"] > 0 and "as LiteRT-LM" in fine("describe", path)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("subject", ["encoder_decoder", "decoder_only"])
 def test_steps_as_onnx(subject, request, tmp_path):
     subject = request.getfixturevalue(subject)
