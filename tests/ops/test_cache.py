@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_transformer.ops.cache import empty, write
-from keras_transformer.ops.runtime import without_xla
+from keras_transformer.ops.runtime import for_converter, without_xla
 
 B, G, C, K, T = 3, 2, 7, 5, 2
 
@@ -95,3 +95,24 @@ def test_in_a_loop_nothing_is_copied():
     expected = new[:, :, :1] * np.arange(1, C + 1, dtype="float32")[:, None]
     np.testing.assert_allclose(last, expected, rtol=1e-6)
     np.testing.assert_array_equal(first, last)
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("first", [0, 3, C - T])
+def test_for_litert_a_run_is_a_slice(first):
+    import tensorflow as tf
+
+    cache, new, _ = tensors(5)
+    cells = np.tile(first + np.arange(T, dtype="int32"), (B, 1))
+
+    def operations(is_run, target):
+        @tf.function(autograph=False)
+        @for_converter(target)
+        def function(cache, new, cells):
+            return write(cache, new, cells, is_run=is_run)
+
+        np.testing.assert_array_equal(function(cache, new, cells), oracle(cache, new, cells))
+        return {x.type for x in function.get_concrete_function(cache, new, cells).graph.get_operations()}
+
+    assert "XlaDynamicUpdateSlice" in operations(True, "litert")
+    assert "XlaDynamicUpdateSlice" not in operations(False, "litert") | operations(True, "onnx")
