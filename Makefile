@@ -37,7 +37,7 @@ TORCH_PART := $(addprefix tests/,models layers ops test_insight.py training/test
 	training/test_rematerialization.py) $(DECODING)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart lecture examples browser-demo browser-story test test-jax test-torch test-slow test-pretrained test-distributed test-browser lint format dist bench clean
+.PHONY: help quickstart lecture examples browser-demo browser-story test test-jax test-torch test-slow test-pretrained test-distributed test-browser test-ray lint format dist bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -115,6 +115,10 @@ test-distributed: $(INSTALLED) ## Train on eight virtual devices, on two replica
 
 test-browser: $(INSTALLED) $(BROWSER)/node_modules ## Test the pages in headless Chromium (MODEL=folder: with the model that is there)
 	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python -m pytest -q -rs tests/examples/test_browser.py tests/examples/test_browser_digit.py tests/examples/test_browser_story.py
+
+test-ray: $(INSTALLED) ## Test examples/ray on two nodes, whose workers are killed (installs Ray, minutes)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,ray]"
+	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python -m pytest -q -rs tests/examples/test_ray.py
 
 lint: $(INSTALLED) ## Check style and formatting with ruff
 	@$(BIN)/ruff check --quiet $(SOURCES)

@@ -32,6 +32,7 @@ PACKAGES = (
     "ai-edge-litert",
     "llama_cpp_python",
     "numpy",
+    "ray",
 )
 VECTORS = ("avx512f", "avx2", "avx", "sve", "asimd")  # as /proc/cpuinfo names them
 

@@ -67,11 +67,13 @@ class Failure(Exception):
     """What ends the command with exit status 1."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, answered: Callable | None = None) -> int:
     """The command. Returns its exit status.
 
     Args:
         arguments: Of the command line. Default: those of this process.
+        answered: Who answers the lines of a run in place of this process: a function that takes what `answered_here`
+            takes and yields what it yields.
     """
     parser, parsers = _parsers()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -86,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.code or FINE
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what TensorFlow says of itself is no error
     try:
+        options.answered = answered or answered_here
         return options.command(options)
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -339,11 +342,7 @@ def _rest(options, output: Output, lines: Iterator, size: int) -> tuple[int, Ite
 
 def _batches(options, output: Output, answerer: Answerer, lines: Iterator, size: int, first: int, advance) -> None:
     to_terminal = options.output is None and sys.stdout.isatty()
-    for batch in itertools.count(first):
-        part = list(itertools.islice(lines, size))
-        if not part:
-            return
-        answers = answerer([line for _, line in part], batch)
+    for part, answers in options.answered(options, answerer, lines, size, first):
         found = [(number, x) for (number, _), x in zip(part, answers, strict=True) if number > output.done]
         errors = {number: answer for number, answer in found if answer.error is not None}
         if errors and output.keeps_errors:
@@ -360,6 +359,25 @@ def _batches(options, output: Output, answerer: Answerer, lines: Iterator, size:
         if errors and not output.keeps_errors:
             raise _failure(options, min(errors), errors[min(errors)].error)
         advance(len(part))
+
+
+def answered_here(
+    options: argparse.Namespace, answerer: Answerer, lines: Iterator, size: int, first: int
+) -> Iterator[tuple[list[tuple[int, bytes]], list[Answer]]]:
+    """Lines, each with its number, and their answers, batch by batch.
+
+    Args:
+        options: Of the command line.
+        answerer: Answers a batch.
+        lines: What is to be answered, each with its number, from the first one of a batch on.
+        size: Lines of a batch.
+        first: The number of the first batch.
+    """
+    for batch in itertools.count(first):
+        part = list(itertools.islice(lines, size))
+        if not part:
+            return
+        yield part, answerer([line for _, line in part], batch)
 
 
 def _rendered(number: int, answer: Answer, as_json: bool, to_terminal: bool) -> str:

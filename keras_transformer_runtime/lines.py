@@ -14,11 +14,12 @@ class Refusal(Exception):
     """What the command does not begin with, such as an output that is there: wrong usage."""
 
 
-def read_lines(file: BinaryIO) -> Iterator[bytes]:
-    """The lines of a file without what ends them, \\n or \\r\\n, and without a byte order mark before the first."""
+def read_lines(file: BinaryIO, *, from_beginning: bool = True) -> Iterator[bytes]:
+    """The lines of a file without what ends them, \\n or \\r\\n, and without a byte order mark before the first, if the
+    file is read from its beginning."""
     for number, line in enumerate(file):
         line = line.removesuffix(b"\n").removesuffix(b"\r")
-        yield line if number else line.removeprefix(BYTE_ORDER_MARK)
+        yield line if number or not from_beginning else line.removeprefix(BYTE_ORDER_MARK)
 
 
 def whole_lines(path: Path) -> tuple[int, int]:

@@ -47,3 +47,12 @@ def test_all_pages_are_listed():
     for ending in (".md", ".ko.md"):
         listed = (PAGES / f"README{ending}").read_text()
         assert all(f"({name}{ending})" in listed for name in NAMES)
+
+
+def test_the_page_of_ray_holds_its_figures():
+    text, figures = (ROOT / "examples" / "ray" / "README.md").read_text(), figures_of("ray")
+    assert figures["command"].startswith("python examples/ray/measure.py")
+    assert figures["lines"]["lines"] == 20_000 and figures["server"]["requests"] == 2000
+    del figures["machine"], figures["versions"]
+    table = text.partition("## Figures")[2]
+    assert table.count("|") > 20 and not strange_numbers(table, numbers_in(figures))
