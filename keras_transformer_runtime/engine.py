@@ -35,21 +35,34 @@ def ask(
         ImportError: If litert-lm is not installed.
         RuntimeError: If the engine fails; with what it wrote last.
     """
+    ids = [list(map(int, row)) for row in expected]
+    question = {"prompts": list(prompts), "expected": ids, "count": count, "num_threads": num_threads}
+    return _alone("_answer", path, question)
+
+
+def render(path: Path, message: str) -> str:
+    """What the engine makes of the first message of a conversation, by the bundle's template.
+
+    Raises: As `ask`; also if the engine cannot apply the template.
+    """
+    return _alone("_render", path, {"message": message})
+
+
+def _alone(name: str, path: Path, question: dict):
+    """A function of this module in a process of its own."""
     needed("litert_lm", "The engine of LiteRT-LM")
     with tempfile.TemporaryDirectory() as folder:
-        question, answer = Path(folder) / "question.json", Path(folder) / "answer.json"
-        asked = {"path": str(path), "prompts": list(prompts), "expected": [list(map(int, ids)) for ids in expected]}
-        question.write_text(json.dumps({**asked, "count": count, "num_threads": num_threads}))
-        command = [sys.executable, "-m", "keras_transformer_runtime.engine", str(question), str(answer)]
+        asked, answered = Path(folder) / "question.json", Path(folder) / "answer.json"
+        asked.write_text(json.dumps({"name": name, "path": str(path), **question}))
+        command = [sys.executable, "-m", "keras_transformer_runtime.engine", str(asked), str(answered)]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-        if done.returncode or not answer.exists():
+        if done.returncode or not answered.exists():
             last = "\n".join(done.stdout.splitlines()[-8:])
             raise RuntimeError(f"The engine of LiteRT-LM ended with status {done.returncode} on '{path}':\n{last}")
-        return json.loads(answer.read_text())
+        return json.loads(answered.read_text())
 
 
 def _answer(path: str, prompts: list, expected: list, count: int | None, num_threads: int | None) -> list[dict]:
-    """As `ask`, in this process."""
     import litert_lm
 
     backend = litert_lm.Backend.CPU() if num_threads is None else litert_lm.Backend.CPU(thread_count=num_threads)
@@ -79,6 +92,19 @@ def _agreement(engine, ids: list[int], text: str) -> dict:
     return {"wanted": wanted, "agreed": next(n for n in parts if text.startswith(text_of(ids[:n]).rstrip("\ufffd")))}
 
 
+def _render(path: str, message: str) -> str:
+    import litert_lm
+
+    with litert_lm.Engine(path, backend=litert_lm.Backend.CPU(), cache_dir=":nocache") as engine:
+        with engine.create_conversation() as conversation:
+            text = conversation.render_message_to_string({"role": "user", "content": message})
+    if not text:
+        raise ValueError("The template gives nothing, or cannot be applied")
+    return text
+
+
 if __name__ == "__main__":
     given, written = map(Path, sys.argv[1:])
-    written.write_text(json.dumps(_answer(**json.loads(given.read_text()))))
+    question = json.loads(given.read_text())
+    function = {"_answer": _answer, "_render": _render}[question.pop("name")]
+    written.write_text(json.dumps(function(**question)))

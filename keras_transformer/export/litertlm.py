@@ -20,13 +20,20 @@ from keras_transformer.export.report import ExportReport, size_of, specification
 from keras_transformer.export.samples import sample_inputs
 from keras_transformer.export.signatures import generate_signature, require_tensorflow
 from keras_transformer.export.strings import check_tokenizers, sample_texts, tokenized, tokenizers_of
-from keras_transformer.text import Tokenizer
+from keras_transformer.text import Tokenizer, chat
 from keras_transformer_runtime.description import checksum, read_archive
-from keras_transformer_runtime.engine import ask
+from keras_transformer_runtime.engine import ask, render
 from keras_transformer_runtime.packages import needed
 
 BUNDLE = Kind("a .litertlm file of kt.export.litertlm", False, read_archive)
 PREFILL_LENGTHS = (1, 8, 64, 512)
+# The runtime gives a template the text of a message as a list of parts. Most templates join it to other strings.
+PARTS = (
+    "{%- set joined = namespace(messages=[]) -%}{%- for message in messages -%}{%- set text = message['content'] -%}"
+    "{%- if text and text is not string -%}{%- set text = text | map(attribute='text') | join('') -%}{%- endif -%}"
+    "{%- set joined.messages = joined.messages + [dict(message, content=text)] -%}{%- endfor -%}"
+    "{%- set messages = joined.messages -%}"
+)
 COUNT = 32  # tokens that are generated for each sample
 
 
@@ -119,7 +126,13 @@ def litertlm(
         with zipfile.ZipFile(new, "a") as archive:
             for name, part in files.items():
                 archive.writestr(name, part)
-        agreed = _verify(generator, tokenizer, new, samples, exact=quantize is None) if verify else None
+        agreed = None
+        if verify:
+            named = new.with_name("model.litertlm")  # the engine goes by the name
+            os.link(new, named)
+            agreed = _verify(generator, tokenizer, named, samples, exact=quantize is None)
+            if template is not None:
+                _check_template(tokenizer, named, template)
         report = ExportReport(
             path=Path(path),
             size=size_of(new),
@@ -185,7 +198,7 @@ def _metadata(generator: Generator, tokenizer: Tokenizer, template: str | None) 
         if strategy.seed is not None:
             parameters.seed = strategy.seed
     if template is not None:
-        metadata.jinja_prompt_template = template
+        metadata.jinja_prompt_template = PARTS + template
     return metadata.SerializeToString()
 
 
@@ -215,9 +228,7 @@ def _verify(generator: Generator, tokenizer: Tokenizer, path: Path, samples, *, 
     expected = [_new_tokens(greedy, row) for row in rows]
     ends = generator.special.ends
     without_end = [new[:-1] if new and new[-1] in ends else new for new in expected]
-    named = path.with_name("model.litertlm")  # the engine goes by the name
-    os.link(path, named)
-    answers = ask(named, texts, without_end, count=COUNT)
+    answers = ask(path, texts, without_end, count=COUNT)
     start = list(tokenizer.frame[0])
     for text, row, answer in zip(texts, rows, answers, strict=True):
         if start + answer["ids"] != row:
@@ -236,6 +247,26 @@ def _verify(generator: Generator, tokenizer: Tokenizer, path: Path, samples, *, 
                 f"other by {margin:.4f} in log-probability."
             )
     return float(np.mean(equal))
+
+
+def _check_template(tokenizer: Tokenizer, path: Path, template: str) -> None:
+    """Raise ExportMismatchError unless the engine's first message of a conversation is that of Jinja itself."""
+    message = "Hello, who are you?"
+    named = getattr(tokenizer, "named_tokens", {})
+    conversation = [{"role": "user", "content": message}]
+    expected = chat.render(template, conversation, "litertlm", add_generation_prompt=True, **named)
+    try:
+        rendered = render(path, message)
+    except RuntimeError as error:
+        raise ExportMismatchError(
+            f"The engine of LiteRT-LM cannot apply the chat template. It knows Jinja without Python's methods: give "
+            f"litertlm(..., chat_template=...) another one, or None. {error}"
+        ) from error
+    if rendered != expected:
+        raise ExportMismatchError(
+            f"By the chat template the engine of LiteRT-LM makes {rendered!r} of a message, Jinja {expected!r}. Give "
+            "litertlm(..., chat_template=...) another one, or None."
+        )
 
 
 def _texts(generator: Generator, tokenizer: Tokenizer) -> list[str]:

@@ -19,6 +19,10 @@ module = importlib.import_module("keras_transformer.export.litertlm")  # whose f
 pytestmark = pytest.mark.tensorflow
 
 START, END, OTHER_END, LENGTH = 2, 3, 77, 41
+TEMPLATE = (
+    "{% for message in messages %}{{ '[' + message['role'] + ']' + message['content'] + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '[model]' }}{% endif %}"
+)
 TEXTS = ["the cat sat on the mat.", "the dog sat; a cat and a dog!", "naïve  two spaces", "a<sep>b"]
 
 
@@ -59,7 +63,7 @@ def bundle(rings, tmp_path_factory):
     pytest.importorskip("litert_lm")
     generator = generator_of(rings, strategy=kt.Sampling(temperature=0.8, top_k=9, seed=5))
     path = tmp_path_factory.mktemp("bundle") / "rings.litertlm"
-    report = kt.export.litertlm(generator, path, prefill_lengths=(3, 8), chat_template="{{ messages[0].content }}")
+    report = kt.export.litertlm(generator, path, prefill_lengths=(3, 8), chat_template=TEMPLATE)
     assert report.agreement == 1.0
     return path, generator
 
@@ -124,7 +128,7 @@ def test_what_the_runtime_is_told(bundle):
     parameters = metadata.sampler_params
     assert (parameters.k, parameters.p, parameters.seed) == (9, 1.0, 5)
     assert parameters.temperature == pytest.approx(0.8)
-    assert metadata.jinja_prompt_template == "{{ messages[0].content }}"
+    assert metadata.jinja_prompt_template.endswith(TEMPLATE)
 
 
 ENGINE = """
@@ -159,6 +163,43 @@ def test_a_second_turn_reads_behind_the_first(bundle, rings):
         new = result["tokens"][0, 0, len(row) : result["lengths"][0, 0]].tolist()
         assert tokenizer.detokenize([new]).numpy()[0].decode(errors="replace") == answer
         row += new
+
+
+CONVERSATION = """
+import json, sys
+import litert_lm
+
+greedy = litert_lm.SamplerConfig(top_k=1, top_p=1.0, temperature=1.0)
+with litert_lm.Engine(sys.argv[1], backend=litert_lm.Backend.CPU(), cache_dir=":nocache") as engine:
+    with engine.create_conversation(sampler_config=greedy) as conversation:
+        answer = conversation.send_message({"role": "user", "content": "Hi"}, max_output_tokens=4)
+        print(json.dumps(answer["content"][0]["text"]))
+"""
+
+
+def test_a_conversation_by_the_template(bundle, rings):
+    path, _ = bundle
+    process = subprocess.run(
+        [sys.executable, "-c", CONVERSATION, str(path)], capture_output=True, text=True, check=True
+    )
+    row = [START, *bytes_tokenizer(add_start=False)(["[user]Hi\n[model]"]).numpy()[0].tolist()]
+    result = generator_of(rings)([row], max_length=len(row) + 4)
+    new = result["tokens"][0, 0, len(row) : result["lengths"][0, 0]].tolist()
+    expected = bytes_tokenizer().detokenize([new]).numpy()[0].decode(errors="replace")
+    assert json.loads(process.stdout.splitlines()[-1]) == expected
+
+
+@pytest.mark.parametrize(
+    "template, message", [("{{ messages[0].content.upper() }}", "cannot apply"), ("{{ bos_token }}x", "makes 'x' of a")]
+)
+def test_a_template_that_the_runtime_reads_otherwise(template, message, rings, tmp_path):
+    pytest.importorskip("litert_lm")
+    tokenizer = bytes_tokenizer()
+    tokenizer.named_tokens = {"bos_token": "<s>"}
+    options = {"prefill_lengths": [1], "samples": ["abc"], "chat_template": template}
+    with pytest.raises(kt.export.ExportMismatchError, match=message):
+        kt.export.litertlm(generator_of(rings, tokenizer=tokenizer), tmp_path / "x.litertlm", **options)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
