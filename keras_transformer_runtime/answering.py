@@ -222,7 +222,7 @@ class Answerer:
         if not runner.is_generator or not runner.can_stream:
             raise ValueError(
                 "The export cannot stream: export a Greedy or Sampling generator with layout='step' of "
-                "kt.export.litert, streaming=True of kt.export.saved_model, or kt.export.onnx."
+                "kt.export.litert, streaming=True of kt.export.saved_model, kt.export.litertlm or kt.export.onnx."
             )
         if runner.metadata["num_return"] != 1:
             raise ValueError(f"The export gives {runner.metadata['num_return']} sequences a line, and one is streamed.")
