@@ -4,6 +4,7 @@ Every `build_*` function returns functions by name. A case has one, "generate": 
 makes it, from ids (or the library's tokens) to an array (rows, NEW) of the best new tokens.
 """
 
+import ctypes
 import dataclasses
 import functools
 import importlib.metadata
@@ -23,6 +24,7 @@ READ_BYTES = 2**20 if QUICK else 2**29  # what a measurement of the memory's ban
 POSITIONS = 2112  # rows of the decoder-only model's table of positions
 PADDING, UNKNOWN, START, END = range(4)  # ids; the others are words
 EPSILON = 1e-5
+CHARACTERS = [*range(0x4E00, 0xA000), *range(0xAC00, 0xD7A4)]  # that stand for words where an engine takes texts
 BEFORE = "before"
 DECODER_ONLY, ENCODER_DECODER = "decoder-only", "encoder-decoder"
 
@@ -332,6 +334,11 @@ def write_exports(case: Case, options) -> None:
     for layout, quantize in (("generate", None), ("generate", "int8"), ("step", None)):
         path = options.folder / f"{layout}-{quantize}.tflite"
         kt.export.litert(generator, path, source_length=PROMPT, layout=layout, quantize=quantize, **quiet)
+    for quantize in (None, "int8"):
+        path = options.folder / f"bundle-{quantize}.litertlm"
+        tokenizer = kt.text.CharacterTokenizer("".join(map(chr, CHARACTERS[: VOCABULARY - END - 1])))
+        settings = {"tokenizer": tokenizer, "prefill_lengths": [1, PROMPT], "quantize": quantize}
+        kt.export.litertlm(generator, path, **settings, **quiet)
 
 
 def build_saved_model(case: Case, options) -> dict:
@@ -362,6 +369,93 @@ def build_litert(case: Case, options, layout: str = "generate", quantize: str | 
         return next(runner.stream(ids))[:, None] if layout == "step" else generate()
 
     return {"generate": generate, "first": first}
+
+
+def build_litert_lm(case: Case, options, quantize: str | None = None) -> dict:
+    """The bundle, by LiteRT-LM's engine. It takes and gives texts: each word of the vocabulary is a character."""
+    import litert_lm
+
+    path = options.folder / f"bundle-{quantize}.litertlm"
+    backend = litert_lm.Backend.CPU(thread_count=options.threads)
+    engine = litert_lm.Engine(str(path), backend=backend, cache_dir=":nocache")
+    greedy = litert_lm.SamplerConfig(top_k=1, top_p=1.0, temperature=1.0)
+    (ids,) = make_ids(case, options.seed)
+    text = "".join(chr(CHARACTERS[id - END - 1]) for id in ids)
+
+    def generate(count=NEW):
+        with engine.create_session(
+            apply_prompt_template=False, sampler_config=greedy, max_output_tokens=count
+        ) as session:
+            session.run_prefill([text])
+            (answer,) = session.run_decode().texts
+        return np.array([engine.tokenize(answer)])
+
+    return {"generate": generate, "first": lambda: generate(1)}
+
+
+# ---- llama.cpp ----
+
+
+def write_gguf(seed: int, folder: Path) -> None:
+    """Files for llama.cpp, GPT-2 with the shared weights, in float32 and in Q8_0; nothing where it is not installed."""
+    try:
+        import gguf
+        import llama_cpp
+    except ImportError:
+        return
+    weights = make_weights(DECODER_ONLY, seed)
+    writer = gguf.GGUFWriter(folder / "f32.gguf", "gpt2")
+    writer.add_context_length(POSITIONS)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(LAYERS)
+    writer.add_feed_forward_length(INNER)
+    writer.add_head_count(HEADS)
+    writer.add_layer_norm_eps(EPSILON)
+    writer.add_vocab_size(VOCABULARY)
+    writer.add_tokenizer_model("none")
+    names = {
+        "wte": "token_embd", "wpe": "position_embd", "ln_f": "output_norm", "ln_1": "attn_norm", "ln_2": "ffn_norm",
+        "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down",
+    }  # fmt: skip
+    for name, value in gpt2_values(weights).items():
+        if name == "lm_head.weight":
+            continue  # the table of words
+        part, kind = name.removeprefix("transformer.").rsplit(".", 1)
+        block = ""
+        if part.startswith("h."):
+            _, number, part = part.split(".", 2)
+            block = f"blk.{number}."
+        is_kernel = kind == "weight" and part.rpartition(".")[2].startswith("c_")
+        value = np.ascontiguousarray(value.T if is_kernel else value, np.float32)
+        writer.add_tensor(f"{block}{names[part]}.{kind}", value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    settings = llama_cpp.llama_model_quantize_default_params()
+    settings.ftype, settings.nthread = llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0, 2
+    paths = (str(folder / name).encode() for name in ("f32.gguf", "q8_0.gguf"))
+    if code := llama_cpp.llama_model_quantize(*paths, ctypes.byref(settings)):
+        raise SystemExit(f"llama.cpp could not quantize: {code}")
+
+
+def build_llama(case: Case, options, name: str = "f32.gguf") -> dict:
+    """llama.cpp: the prompt at once, then token by token."""
+    import llama_cpp
+
+    threads = {"n_threads": options.threads, "n_threads_batch": options.threads}
+    model = llama_cpp.Llama(str(options.folder / name), n_ctx=PROMPT + NEW, n_batch=PROMPT, verbose=False, **threads)
+    (ids,) = make_ids(case, options.seed).tolist()
+
+    def generate(count=NEW):
+        model.reset()
+        tokens = []
+        for token in model.generate(ids, top_k=1, temp=0.0, repeat_penalty=1.0):
+            tokens.append(token)
+            if len(tokens) == count:
+                return np.array([tokens])
+
+    return {"generate": generate, "first": lambda: generate(1)}
 
 
 # ---- transformers ----
@@ -548,6 +642,10 @@ DEPLOYED = {  # of `deploy.py`
     "litert": Engine("LiteRT float32", "ai-edge-litert", build_litert),
     "litert_int8": Engine("LiteRT int8", "ai-edge-litert", functools.partial(build_litert, quantize="int8")),
     "litert_step": Engine("LiteRT float32, steps", "ai-edge-litert", functools.partial(build_litert, layout="step")),
+    "litert_lm": Engine("LiteRT-LM float32", "litert-lm-api", build_litert_lm),
+    "litert_lm_int8": Engine("LiteRT-LM int8", "litert-lm-api", functools.partial(build_litert_lm, quantize="int8")),
+    "llama_cpp": Engine("llama.cpp F32", "llama_cpp_python", build_llama),
+    "llama_cpp_q8": Engine("llama.cpp Q8_0", "llama_cpp_python", functools.partial(build_llama, name="q8_0.gguf")),
     "ctranslate2_int8": Engine(
         "CTranslate2 int8", "ctranslate2", functools.partial(build_ctranslate2, compute_type="int8")
     ),

