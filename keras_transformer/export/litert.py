@@ -82,7 +82,8 @@ def litert(
         batch_size: Number of rows. Default: 1, or what the model's inputs are fixed to.
         layout: `"generate"` or `"step"`.
         quantize: Of the weights: None keeps float32; `"float16"`; `"int8"` and `"int4"`, with a scale for each
-            channel, activations staying float32. Quantized answers may differ; the report tells how many of the samples do.
+            channel, activations staying float32. Quantized answers may differ; the report tells how many of the samples
+            do.
         source_tokenizer, target_tokenizer: Tokenizers to describe in the file, for `kt.export.load`. Default: those of
             the generator, if it has any; None for no tokenizer.
         strings: Whether to add a signature `serving_default` that takes strings, `text` (B,), and returns `texts`
