@@ -443,14 +443,46 @@ def exports(deploy: Figures) -> str:
         "ctranslate2": "CTranslate2 float32",
     }
     large = deploy.cases["decoder-32"].engines if "decoder-32" in deploy.cases else {}
-    ours = ["keras_transformer", "saved_model", "litert", "litert_step", "litert_int8"]
+    ours = ["keras_transformer", "saved_model", "litert", "litert_step", "litert_int8", "litert_lm", "litert_lm_int8"]
+    measured = deploy.cases["decoder-1"].engines
     rows = []
-    for name in [*ours, "ctranslate2", "ctranslate2_int8"]:
-        row = deploy.cases["decoder-1"].engines[name]
+    for name in [*ours, "ctranslate2", "ctranslate2_int8", "llama_cpp", "llama_cpp_q8"]:
+        if name not in measured:
+            continue  # a peer that is not installed is left out
+        row = measured[name]
         batch = f"{large[name].tokens_per_second:.0f}" if name in large else "-"
         figures = (f"{row.tokens_per_second:.0f}", f"{row.first_token_seconds:.1f}", f"{row.all_mib:.0f}", batch)
         rows.append([titles.get(name) or engine_of(name).title, *figures])
     heads = ["engine", "tokens/s, batch 1", "first token, s", "memory, MiB", "tokens/s, batch 32"]
+    return table(heads, rows)
+
+
+def long_caches(long_cache: Figures) -> str:
+    """Tokens a second by slots and threads, now and before, and what a step takes beside one reading of its memory."""
+    rows = []
+    for step in long_cache.steps:
+        now, before = (1e3 / statistics.median(step[f"{name}_ms"]) for name in ("now", "before"))
+        times = f"{step.speedup:.1f}", f"{step.read_ms:.2f}", f"{step.over_read:.1f}"
+        rows.append([f"{step.slots:,}", str(step.threads), f"{now:.0f}", f"{before:.0f}", *times])
+    heads = ["slots", "threads", "tokens/s", "before", "times", "read once, ms", "a step is times that"]
+    return table(heads, rows)
+
+
+def agreements(bundles_agree: Figures) -> str:
+    """Equal answers of each model and way."""
+    titles = {"shakespeare": "tiny Shakespeare, characters", "smollm2": "SmolLM2-135M-Instruct"}
+    rows = []
+    for name, title in titles.items():
+        if name not in bundles_agree:
+            continue
+        found = bundles_agree[name]
+
+        def of(part):
+            return "-" if part is None else f"{part.equal} of {part.get('prompts') or part.conversations}"
+
+        ways = found.float32.engine, found.get("command"), found.last_slot, found.second_turn, found.get("chats")
+        rows.append([title, *map(of, ways), of(found.int8.engine), f"{found.float32.mib:.0f} / {found.int8.mib:.0f}"])
+    heads = ["model", "engine", "`litert-lm run`", "to the last slot", "second turns", "chats with an end", "int8", "MiB"]
     return table(heads, rows)
 
 
