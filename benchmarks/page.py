@@ -482,7 +482,16 @@ def agreements(bundles_agree: Figures) -> str:
 
         ways = found.float32.engine, found.get("command"), found.last_slot, found.second_turn, found.get("chats")
         rows.append([title, *map(of, ways), of(found.int8.engine), f"{found.float32.mib:.0f} / {found.int8.mib:.0f}"])
-    heads = ["model", "engine", "`litert-lm run`", "to the last slot", "second turns", "chats with an end", "int8", "MiB"]
+    heads = [
+        "model",
+        "engine",
+        "`litert-lm run`",
+        "to the last slot",
+        "second turns",
+        "chats with an end",
+        "int8",
+        "MiB",
+    ]
     return table(heads, rows)
 
 

@@ -29,7 +29,8 @@ def ask(
 
     Returns:
         For each prompt "ids", those of its text; "text", what was generated; and, where it was told what to expect,
-        "wanted", the text of that, and "agreed", how many of the expected ids the text begins with.
+        "wanted", the text of that, "is_equal", whether it is the same, and "agreed", how many of the expected ids the
+        text begins with.
 
     Raises:
         ImportError: If litert-lm is not installed.
@@ -86,10 +87,10 @@ def _agreement(engine, ids: list[int], text: str) -> dict:
         return engine.detokenize(ids) if ids else ""
 
     wanted = text_of(ids)
-    if wanted == text:
-        return {"wanted": wanted, "agreed": len(ids)}
-    parts = range(len(ids) - 1, -1, -1)
-    return {"wanted": wanted, "agreed": next(n for n in parts if text.startswith(text_of(ids[:n]).rstrip("\ufffd")))}
+    is_equal = wanted == text
+    parts = range(len(ids), -1, -1)
+    agreed = len(ids) if is_equal else next(n for n in parts if text.startswith(text_of(ids[:n]).rstrip("\ufffd")))
+    return {"wanted": wanted, "is_equal": is_equal, "agreed": agreed}
 
 
 def _render(path: str, message: str) -> str:

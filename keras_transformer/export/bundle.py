@@ -108,15 +108,15 @@ def bundle_signatures(generator: Generator, prefill_lengths: Sequence[int]) -> d
     def decode(tokens, positions, *values):
         state = dict(zip(names.values(), values[:-1], strict=True))
         stepped = decoder.step(tokens, ops.expand_dims(positions, 0), state, {})
-        scores = stepped.logits[:, 0]
-        scores = ops.cast(scores, "float32") if decoder.from_logits else decoder.log_probabilities(scores)
+        # Logits they are, too, and those that our own loop sums up to a score.
+        scores = decoder.log_probabilities(stepped.logits[:, 0])
         history = ops.zeros((1, length), "int32")  # what is forbidden is so whatever came before
         scores = decoder.allowed(scores, history, positions + 1)
         return {**packed(stepped.state), "logits": ops.expand_dims(scores, 1)}
 
     def select(logits, positions, *seed):
         strategy = generator.strategy.with_seed(seed[0]) if seed else generator.strategy
-        log_probabilities = ops.log_softmax(logits[:, 0])
+        log_probabilities = logits[:, 0]
         chosen = strategy.select(log_probabilities, positions)
         gained = ops.take_along_axis(log_probabilities, ops.expand_dims(chosen, 1), axis=1)[:, 0]
         return {"token": chosen, "score": gained}

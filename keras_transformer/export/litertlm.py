@@ -235,7 +235,7 @@ def _verify(generator: Generator, tokenizer: Tokenizer, path: Path, samples, *, 
             raise ExportMismatchError(
                 f"The engine of LiteRT-LM reads {text!r} as the ids {start + answer['ids']}, the tokenizer as {row}."
             )
-    equal = [answer["agreed"] == len(new) for answer, new in zip(answers, without_end, strict=True)]
+    equal = [answer["is_equal"] for answer in answers]
     for text, row, new, answer, same in zip(texts, rows, without_end, answers, equal, strict=True):
         if same or not exact:
             continue

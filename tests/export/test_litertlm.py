@@ -6,11 +6,13 @@ import subprocess
 import sys
 
 import keras
+import numpy as np
 import pytest
 
 import keras_transformer as kt
 from keras_transformer.export.bundle import is_placeholder
 from keras_transformer.export.bundle_tokenizers import bundled
+from keras_transformer_runtime import engine
 
 from .conftest import roughen
 
@@ -79,6 +81,7 @@ def assert_equal(path, generator, **options):
         expected, actual = generator([prompt], **options), runner([prompt], **options)
         assert actual["tokens"].tolist() == expected["tokens"].tolist(), len(prompt)
         assert actual["lengths"].tolist() == expected["lengths"].tolist()
+        np.testing.assert_allclose(actual["scores"], expected["scores"], rtol=1e-4, atol=1e-4)
         assert actual["texts"] == [[str(text) for text in row] for row in expected["texts"]]
         seen |= set(expected["tokens"].ravel().tolist())
     assert len(seen - set(range(20, 60))) > 5
@@ -312,6 +315,19 @@ def test_another_model_in_the_bundle_is_noticed(rings, tmp_path, monkeypatch):
     with pytest.raises(kt.export.ExportMismatchError, match="goes on after"):
         kt.export.litertlm(generator_of(rings), tmp_path / "x.litertlm", prefill_lengths=[1], samples=["abc"])
     assert not list(tmp_path.iterdir())
+
+
+def test_what_the_engine_adds_is_no_agreement():
+    """Where nothing was expected, too."""
+
+    class Engine:
+        def detokenize(self, ids):
+            return "".join(chr(id) for id in ids)
+
+    assert engine._agreement(Engine(), [97, 98], "ab") == {"wanted": "ab", "is_equal": True, "agreed": 2}
+    assert engine._agreement(Engine(), [97, 98], "ac") == {"wanted": "ab", "is_equal": False, "agreed": 1}
+    assert engine._agreement(Engine(), [97], "ab") == {"wanted": "a", "is_equal": False, "agreed": 1}
+    assert engine._agreement(Engine(), [], "a") == {"wanted": "", "is_equal": False, "agreed": 0}
 
 
 def test_a_damaged_bundle_is_noticed(bundle, tmp_path):
