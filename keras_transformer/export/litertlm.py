@@ -24,6 +24,7 @@ from keras_transformer.text import Tokenizer, chat
 from keras_transformer_runtime.description import checksum, read_archive
 from keras_transformer_runtime.engine import ask, render
 from keras_transformer_runtime.packages import needed
+from keras_transformer_runtime.seeds import fold_seed
 
 BUNDLE = Kind("a .litertlm file of kt.export.litertlm", False, read_archive)
 PREFILL_LENGTHS = (1, 8, 64, 512)
@@ -59,7 +60,7 @@ def litertlm(
     Args:
         generator: Of a decoder-only model with keys and values in float32, by `Greedy()` or `Sampling(...)` with
             `temperature`, `top_k` and `top_p`. `max_length` is the length of a conversation.
-        path: File to write, "model.litertlm" say.
+        path: File to write, whose name ends with ".litertlm".
         tokenizer: Default: the generator's.
         prefill_lengths: Numbers N of tokens that are read at a time. A prompt is read in pieces of these; 1 is always
             among them, as a piece has to fit into what is left of `max_length`; primes above 10 the runtime takes for
@@ -86,6 +87,8 @@ def litertlm(
     """
     require_tensorflow("A LiteRT-LM bundle")
     check_quantize(quantize)
+    if Path(path).suffix != ".litertlm":
+        raise ValueError(f"The LiteRT-LM runtime knows a bundle by its name, 'model.litertlm' say, got '{path}'.")
     check_target(path, BUNDLE, overwrite=overwrite)
     check_bundle(generator)
     check_convertible(generator.model)
@@ -104,6 +107,7 @@ def litertlm(
     lengths = _prefill_lengths(prefill_lengths, generator.max_length)
     template = _template(tokenizer) if chat_template is ... else chat_template
     metadata = _metadata(generator, tokenizer, template)
+    texts = _samples(generator, tokenizer, samples) if verify else []
 
     with replacing(path, BUNDLE, overwrite=overwrite) as new:
         signatures = bundle_signatures(generator, lengths)
@@ -128,11 +132,11 @@ def litertlm(
                 archive.writestr(name, part)
         agreed = None
         if verify:
-            named = new.with_name("model.litertlm")  # the engine goes by the name
-            os.link(new, named)
-            agreed = _verify(generator, tokenizer, named, samples, exact=quantize is None)
+            named = new.rename(new.with_name("model.litertlm"))  # the engine goes by the name
+            agreed = _verify(generator, tokenizer, named, texts, exact=quantize is None)
             if template is not None:
                 _check_template(tokenizer, named, template)
+            named.rename(new)
         report = ExportReport(
             path=Path(path),
             size=size_of(new),
@@ -196,7 +200,7 @@ def _metadata(generator: Generator, tokenizer: Tokenizer, template: str | None) 
         parameters.k = min(strategy.top_k or generator.graph.vocabulary_size, generator.graph.vocabulary_size)
         parameters.p, parameters.temperature = strategy.top_p or 1.0, strategy.temperature
         if strategy.seed is not None:
-            parameters.seed = strategy.seed
+            parameters.seed = fold_seed(strategy.seed)
     if template is not None:
         metadata.jinja_prompt_template = PARTS + template
     return metadata.SerializeToString()
@@ -220,9 +224,8 @@ def _find(path: Path, content: bytes) -> int:
     return path.read_bytes().index(content)
 
 
-def _verify(generator: Generator, tokenizer: Tokenizer, path: Path, samples, *, exact: bool) -> float:
+def _verify(generator: Generator, tokenizer: Tokenizer, path: Path, texts: list[str], *, exact: bool) -> float:
     """Ask the engine, and compare its texts with Python's: the share of equal ones."""
-    texts = _texts(generator, tokenizer) if samples is None else list(samples)
     rows = [_ids(generator, tokenizer, text) for text in texts]
     greedy = _greedy(generator)
     expected = [_new_tokens(greedy, row) for row in rows]
@@ -269,8 +272,13 @@ def _check_template(tokenizer: Tokenizer, path: Path, template: str) -> None:
         )
 
 
-def _texts(generator: Generator, tokenizer: Tokenizer) -> list[str]:
-    """Made-up texts: short ones, and as long as prompts may be."""
+def _samples(generator: Generator, tokenizer: Tokenizer, given: Sequence[str] | None) -> list[str]:
+    """The texts to try: those given, or made-up ones, short ones and as long as prompts may be."""
+    if given is not None:
+        texts = [] if isinstance(given, str | bytes) else list(given)
+        if not texts or not all(isinstance(text, str) and text for text in texts):
+            raise ValueError(f"samples of litertlm are a list of texts, none of them empty, got {given!r}.")
+        return texts
     longest = generator.max_length - 1
     signature = generate_signature(generator)
     texts = []
@@ -278,7 +286,12 @@ def _texts(generator: Generator, tokenizer: Tokenizer) -> list[str]:
         rows, *_ = sample_inputs(generator, signature, length, 2)
         found = sample_texts(tokenizer, rows, longest)
         texts += [] if found is None else [text.decode(errors="ignore") for text in found.numpy()[:1]]
-    return [text for text in dict.fromkeys(texts) if text]
+    texts = [text for text in dict.fromkeys(texts) if text]
+    if not texts:
+        raise ValueError(
+            "The tokenizer makes no text of random ids to try the bundle on: give litertlm(samples=[...])."
+        )
+    return texts
 
 
 def _ids(generator: Generator, tokenizer: Tokenizer, text: str) -> list[int]:

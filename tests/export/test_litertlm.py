@@ -277,6 +277,31 @@ def test_prefill_lengths(lengths, message, rings, tmp_path):
         kt.export.litertlm(generator_of(rings), tmp_path / "x.litertlm", prefill_lengths=lengths)
 
 
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("x.bin", {}, r"by its name, 'model\.litertlm' say, got .*x\.bin"),
+        ("x.litertlm", {"samples": "abc"}, "a list of texts, none of them empty, got 'abc'"),
+        ("x.litertlm", {"samples": ["a", ""]}, "a list of texts, none of them empty"),
+        ("x.litertlm", {"samples": []}, "a list of texts"),
+        ("x.litertlm", {"quantize": "int2"}, "quantize as one of"),
+    ],
+)
+def test_arguments(name, options, message, rings, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        kt.export.litertlm(generator_of(rings), tmp_path / name, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_any_seed_goes_in(rings):
+    from litert_lm_builder.runtime.proto.llm_metadata_pb2 import LlmMetadata
+
+    for seed, written in ((-1, -1), (2**32 - 1, -1), (7, 7)):
+        generator = generator_of(rings, strategy=kt.Sampling(seed=seed))
+        metadata = LlmMetadata.FromString(module._metadata(generator, bytes_tokenizer(), None))
+        assert metadata.sampler_params.seed == written
+
+
 def test_primes_are_placeholders():
     expected = [n for n in range(11, 200) if all(n % k for k in range(2, n))]
     assert [n for n in range(1, 200) if is_placeholder(n)] == expected
