@@ -49,17 +49,17 @@ import litert_lm
 
 path, count, turns = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
 greedy = litert_lm.SamplerConfig(top_k=1, top_p=1.0, temperature=1.0)
-answers = []
+equal = 0
 with litert_lm.Engine(path, backend=litert_lm.Backend.CPU(), cache_dir=":nocache") as engine:
-    for pair in turns:
+    for first, second, expected in turns:
         with engine.create_session(
             apply_prompt_template=False, sampler_config=greedy, max_output_tokens=count
         ) as session:
-            answers.append([])
-            for turn in pair:
+            for turn in (first, second):
                 session.run_prefill([turn])
-                answers[-1] += session.run_decode().texts
-print(json.dumps(answers))
+                (text,) = session.run_decode().texts
+        equal += text == (engine.detokenize(expected) if expected else "")
+print(equal)
 """
 
 
@@ -108,15 +108,20 @@ def prompts_of(tokenizer, text: str, lengths) -> list[tuple[str, list[int]]]:
 
 
 class Python:
-    """What `kt.Generator` says, without what ends it."""
+    """What `kt.Generator` says."""
 
     def __init__(self, generator: kt.Generator):
         self.generator = generator
         self.ended = 0
 
-    def new(self, row: list[int], count: int) -> list[int]:
+    def whole(self, row: list[int], count: int) -> list[int]:
+        """New tokens with what ends them, if it does."""
         result = self.generator([row], max_length=min(len(row) + count, LENGTH))
-        new = result["tokens"][0, 0, len(row) : result["lengths"][0, 0]].tolist()
+        return [int(id) for id in result["tokens"][0, 0, len(row) : result["lengths"][0, 0]]]
+
+    def new(self, row: list[int], count: int) -> list[int]:
+        """New tokens; ends are counted."""
+        new = self.whole(row, count)
         if new and new[-1] in self.generator.special.ends:
             self.ended += 1
             return new[:-1]
@@ -158,18 +163,15 @@ def by_command(path: Path, python: Python, prompts) -> dict:
 
 def by_turns(path: Path, python: Python, pairs) -> dict:
     """Equal second answers, against Python on the whole conversation."""
-    tokenizer = python.generator.target_tokenizer
-    arguments = [str(path), str(COUNT), json.dumps([[text for text, _ in pair] for pair in pairs])]
+    turns = []
+    for (text, first), (other, second) in pairs:
+        row = [*first, *python.whole(first, COUNT), *second]  # what ended an answer stays in the conversation
+        turns.append([text, other, python.new(row, COUNT)])
+    arguments = [str(path), str(COUNT), json.dumps(turns)]
     done = subprocess.run([sys.executable, "-c", TURNS, *arguments], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"The engine failed:\n{done.stderr[-2000:]}")
-    equal = 0
-    for pair, answers in zip(pairs, json.loads(done.stdout.splitlines()[-1]), strict=True):
-        (_, first), (_, second) = pair
-        row = [*first, *python.new(first, COUNT), *second]
-        expected = tokenizer.detokenize([python.new(row, COUNT)]).numpy()[0].decode(errors="replace")
-        equal += expected.strip() == answers[1].strip()
-    return {"conversations": len(pairs), "equal": equal}
+    return {"conversations": len(pairs), "equal": int(done.stdout.splitlines()[-1])}
 
 
 def measure(generator: kt.Generator, text: str, options, folder: Path) -> dict:
@@ -188,7 +190,8 @@ def measure(generator: kt.Generator, text: str, options, folder: Path) -> dict:
     path = folder / "float32.litertlm"
     last = prompts_of(tokenizer, text, [LENGTH - left for left in (1, 2, 3, 5, 8, 16)])
     report["last_slot"] = by_engine(path, python, last, LENGTH)
-    pairs = list(zip(prompts[: len(prompts) // 2 : 5], prompts[2 : len(prompts) // 2 : 5], strict=False))
+    half = max(len(prompts) // 2, 3)
+    pairs = list(zip(prompts[:half:5], prompts[2:half:5], strict=False))
     report["second_turn"] = by_turns(path, python, pairs)
     if getattr(tokenizer, "chat_template", None):
         texts = [
