@@ -1,8 +1,9 @@
 """Caches: where the tokens of a layer live from step to step, and what of them new tokens see.
 
-A `Whole` cache has a slot for each position; a `Ring` has as many as a window, and position p lives in slot p modulo
-that number. With N beams a slot is N cells side by side, one a beam, so that what the beams of a row write at a step is
-one run of cells. A prompt belongs to beam 0. `States` are rings of what a recurrence leaves.
+A `Whole` cache has a slot for each position; a `Ring` has as many as a window and the tokens that may be taken back,
+and position p lives in slot p modulo that number. With N beams a slot is N cells side by side, one a beam, so that what
+the beams of a row write at a step is one run of cells. A prompt belongs to beam 0. `States` are rings of what a
+recurrence leaves.
 
 Each is made for one step of decoding, a `keras_transformer.context.Decoding`, and has no tensors of its own: what it
 writes to and reads from is handed in.

@@ -424,7 +424,8 @@ def _progress(options, output: Output, file: BinaryIO) -> Iterator[Callable[[int
     except ImportError:
         yield lambda count: None
         return
-    total = os.fstat(file.fileno()).st_size if options.input is not None else None
+    is_counted = options.input is not None and file.seekable()  # of a pipe nobody knows the length
+    total = os.fstat(file.fileno()).st_size if is_counted else None
     columns = [BarColumn(), TextColumn("{task.fields[lines]} lines"), TimeRemainingColumn()]
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=total, lines=output.done)

@@ -146,17 +146,29 @@ class Signature:
         return buffer.read(int(np.prod(details["shape"])), np.dtype(details["dtype"])).reshape(details["shape"])
 
 
+_QUIET = threading.Lock()  # a process has one standard error
+
+
+def _flush() -> None:
+    if sys.stderr is not None:
+        sys.stderr.flush()
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep LiteRT's log of the accelerators that there are not from the standard error: all that is no error."""
-    with tempfile.TemporaryFile() as written:
-        sys.stderr.flush()
-        saved = os.dup(2)
+    with _QUIET, tempfile.TemporaryFile() as written:
+        try:
+            saved = os.dup(2)
+        except OSError:  # there is no standard error
+            yield
+            return
+        _flush()
         os.dup2(written.fileno(), 2)
         try:
             yield
         finally:
-            sys.stderr.flush()
+            _flush()
             os.dup2(saved, 2)
             os.close(saved)
             written.seek(0)
@@ -170,4 +182,6 @@ class LiteRTRunner(StaticRunner):
 
     def __init__(self, path: Path, num_threads: int | None):
         metadata, files = read_archive(path)
+        if metadata["layout"] == "bundle":
+            raise ValueError(f"'{path}' is a bundle of kt.export.litertlm: give it a name that ends with .litertlm.")
         super().__init__(path, metadata, files, load_program(path, metadata, num_threads))

@@ -70,6 +70,11 @@ class Output:
         noted = []
         if errors is not None and errors.exists():
             noted, self._ends[errors] = _errors_up_to(errors, self.done)
+            if self._state.settings is None and errors.stat().st_size:
+                raise Refusal(
+                    f"'{errors}' is not empty, and no '{self._state.path}' tells that it is of this run, which has no "
+                    "answers yet: give another file for --errors, or remove this one."
+                )
         if numbers != noted:
             given = "no --errors is given" if errors is None else f"'{errors}' does not tell of just these"
             raise Refusal(
@@ -163,6 +168,8 @@ def _errors_up_to(path: Path, last: int) -> tuple[list[int], int]:
                 raise Refusal(
                     f"'{path}' is no file of errors that a run wrote: line {len(numbers) + 1} is another."
                 ) from error
+            if type(number) is not int:
+                raise Refusal(f"'{path}' is no file of errors that a run wrote: line {len(numbers) + 1} is another.")
             if number > last:
                 break
             numbers.append(number)

@@ -103,7 +103,10 @@ class State:
 
     def close(self, *, remove: bool) -> None:
         """Let go of the file; it stays, unless it is of no use any more."""
-        if remove or self.settings is None:
+        remove = remove or self.settings is None
+        if fcntl is None:  # Windows removes nothing that is open
+            self._file.close()
+        if remove:
             self.path.unlink(missing_ok=True)
         self._file.close()
 
@@ -140,6 +143,8 @@ def lock(file: BinaryIO, path: Path) -> None:
     except BlockingIOError as error:
         file.close()
         raise Refusal(f"Another process is writing '{path}': wait for its end, or write to another file.") from error
+    except OSError:  # a file system without locks
+        return
 
 
 def check_settings(begun: dict, now: dict, output: Path) -> None:

@@ -22,7 +22,7 @@ def load(path: str | os.PathLike, *, num_threads: int | None = None) -> "Runner"
 
     Args:
         path: What `kt.export.saved_model`, `kt.export.litert`, `kt.export.litertlm` or `kt.export.onnx` wrote.
-        num_threads: Of LiteRT. Default: its own.
+        num_threads: Of LiteRT. Default: one.
 
     Raises:
         ValueError: If there is nothing at `path`, it was not written by this package, or it was changed since.
@@ -170,9 +170,9 @@ class Runner:
             ended, or -1 where padding is a token that can be generated.
 
         Raises:
-            ValueError: If the export is not made to stream, by `kt.export.litert(..., layout="step")`,
-                `kt.export.onnx(generator, ...)` or `kt.export.saved_model(..., streaming=True)`, or its strategy finds
-                the first token only when it has found the last, as beam search does.
+            ValueError: If the export is not made to stream, by `kt.export.litertlm`, `kt.export.litert(...,
+                layout="step")`, `kt.export.onnx(generator, ...)` or `kt.export.saved_model(..., streaming=True)`, or
+                its strategy finds the first token only when it has found the last, as beam search does.
         """
         raise NotImplementedError
 

@@ -59,8 +59,11 @@ def _margin(generator: Generator, inputs, ours, theirs, position: int) -> float:
 
 def margin_at(generator: Generator, prefix) -> float:
     """How far the best token behind `prefix`, ids of a decoder-only model, is above all others that may come."""
-    never = [] if generator.special.never is None else [generator.special.never]
-    *_, second, first = np.sort(np.delete(_next(generator, {}, np.asarray(prefix, "int32")), never))
+    prefix = np.asarray(prefix, "int32")
+    history = np.zeros((1, generator.max_length), "int32")
+    history[0, : len(prefix)] = prefix
+    scores = ops.convert_to_tensor(_next(generator, {}, prefix)[None])
+    *_, second, first = np.sort(ops.convert_to_numpy(generator.decoder.allowed(scores, history, [len(prefix)]))[0])
     return float(first - second)
 
 

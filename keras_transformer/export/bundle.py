@@ -69,7 +69,7 @@ def bundle_signatures(generator: Generator, prefill_lengths: Sequence[int]) -> d
     """
     decoder, length = generator.decoder, generator.max_length
     begun = decoder.begin({}, ops.ones((1, 1), "int32"), ops.ones((1,), "int32"))
-    caches = {name: x for name, x in begun.state.items()}
+    caches = dict(begun.state)
     wrong = [name for name in (*caches, *begun.memory) if not re.search(r"/(key|value)$", name) or name in begun.memory]
     if wrong:
         raise ValueError(

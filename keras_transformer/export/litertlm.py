@@ -101,6 +101,11 @@ def litertlm(
             f"A LiteRT-LM bundle takes texts and has a tokenizer of keras_transformer.text, got {tokenizer!r}: give "
             "litertlm(..., tokenizer=...)."
         )
+    if tokenizer.max_length is not None and tokenizer.max_length < generator.max_length:
+        raise ValueError(
+            f"The tokenizer cuts texts off behind {tokenizer.max_length} ids, which a bundle does not: give "
+            "litertlm(..., tokenizer=tokenizer.copy(max_length=None))."
+        )
     ids = generate_signature(generator)
     check_tokenizers(generator, ids, tokenizer, None)
     section = bundled(tokenizer)
@@ -154,7 +159,7 @@ def litertlm(
 def _prefill_lengths(given: Sequence[int] | None, longest: int) -> list[int]:
     if given is None:
         return [length for length in PREFILL_LENGTHS if length <= longest]
-    given = [given] if isinstance(given, int) else list(given)
+    given = list(given) if isinstance(given, Sequence) else [given]
     if any(type(length) is not int or not 1 <= length <= longest for length in given):
         raise ValueError(f"prefill_lengths are integers from 1 to max_length, {longest}, got {given}.")
     primes = [length for length in given if is_placeholder(length)]

@@ -849,3 +849,38 @@ def test_a_damaged_onnx_file_is_one_error(folder, tmp_path):
     for _ in range(50):
         (tmp_path / "random.onnx").write_bytes(random.bytes(40))
         assert call("describe", tmp_path / "random.onnx")[0] == 1
+
+
+def test_the_errors_of_another_run_are_not_emptied(tmp_path):
+    """An output that is not there yet has none."""
+    from keras_transformer_runtime.output import Output
+    from keras_transformer_runtime.resuming import Refusal
+
+    path, errors = tmp_path / "new.txt", tmp_path / "bad.jsonl"
+    for content, message in (
+        ('{"line": 3, "error": "it is empty"}\n', "is not empty, and no .* tells that it is of this run"),
+        ('{"line": "4"}\n', "is no file of errors that a run wrote: line 1"),
+    ):
+        errors.write_text(content)
+        with pytest.raises(Refusal, match=message):
+            Output(None, path, errors, resume=True, overwrite=False)
+        assert errors.read_text() == content and not path.exists()
+    errors.write_text("")
+    Output(None, path, errors, resume=True, overwrite=False).close()
+
+
+def test_two_that_load_at_once_leave_the_standard_error_alone():
+    """What is written while an export is loaded is kept from it, and it is as it was before."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    pytest.importorskip("ai_edge_litert")
+    from keras_transformer_runtime.litert import _quiet
+
+    def load(_):
+        with _quiet():
+            os.write(2, b"INFO: chatter\n")
+
+    before = os.fstat(2)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(load, range(40)))
+    assert os.path.samestat(before, os.fstat(2))

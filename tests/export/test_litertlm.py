@@ -1,6 +1,7 @@
 """A bundle says under LiteRT-LM's own engine, and by our own loop, what Python says."""
 
 import importlib
+import itertools
 import json
 import subprocess
 import sys
@@ -70,7 +71,7 @@ def bundle(rings, tmp_path_factory):
     return path, generator
 
 
-PROMPTS = [[START, *range(20, 20 + count)] for count in (0, 1, 2, 3, 6, 7, 8, 15, 29, 38, 39, 40)]
+PROMPTS = [[START, *range(20, 20 + count)] for count in (0, 1, 3, 8, 29, 40)]
 
 
 def assert_equal(path, generator, **options):
@@ -96,13 +97,14 @@ def test_streams(bundle):
     path, generator = bundle
     runner = kt.export.load(path)
     assert runner.can_stream
-    streams = [runner.stream(["the cat"], seed=seed) for seed in (7, 8)]
-    turns = [list(pair) for pair in zip(*streams, strict=False)]  # two at once, each with caches of its own
-    for place, seed in enumerate((7, 8)):
+    streams = {seed: runner.stream(["the cat"], seed=seed) for seed in (7, 8)}
+    found = {seed: [] for seed in streams}
+    for _ in range(LENGTH):  # two at once, each with caches of its own
+        for seed, stream in streams.items():
+            found[seed] += [int(token[0]) for token in itertools.islice(stream, 1)]
+    for seed in streams:
         whole = generator(["the cat"], seed=seed)
-        first = 8
-        expected = whole["tokens"][0, 0, first : whole["lengths"][0, 0]].tolist()
-        assert [int(pair[place][0]) for pair in turns] == expected[: len(turns)]
+        assert found[seed] == whole["tokens"][0, 0, 8 : whole["lengths"][0, 0]].tolist() != []
     with pytest.raises(ValueError, match="one row at a time, got 2"):
         runner.stream(["a", "b"])
 
@@ -233,8 +235,10 @@ def test_small_weights(quantize, rings, tmp_path):
     report = kt.export.litertlm(
         generator_of(rings), tmp_path / "small.litertlm", quantize=quantize, prefill_lengths=[1]
     )
-    assert report.size < whole.size and 0 <= report.agreement <= 1
-    assert kt.export.load(tmp_path / "small.litertlm")(["the cat"])["lengths"].shape == (1, 1)
+    assert report.size < whole.size
+    runner, generator = kt.export.load(tmp_path / "small.litertlm"), generator_of(rings)
+    actual, expected = (f(["the cat"])["scores"] for f in (runner, generator))  # sums over whole sequences
+    np.testing.assert_allclose(actual, expected, rtol={"float16": 0.01, "int8": 0.1, "int4": 0.5}[quantize])
 
 
 # What is refused
@@ -270,7 +274,7 @@ def test_a_recurrence_has_no_place(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "lengths, message", [([0], "from 1 to max_length"), ([LENGTH + 1], "from 1 to"), ([8.0], "from 1"), ([13], "prime")]
+    "lengths, message", [([0], "from 1 to max_length"), ([LENGTH + 1], "from 1 to"), (8.0, "from 1"), ([13], "prime")]
 )
 def test_prefill_lengths(lengths, message, rings, tmp_path):
     with pytest.raises(ValueError, match=message):
@@ -285,6 +289,7 @@ def test_prefill_lengths(lengths, message, rings, tmp_path):
         ("x.litertlm", {"samples": ["a", ""]}, "a list of texts, none of them empty"),
         ("x.litertlm", {"samples": []}, "a list of texts"),
         ("x.litertlm", {"quantize": "int2"}, "quantize as one of"),
+        ("x.litertlm", {"tokenizer": bytes_tokenizer(max_length=9)}, "cuts texts off behind 9 ids"),
     ],
 )
 def test_arguments(name, options, message, rings, tmp_path):
