@@ -56,7 +56,8 @@ class Bundle:
         tokens = np.full((1, longest), self.metadata["padding_id"] or 0, np.int32)
         tokens[0, :length] = prompt
         scores = np.zeros(1, np.float32)
-        caches = {name: self._signatures["decode"].new(name) for name in self._caches}
+        with self._lock:
+            caches = {name: self._signatures["decode"].new(name) for name in self._caches}
         yield {"tokens": tokens, "lengths": np.array([length], np.int32), "scores": scores}
         caches = self._read(prompt[:-1], caches)
         while length < longest:

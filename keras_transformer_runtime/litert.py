@@ -5,7 +5,7 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -52,16 +52,9 @@ def _whole(path: Path, metadata: dict, num_threads: int | None) -> tuple[dict, d
     runners = {name: interpreter.get_signature_runner(name) for name in found}
     details = {name: runner.get_input_details() for name, runner in runners.items()}
     shapes = {name: {key: x["shape"].tolist() for key, x in inputs.items()} for name, inputs in details.items()}
-    return {name: _keeping(runner, interpreter) for name, runner in runners.items()}, shapes
-
-
-def _keeping(runner: Callable, interpreter) -> Callable:
-    """The runner, which does not keep its interpreter alive."""
-
-    def run(**inputs):
-        return runner(**inputs) if interpreter else None
-
-    return run
+    for runner in runners.values():
+        runner.interpreter = interpreter  # which it does not keep alive by itself
+    return runners, shapes
 
 
 def _steps(path: Path, metadata: dict, num_threads: int | None) -> tuple[dict, dict]:

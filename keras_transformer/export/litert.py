@@ -22,7 +22,7 @@ from keras_transformer.export.quantization import (
     share_equal_buffers,
     to_int4,
 )
-from keras_transformer.export.report import ExportReport, size_of, specification
+from keras_transformer.export.report import ExportReport, size_of, specifications
 from keras_transformer.export.samples import as_inputs, sample_inputs, sample_seed
 from keras_transformer.export.signatures import (
     Signature,
@@ -155,10 +155,7 @@ def litert(
         report = ExportReport(
             path=Path(path),
             size=size_of(new),
-            signatures={
-                name: {key: specification(shape, dtype) for key, shape, dtype in signature.inputs}
-                for name, signature in signatures.items()
-            },
+            signatures=specifications(signatures),
             operators=dict(operators),
             milliseconds=milliseconds,
             agreement=agreed,

@@ -16,7 +16,7 @@ from keras_transformer.export.files import Kind, check_target, replacing
 from keras_transformer.export.litert import convert, operators_of
 from keras_transformer.export.metadata import metadata_files
 from keras_transformer.export.quantization import check_convertible, check_quantize
-from keras_transformer.export.report import ExportReport, size_of, specification
+from keras_transformer.export.report import ExportReport, size_of, specifications
 from keras_transformer.export.samples import sample_inputs
 from keras_transformer.export.signatures import generate_signature, require_tensorflow
 from keras_transformer.export.strings import check_tokenizers, sample_texts, tokenized, tokenizers_of
@@ -145,10 +145,7 @@ def litertlm(
         report = ExportReport(
             path=Path(path),
             size=size_of(new),
-            signatures={
-                name: {key: specification(shape, dtype) for key, shape, dtype in signature.inputs}
-                for name, signature in signatures.items()
-            },
+            signatures=specifications(signatures),
             operators=dict(operators),
             agreement=agreed,
         )

@@ -42,6 +42,14 @@ def size_of(path: Path) -> int:
     return path.stat().st_size if path.is_file() else sum(x.stat().st_size for x in path.rglob("*") if x.is_file())
 
 
+def specifications(signatures: dict) -> dict[str, dict[str, str]]:
+    """The inputs of signatures, by name."""
+    return {
+        name: {key: specification(shape, dtype) for key, shape, dtype in signature.inputs}
+        for name, signature in signatures.items()
+    }
+
+
 def specification(shape, dtype) -> str:
     """A shape and a type as one word, such as int32[?,7]."""
     return f"{dtype}[{','.join('?' if dim is None or dim < 0 else str(dim) for dim in shape)}]"

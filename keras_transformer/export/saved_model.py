@@ -13,7 +13,7 @@ from keras_transformer.export.agreement import ExportMismatchError, check_genera
 from keras_transformer.export.archive import write_archive
 from keras_transformer.export.files import Kind, check_target, replacing
 from keras_transformer.export.metadata import described, metadata_files
-from keras_transformer.export.report import ExportReport, size_of, specification
+from keras_transformer.export.report import ExportReport, size_of, specifications
 from keras_transformer.export.samples import as_inputs, sample_inputs, sample_seed
 from keras_transformer.export.signatures import (
     Signature,
@@ -163,10 +163,7 @@ def saved_model(
         report = ExportReport(
             path=Path(path),
             size=size_of(new),
-            signatures={
-                name: {key: specification(shape, dtype) for key, shape, dtype in signature.inputs}
-                for name, signature in signatures.items()
-            },
+            signatures=specifications(signatures),
             operators=dict(operators),
             milliseconds=milliseconds,
             agreement=1.0 if verify else None,

@@ -29,8 +29,8 @@ def empty(shape: tuple, dtype: str):
 def write(cache, new, cells, is_run: bool = False, keep: bool = False):
     """Write `new` (B, G, T, K) into `cache` (B, G, C, K) at `cells` (B, T) of each row.
 
-    A scatter: of the ways to write that need no XLA op, it alone costs the same however long the cache is
-    (benchmarks/decoding_choices.py).
+    By a scatter, unless something better is at hand: of the ways to write that need no XLA op, it alone costs the same
+    however long the cache is (benchmarks/decoding_choices.py).
 
     Args:
         cache, new, cells: What is written to, what, and where.

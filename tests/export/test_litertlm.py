@@ -5,6 +5,7 @@ import itertools
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -225,6 +226,20 @@ def test_positions_of_all_kinds(blocks, encoding, tmp_path):
     report = kt.export.litertlm(generator, tmp_path / "x.litertlm", prefill_lengths=[4])
     assert report.agreement == 1.0 and set(report.signatures) == {"prefill_1", "prefill_4", "decode", "select"}
     assert_equal(tmp_path / "x.litertlm", generator)
+
+
+@pytest.mark.slow
+def test_a_layer_called_twice_from_several_threads(tmp_path):
+    """Each call has a cache of its own, and so has each sequence; an empty text is the start token alone."""
+    layer = block(window=5, position=kt.RotaryPosition())
+    generator = generator_of(language_model(layer, layer), strategy=kt.Sampling(seed=1, top_k=20))
+    kt.export.litertlm(generator, tmp_path / "x.litertlm", prefill_lengths=[4], verify=False)
+    runner = kt.export.load(tmp_path / "x.litertlm")
+    cases = [(text, seed) for text in ("", "a", "hello", "x" * (LENGTH - 1)) for seed in (1, 2)]
+    expected = [generator([text], seed=seed)["tokens"].tolist() for text, seed in cases]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda case: runner([case[0]], seed=case[1])["tokens"].tolist(), cases * 3))
+    assert found == expected * 3
 
 
 @pytest.mark.slow
