@@ -148,7 +148,8 @@ class Export:
     async def stream(self, values: list, seed: int | None) -> Response:
         """The answer to one text, in pieces."""
         if len(values) != 1 or values == [""]:
-            raise Refusal(f"A stream is of one text that is not empty, got {len(values)}.")
+            got = "an empty one" if values == [""] else f"{len(values)} texts"
+            raise Refusal(f"A stream is of one text that is not empty, got {got}.")
         answerer = self.answerer if seed is None else Answerer(self.runner, "json", seed)
         pieces = answerer.stream(json.dumps(values[0]), 0 if seed is not None else next(self.batches))
         try:
