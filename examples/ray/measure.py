@@ -15,6 +15,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -35,7 +36,8 @@ from report import REPOSITORY, save_results
 HERE = Path(__file__).resolve().parent
 POISON = {1234: b"\xff\xfe 1999", 5678: b"", 15_000: b"1" * 5000}  # by line: no UTF-8, empty, too long
 ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
-PORT = 8765
+with socket.create_server(("127.0.0.1", 0)) as free:
+    PORT = free.getsockname()[1]
 CLIENTS = 8
 
 

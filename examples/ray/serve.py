@@ -22,6 +22,7 @@ import json
 import os
 import random
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -203,11 +204,25 @@ def main() -> None:
     try:
         if serve.status().applications:
             sys.exit("serve.py: error: This cluster serves already: end that first, or start this on another cluster.")
+        check_free(options.host, options.port)
         with contextlib.suppress(KeyboardInterrupt):
             serve_until_interrupted(options)
         serve.shutdown()
     finally:
         ray.shutdown()
+
+
+def check_free(host: str, port: int) -> None:
+    """Exit with a message if nothing can listen there: Ray says so in eighty lines."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            sys.exit(
+                f"serve.py: error: It cannot listen on {host}, port {port}: {error}. Give another --port or --host."
+            )
 
 
 def serve_until_interrupted(options: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -267,6 +268,15 @@ def assert_answers(found, outputs, row):
     found = dict(found)
     np.testing.assert_allclose(found.pop("scores"), outputs["scores"][row], rtol=1e-4)
     assert found == answer_of(outputs, row)
+
+
+def test_a_port_that_is_taken():
+    serve = module("serve")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SystemExit, match=f"cannot listen on 127.0.0.1, port {port}: .*Give another --port"):
+            serve.check_free("127.0.0.1", port)
+    serve.check_free("127.0.0.1", port)
 
 
 class TestBest:
