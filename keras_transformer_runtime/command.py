@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import importlib.metadata
 import itertools
 import json
 import os
@@ -15,11 +14,11 @@ from typing import BinaryIO
 from keras_transformer_runtime import benchmarking
 from keras_transformer_runtime.answering import FORMS, Answer, Answerer, escape, form_of, one_line, plain
 from keras_transformer_runtime.describing import as_text, describe
-from keras_transformer_runtime.distribution import DISTRIBUTION
 from keras_transformer_runtime.lines import Refusal, check_distinct, read_lines
 from keras_transformer_runtime.output import Output
 from keras_transformer_runtime.resuming import SUFFIX, fingerprint
 from keras_transformer_runtime.runner import Runner, load
+from keras_transformer_runtime.version import __version__
 
 NAME = "keras-transformer"
 FINE, FAILED, MISUSED, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
@@ -115,7 +114,7 @@ def script() -> int:
 def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     as_it_stands = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": STATUS}
     parser = argparse.ArgumentParser(NAME, description=ABOUT, **as_it_stands)
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(metavar="COMMAND")
 
     def add(name: str, about: str, description: str, command: Callable) -> argparse.ArgumentParser:
@@ -192,13 +191,6 @@ def _positive(text: str) -> int:
 
 
 _positive.__name__ = "positive integer"  # argparse names it in its message
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version(DISTRIBUTION)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown: it was not installed"
 
 
 # describe

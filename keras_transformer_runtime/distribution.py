@@ -1,13 +1,18 @@
-"""The name under which both packages are installed, and what became of another project with the same import name."""
+"""The names under which the packages are installed, and what became of another project with the same import name."""
 
 import importlib.util
 import warnings
 from pathlib import Path
 
-DISTRIBUTION = "keras-transformer-layers"
+DISTRIBUTION, RUNTIME = "keras-transformer-layers", "keras-transformer-runtime"
 
 # keras-transformer 0.40.0 on PyPI has these and an `__init__.py`; of that, whoever is installed last writes his own.
 OTHER_PROJECT = ("gelu.py", "transformer.py")
+
+
+def installed() -> str:
+    """The distribution whose extras are of use here: that of both packages, or the runtime where it is alone."""
+    return RUNTIME if importlib.util.find_spec("keras_transformer") is None else DISTRIBUTION
 
 
 def check_place() -> None:

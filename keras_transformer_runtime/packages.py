@@ -4,7 +4,7 @@ import importlib
 import sys
 from types import ModuleType
 
-from keras_transformer_runtime.distribution import DISTRIBUTION
+from keras_transformer_runtime.distribution import installed
 
 # By the name that is imported: the name that is installed, and our extra that brings it.
 PACKAGES = {
@@ -57,5 +57,5 @@ def missing(package: str, owner: str, otherwise: str = "") -> str:
     name, extra = PACKAGES[package]
     return (
         f"{owner} needs the package {name}, which is not installed: pip install {name}, "
-        f"or install {DISTRIBUTION}[{extra}]{otherwise and ', '}{otherwise}."
+        f"or install {installed()}[{extra}]{otherwise and ', '}{otherwise}."
     )
