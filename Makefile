@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-SOURCES := $(wildcard keras_transformer keras_transformer_runtime tests examples benchmarks)
+SOURCES := $(wildcard keras_transformer keras_transformer_runtime tests examples benchmarks notebooks setup.py)
 
 # Workers share the cores, so each process keeps to one thread. The tests of decoding are mostly compilation, which costs
 # a third less without optimization; the benchmarks and the quickstart run optimized, and compare tokens, too.
@@ -43,7 +43,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 # The stamp is newer than setup.cfg once everything in it is installed.
-$(INSTALLED): setup.cfg pyproject.toml
+$(INSTALLED): setup.cfg setup.py pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing keras_transformer and its development tools into $(VENV) (minutes, the first time)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
@@ -129,13 +129,16 @@ format: $(INSTALLED) ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff check --quiet --fix $(SOURCES)
 	@$(BIN)/ruff format --quiet $(SOURCES)
 
-dist: $(INSTALLED) ## Build and check sdist and wheel, and try the wheel in an empty environment for each extra (EXTRAS="jax ...": those), and its command where Keras is not
+dist: $(INSTALLED) ## Build both distributions, check them, and try each extra in an empty environment (EXTRAS="jax ...": those; PYTHONS="python3.12 ...": other Pythons, too), and the command where Keras is not
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dist]"
-	@rm -rf dist build
-	@$(BIN)/python -m build --outdir dist . > dist.log 2>&1 || { cat dist.log; exit 1; }
+	@rm -rf dist build keras_transformer_runtime/build
+	@for folder in . keras_transformer_runtime; do \
+		$(BIN)/python -m build --outdir dist $$folder > dist.log 2>&1 || { cat dist.log; exit 1; }; \
+	done
 	@$(BIN)/python -m twine check --strict dist/*
-	@$(BIN)/python tests/try_wheel.py dist/*.whl $(EXTRAS)
-	@KERAS_BACKEND=tensorflow TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python tests/try_command.py dist/*.whl
+	@$(BIN)/python tests/try_wheel.py dist $(EXTRAS)
+	@for python in $(PYTHONS); do $(BIN)/python tests/try_wheel.py dist litert --python $$python || exit 1; done
+	@KERAS_BACKEND=tensorflow TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python tests/try_command.py dist/keras_transformer_runtime-*.whl
 
 bench: $(INSTALLED) ## Run the benchmarks that are not measured yet, and write docs/benchmarks.md (DATA=folder of Multi30k, TEXT=file of tiny Shakespeare, BEFORE=another checkout, QUICK=1: a try)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench]"
@@ -143,5 +146,6 @@ bench: $(INSTALLED) ## Run the benchmarks that are not measured yet, and write d
 		$(if $(BEFORE),--before $(BEFORE)) $(if $(QUICK),--quick)
 
 clean: ## Remove build outputs and caches; .venv stays
-	@rm -rf build dist dist.log *.egg-info .pytest_cache .ruff_cache
+	@rm -rf $(addsuffix build,./ keras_transformer_runtime/) $(addsuffix *.egg-info,./ keras_transformer_runtime/) dist dist.log \
+		.pytest_cache .ruff_cache
 	@find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

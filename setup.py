@@ -1,7 +1,7 @@
 """What setup.cfg cannot say: where the runtime comes from, and README.md as a page elsewhere shows it.
 
-keras_transformer_runtime is a distribution of its own (keras_transformer_runtime/pyproject.toml), which a release of this
-one requires. In a clone it lies beside this file, and is installed from there: `pip install --editable .` and
+keras_transformer_runtime is a distribution of its own (keras_transformer_runtime/pyproject.toml), which a release of
+this one requires. In a clone it lies beside this file, and is installed from there: `pip install --editable .` and
 `pip install path/to/the/clone` need no index to have it, and cannot mix versions.
 """
 

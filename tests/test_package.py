@@ -4,14 +4,22 @@ import configparser
 import importlib.util
 import json
 import pathlib
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import tomllib
 import types
 import warnings
 
 import keras
 import pytest
+import setuptools
 
 import keras_transformer as kt
 from keras_transformer_runtime import distribution, packages
+from keras_transformer_runtime import version as versions
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 PUBLIC_NAMES = """
@@ -54,7 +62,7 @@ def test_public_name(name):
     assert hasattr(kt, name)
 
 
-# The distribution
+# The distributions
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +72,123 @@ def setup():
     return parser
 
 
-def test_the_distribution_has_a_name_of_its_own(setup):
+@pytest.fixture(scope="module")
+def runtime():
+    return tomllib.loads((REPOSITORY / "keras_transformer_runtime/pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
+
+
+def arguments_of_setup(folder: pathlib.Path, monkeypatch, *command: str) -> dict:
+    """What setup.py of a folder hands to setuptools."""
+    found = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **arguments: found.update(arguments))
+    monkeypatch.setattr(sys, "argv", ["setup.py", *command])
+    runpy.run_path(str(folder / "setup.py"))
+    return found
+
+
+def test_the_distributions_have_names_of_their_own(setup, runtime):
     assert setup["metadata"]["name"] == distribution.DISTRIBUTION == "keras-transformer-layers"
+    assert runtime["name"] == distribution.RUNTIME == "keras-transformer-runtime"
+
+
+def test_a_release_requires_the_runtime_of_its_version(monkeypatch, tmp_path):
+    for name in ("setup.py", "setup.cfg", "README.md", "keras_transformer/__init__.py", "keras_transformer/version.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+    required = f"keras-transformer-runtime=={versions.__version__}"
+    source = arguments_of_setup(REPOSITORY, monkeypatch, "sdist")
+    for found in (source, arguments_of_setup(tmp_path, monkeypatch, "bdist_wheel")):  # a wheel is made from the source
+        assert required in found["install_requires"] and "entry_points" not in found
+        assert "keras_transformer" in found["packages"] and "keras_transformer_runtime" not in found["packages"]
+    assert "keras_transformer.layers" in source["packages"]
+    assert kt.__version__ == versions.__version__
+
+
+@pytest.mark.parametrize("command", ["bdist_wheel", "editable_wheel", "egg_info"])
+def test_a_clone_brings_the_runtime_along(command, monkeypatch, runtime):
+    found = arguments_of_setup(REPOSITORY, monkeypatch, command)
+    assert not any("runtime" in requirement for requirement in found["install_requires"])
+    assert {"keras_transformer", "keras_transformer.layers", "keras_transformer_runtime"} <= set(found["packages"])
+    scripts = [f"{name} = {target}" for name, target in runtime["scripts"].items()]
+    assert (
+        found["entry_points"]["console_scripts"]
+        == scripts
+        == ["keras-transformer = keras_transformer_runtime.command:script"]
+    )
+
+
+def test_the_runtime_needs_neither_keras_nor_tensorflow(setup, runtime):
+    assert runtime["dependencies"] == ["numpy"]
+    assert set(runtime["optional-dependencies"]) <= set(setup["options.extras_require"])
+    for extra, brought in runtime["optional-dependencies"].items():  # what runs an export is what writes it, or less
+        assert set(brought) <= set(setup["options.extras_require"][extra].split()), extra
+    for name in ("license", "requires-python"):
+        assert runtime[name] == {**setup["metadata"], "requires-python": setup["options"]["python_requires"]}[name]
+    licences = [(REPOSITORY / folder / "LICENSE").read_bytes() for folder in (".", "keras_transformer_runtime")]
+    assert licences[0] == licences[1]
+
+
+def test_the_description_that_is_uploaded_has_no_link_of_a_file(monkeypatch, setup):
+    page = arguments_of_setup(REPOSITORY, monkeypatch, "sdist")["long_description"]
+    links = re.findall(r"\]\(([^)\s]+)\)", page)
+    assert links and not [link for link in links if not re.match("https://|#", link)]
+    url, tag = setup["metadata"]["url"], f"v{kt.__version__}"
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)\s]+)\)", page)
+    assert f"{url}/raw/{tag}/docs/attention.png" in pictures
+    assert f"{url}/blob/{tag}/docs/architecture.md" in links
+    ours = [link.partition(f"{tag}/")[2].partition("#")[0] for link in links if f"/{tag}/" in link]
+    assert not [path for path in ours if not (REPOSITORY / path).exists()]
+
+
+def test_the_address_of_the_repository_is_the_same_everywhere(setup):
+    """It stands in setup.cfg; a file that has another, or one of another form, is named."""
+    url = setup["metadata"]["url"]
+    owner = re.escape(url.rsplit("/", 1)[0].split("//")[1])
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git repository")
+    found = {}
+    for name in filter(None, listed.stdout.split("\0")):
+        path = REPOSITORY / name
+        if (
+            path.suffix in (".md", ".cfg", ".toml", ".py", ".ipynb", ".yml", ".yaml", ".cff", ".html")
+            and path.is_file()
+        ):
+            text = path.read_text(encoding="utf-8")
+            found[name] = re.findall(rf"{owner}/[\w.-]+", text) + re.findall(
+                r"colab\S+?/github/([\w.-]+/[\w.-]+)", text
+            )
+    named = {name: addresses for name, addresses in found.items() if addresses}
+    assert {"setup.cfg", "keras_transformer_runtime/pyproject.toml"} <= set(named)
+    for name, addresses in named.items():
+        for address in addresses:
+            assert url.endswith(address.removesuffix(".git").rstrip(".")), (name, address)
 
 
 def test_every_optional_package_is_brought_by_the_extra_that_errors_name(setup):
     extras = {extra: packages.split() for extra, packages in setup["options.extras_require"].items()}
     for package, extra in packages.PACKAGES.values():
         assert package in extras[extra]
+
+
+@pytest.mark.parametrize(
+    "module, extra",
+    [
+        ("ai_edge_litert", "litert"),
+        ("litert_lm", "litertlm"),
+        ("onnxruntime", "onnx"),
+        ("sentencepiece", "text"),
+        ("tensorflow", "tensorflow"),
+        ("tensorflow_text", "text"),
+    ],
+)
+def test_where_the_runtime_is_alone_its_own_extra_is_named(module, extra, monkeypatch, runtime):
+    assert f"keras-transformer-layers[{extra}]" in packages.missing(module, "It")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert f"keras-transformer-runtime[{extra}]" in packages.missing(module, "It")
+    assert packages.PACKAGES[module][0] in runtime["optional-dependencies"][extra]
 
 
 @pytest.mark.parametrize("package", [kt, packages])

@@ -1,7 +1,7 @@
-"""Runs `keras-transformer` of a wheel where Keras is not: every kind of export, in an environment for each package that
-runs them, which has that package and NumPy, no more. The answers have to be Python's. See `make dist`.
+"""Runs `keras-transformer` of the runtime's wheel where Keras is not: every kind of export, in an environment for each
+extra that runs them. The answers have to be Python's. See `make dist`.
 
-python tests/try_command.py dist/*.whl [litert | onnx | saved_model ...]
+python tests/try_command.py dist/keras_transformer_runtime-*.whl [litert | onnx | saved_model ...]
 """
 
 import contextlib
@@ -22,12 +22,8 @@ import tokenizers
 
 import keras_transformer as kt
 
-# What each environment has beside NumPy and the wheel. TensorFlow asks for Keras and does without: it is taken out.
-PACKAGES = {
-    "litert": ["ai-edge-litert", "sentencepiece"],
-    "onnx": ["onnxruntime", "sentencepiece"],
-    "saved_model": ["tensorflow", "tensorflow-text", "sentencepiece"],
-}
+# The extras of each environment. TensorFlow asks for Keras and does without: it is taken out.
+EXTRAS = {"litert": "litert", "onnx": "onnx", "saved_model": "tensorflow,text"}
 SIZES = {"num_layers": 1, "dim": 20, "num_heads": 4, "intermediate_dim": 13}
 TEXTS = ["the cat", "a dog and the cat", "다람쥐", "dog the"]
 ROWS = [[5, 9, 22, 4], [11, 6], [8], [7, 8, 9, 10]]
@@ -36,27 +32,28 @@ BATCH = {"batch_size": len(ROWS)}
 
 
 def main(wheel: Path, names: list[str]) -> None:
-    """Try the wheel with each package; all of them, unless some are given."""
-    for name in names or PACKAGES:
+    """Try the wheel with each of the extras, unless some are given."""
+    for name in names or EXTRAS:
         start = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             cases = list(CASES[name](Path(folder)))
-            command = installed(wheel, PACKAGES[name], Path(folder))
+            command = installed(wheel, EXTRAS[name], Path(folder))
             for case in cases:
                 check(command, **case)
         print(f"{name}: {len(cases)} exports answer without Keras ({time.monotonic() - start:.0f} s)", flush=True)
 
 
-def installed(wheel: Path, packages: list[str], folder: Path) -> Path:
-    """The command in a new environment that has the wheel and these packages, and no Keras."""
+def installed(wheel: Path, extras: str, folder: Path) -> Path:
+    """The command in a new environment that has the wheel with these extras, and no Keras."""
     venv.create(folder / "environment", with_pip=True)
     scripts = folder / "environment" / "bin"
 
     def pip(*arguments):
         subprocess.run([scripts / "pip", *arguments, "--quiet", "--disable-pip-version-check"], check=True)
 
-    pip("install", "numpy", *packages)
-    pip("install", "--no-deps", str(wheel.resolve()))
+    pip("install", f"{wheel.resolve()}[{extras}]")
+    if extras == "litert":  # what a .tflite file needs where a SentencePiece tokenizer stands beside the graph
+        pip("install", "sentencepiece")
     pip("uninstall", "--yes", "keras")
     tried = subprocess.run([scripts / "python", "-c", "import keras"], capture_output=True, cwd=folder)
     if b"No module named 'keras'" not in tried.stderr:
