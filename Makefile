@@ -37,7 +37,7 @@ TORCH_PART := $(addprefix tests/,models layers ops test_insight.py training/test
 	training/test_rematerialization.py) $(DECODING)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart lecture examples browser-demo browser-story test test-jax test-torch test-slow test-pretrained test-distributed test-browser test-ray lint format dist bench clean
+.PHONY: help quickstart lecture examples browser-demo browser-story models notebooks test test-jax test-torch test-slow test-pretrained test-distributed test-browser test-ray lint format dist bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -63,6 +63,13 @@ examples: $(INSTALLED) ## Run the scripts of docs/examples (DATA=folder of the d
 		echo "== $$page"; \
 		$(BIN)/python examples/$$(basename $$page .md).py $(if $(DATA),--data $(DATA)) $(if $(SEEDS),--seeds $(SEEDS)) || exit 1; \
 	done
+
+models: $(INSTALLED) ## Train a date translator and a language model and pack them for a release, into dist-models (20 minutes; TEXT=file of tiny Shakespeare)
+	@$(BIN)/python examples/make_models.py $(if $(TEXT),--text $(TEXT))
+
+notebooks: $(INSTALLED) ## Make the notebooks of their scripts, and execute them (minutes)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[notebooks]"
+	@TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python notebooks/make.py
 
 # `ci` installs exactly what the lock file names, for the page and for its test.
 $(BROWSER)/node_modules: $(BROWSER)/package-lock.json
