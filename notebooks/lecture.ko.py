@@ -23,7 +23,7 @@ import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
-from matplotlib import font_manager
+from matplotlib import font_manager, ticker
 
 import keras_transformer as kt
 
@@ -61,6 +61,7 @@ for name, make in layers.items():
     print(f"{name:10}", *[f"{size:.1e}" for size in sizes])
     plt.plot(LENGTHS, sizes, marker="o", label=name)
 plt.yscale("log")
+plt.gca().yaxis.set_major_formatter(ticker.LogFormatter())
 plt.xlabel("길이")
 plt.ylabel("첫 스텝의 기울기")
 plt.legend()
@@ -74,7 +75,7 @@ plt.show()
 
 # %%
 words = ["I", "love", "you", "dearly"]
-vectors = np.array([[2, 0, 0, 1], [0, 2, 1, 0], [2, 0, 0, 0], [0, 1, 1, 1]], "float32")
+vectors = np.array([[2, 0, 1, 0], [0, 2, 0, 1], [1, 0, 2, 0], [0, 1, 0, 0.5]], "float32")
 
 scores = vectors @ vectors.T / np.sqrt(4)
 weights = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
@@ -170,7 +171,7 @@ print("위치마다 달라진 정도:", difference.max(axis=(0, 2)).round(2))
 # %% [markdown]
 # ## 7. 모두 쌓으면 트랜스포머
 #
-# 인코더와 디코더를 쌓습니다. 과제는 한글로 쓴 수를 숫자로 옮기는 것입니다. 열 자리쯤 되는 낱말에서 "천", "백", "십"의 앞을 보아야 하고, 없는
+# 인코더와 디코더를 쌓습니다. 과제는 한글로 쓴 수를 숫자로 옮기는 것입니다. 열 글자쯤 되는 낱말에서 "천", "백", "십"의 앞을 보아야 하고, 없는
 # 자리에는 0을 써야 합니다.
 
 # %%
