@@ -17,7 +17,6 @@ if importlib.util.find_spec("keras_transformer") is None:  # on Colab
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", wanted], check=True)
 
 # %%
-import logging
 from pathlib import Path
 
 import keras
@@ -28,7 +27,6 @@ import keras_transformer as kt
 
 keras.utils.set_random_seed(0)
 plt.rcParams["figure.dpi"] = 70
-logging.getLogger("tensorflow").setLevel("ERROR")  # it would tell of each file that it writes
 
 # %% [markdown]
 # ## Something to export
@@ -70,12 +68,9 @@ model = kt.models.transformer(
     dropout=0.0,
     normalize_first=True,
 )
+model.compile(keras.optimizers.Adam(2e-3), kt.training.SequenceCrossentropy(), metrics=[kt.training.TokenAccuracy()])
 batches = kt.training.TokenBatches(training, tokens_per_batch=4096, tokenizers=(tokenizer, framed), seed=0)
-schedule = keras.optimizers.schedules.CosineDecay(2e-3, 12 * batches.steps_per_epoch)
-model.compile(
-    keras.optimizers.Adam(schedule), kt.training.SequenceCrossentropy(), metrics=[kt.training.TokenAccuracy()]
-)
-history = model.fit(batches, epochs=12, verbose=2)
+model.fit(batches, epochs=12, verbose=2)
 
 # %%
 generator = kt.Generator(
@@ -98,7 +93,7 @@ print(f"{right:.1%} of 400 numbers that it never saw are right")
 # takes its place on the disk it is run and compared with Python: the report says so.
 
 # %%
-report = kt.export.saved_model(generator, "numbers", streaming=True)
+kt.export.saved_model(generator, "numbers", streaming=True)
 
 # %%
 print(kt.export.load("numbers")(["four hundred seven", "nine thousand twelve"])["texts"])
@@ -139,7 +134,7 @@ import keras_transformer_runtime
 
 runner = keras_transformer_runtime.load("numbers-int8.tflite")
 print(runner(["six thousand three"])["texts"])
-print(*runner.stream(["six thousand three"]))  # ids, as they come
+print([piece for (piece,) in runner.stream(["six thousand three"])])
 """
 print(subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True).stdout)
 
@@ -147,7 +142,8 @@ print(subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=
 # ## The command
 #
 # The same on the command line: one line goes out for each line that comes in. (`python -m keras_transformer_runtime` is the
-# command `keras-transformer`.)
+# command `keras-transformer`.) Small numbers are rare among those it learned from: "forty-two" it gets wrong. An export
+# answers what Python answers.
 
 
 # %%
@@ -158,7 +154,7 @@ def command(*arguments, lines=""):
 
 
 print(command("describe", "numbers-int8.tflite"))
-print(command("run", "numbers-int8.tflite", lines="two thousand forty-two\nseven hundred seventy-seven\n"))
+print(command("run", "numbers-int8.tflite", lines="forty-two\nseven hundred seventy-seven\n"))
 print(command("run", "numbers-int8.tflite", "--json", "one thousand one"))
 
 # %% [markdown]
@@ -168,7 +164,7 @@ print(command("run", "numbers-int8.tflite", "--json", "one thousand one"))
 
 # %%
 kt.export.onnx(generator, "numbers-onnx", source_length=48)
-answer = kt.export.load("numbers-onnx")(tokenizer(["nine thousand eighty-eight"]).numpy())
+answer = kt.export.load("numbers-onnx")(tokenizer(["eighty-eight"]).numpy())
 print(tokenizer.detokenize(answer["tokens"][:, 0]).numpy())
 
 # %% [markdown]

@@ -8,6 +8,7 @@ drew. They run in an empty folder. A cell that fails ends it all.
 """
 
 import os
+import re
 import sys
 import tempfile
 import time
@@ -35,6 +36,10 @@ def make(script: Path) -> None:
         if cell.cell_type == "code":  # what libraries say of the machine is of no use to a reader
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     CoalesceStreamsPreprocessor().preprocess(notebook, {})  # what is printed at different times is one text
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if "text" in output:  # TensorFlow tells of each file that it writes
+                output.text = re.sub(r"^INFO:tensorflow:.*\n", "", output.text, flags=re.MULTILINE)
     nbformat.write(notebook, script.with_suffix(".ipynb"))
     print(f"{script.with_suffix('.ipynb').name}: {time.monotonic() - begin:.0f} s", flush=True)
 
