@@ -14,7 +14,8 @@ sys.path.append(str(Path(__file__).parent))
 from links import linked, public_names  # noqa: E402
 
 LABEL = re.compile(
-    r"^((?:Input|Output|Input and output) shape|Call arguments|Weights|Batches|Attributes|Returns|Raises|Warns):(?= \S)", re.M
+    r"^((?:(?:Input|Output|Input and output) shape|Call arguments|Weights|Batches|Attributes|Returns|Raises|Warns):)(?= \S)",
+    re.M,
 )
 EXAMPLE = re.compile(r"^(Example(?: \([^)]*\))?):", re.M)
 DOCTEST = re.compile(r"^>>> .*(?:\n(?!$).*)*", re.M)
@@ -53,7 +54,7 @@ def rewritten(text: str) -> str:
     """
     text = re.sub(r"^Call arguments:$", "Args: Call arguments", text, flags=re.M)
     text = EXAMPLE.sub(lambda found: f"**{found[1]}**", text)
-    text = LABEL.sub(r"**\1:**", text)
+    text = LABEL.sub(r"**\1**", text)
     while LONG_LIST.search(text):
         text = LONG_LIST.sub(r"\1 ", text)
     return DOCTEST.sub(r"```pycon\n\g<0>\n```", text)

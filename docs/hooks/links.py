@@ -47,21 +47,22 @@ def linked(text: str, names: dict[str, str]) -> str:
 
 
 def on_config(config):
-    """An entry "folder/" of the navigation stands for its pages, one that is not there for nothing."""
+    """An entry "folder/" of the navigation stands for its pages."""
     config.nav = expanded(config.nav)
     return config
 
 
 def expanded(nav: list) -> list:
     """The navigation with the pages of folders in it."""
+    missing = [page for path, page in PAGES.items() if not (ROOT / path).exists()]
     entries = []
     for entry in nav:
         (title, value), *_ = entry.items() if isinstance(entry, dict) else [(None, entry)]
         if isinstance(value, list):
             value = expanded(value)
         elif value.endswith("/"):
-            value = sorted(str(page.relative_to(DOCS)) for page in (DOCS / value).glob("*.md"))
-        elif not (DOCS / value).exists() and not any(value == page and (ROOT / path).exists() for path, page in PAGES.items()):
+            value = sorted(page.relative_to(DOCS).as_posix() for page in (DOCS / value).glob("*.md"))
+        elif value in missing:
             continue
         if value:
             entries.append({title: value} if title else value)
