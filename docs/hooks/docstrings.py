@@ -14,8 +14,7 @@ sys.path.append(str(Path(__file__).parent))
 from links import linked, public_names  # noqa: E402
 
 LABEL = re.compile(
-    r"^((?:(?:Input|Output|Input and output) shape|Call arguments|Weights|Batches|Attributes|Returns|Raises|Warns):)(?= \S)",
-    re.M,
+    r"^((?:[A-Z][a-z ]+ shape|Call arguments|Weights|Batches|Attributes|Returns|Raises|Warns):)(?= \S)", re.M
 )
 EXAMPLE = re.compile(r"^(Example(?: \([^)]*\))?):", re.M)
 DOCTEST = re.compile(r"^>>> .*(?:\n(?!$).*)*", re.M)
