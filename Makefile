@@ -137,7 +137,7 @@ $(DOCS): setup.cfg pyproject.toml
 	@touch $@
 
 docs: $(DOCS) ## Build the site in site/; a warning is an error
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs-serve: $(DOCS) ## Serve the site on this machine, built anew when a page changes
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:$(PORT)
