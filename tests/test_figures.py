@@ -70,9 +70,9 @@ def test_figures_that_no_file_has_are_found():
 
 @pytest.mark.parametrize("page", ["README.md", "README.ko.md"])
 def test_the_list_of_examples_has_the_figures_of_each(page):
-    rows = re.findall(r"^\| \[[^]]*\]\((\w+)[\w.]*\.md\) .*$", text := read(page), re.MULTILINE)
+    rows = re.findall(r"^(\| \[[^]]*\]\((\w+)[\w.]*\.md\) .*)$", read(page), re.MULTILINE)
     assert len(rows) == len(list((ROOT / "docs" / "examples").glob("*.ko.md"))) - 1
-    for name, row in zip(rows, re.findall(r"^\| \[[^]]*\]\(\w+[\w.]*\.md\) .*$", text, re.MULTILINE), strict=True):
+    for row, name in rows:
         row = re.sub(r"90 ?% (?:band|띠)|8 ?bits|8비트", "", row)  # what was asked for
         assert strange_numbers(row, figures_in(ROOT / "examples" / "results" / f"{name}.json")) == [], name
 
