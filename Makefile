@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-SOURCES := $(wildcard keras_transformer keras_transformer_runtime tests examples benchmarks notebooks setup.py)
+SOURCES := $(wildcard keras_transformer keras_transformer_runtime tests examples benchmarks docs notebooks setup.py)
 
 # Workers share the cores, so each process keeps to one thread. The tests of decoding are mostly compilation, which costs
 # a third less without optimization; the benchmarks and the quickstart run optimized, and compare tokens, too.
@@ -37,7 +37,7 @@ TORCH_PART := $(addprefix tests/,models layers ops test_insight.py training/test
 	training/test_rematerialization.py) $(DECODING)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart lecture examples browser-demo browser-story models notebooks test test-jax test-torch test-slow test-pretrained test-distributed test-browser test-ray lint format dist bench clean
+.PHONY: help quickstart lecture examples browser-demo browser-story models notebooks test test-jax test-torch test-slow test-pretrained test-distributed test-browser test-ray lint format docs docs-serve dist bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -136,6 +136,19 @@ format: $(INSTALLED) ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff check --quiet --fix $(SOURCES)
 	@$(BIN)/ruff format --quiet $(SOURCES)
 
+# What the site takes, and nothing that trains: docstrings are read, not run.
+DOCS := $(VENV)/.docs
+$(DOCS): setup.cfg pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	@touch $@
+
+docs: $(DOCS) ## Build the site in site/; a warning is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: $(DOCS) ## Serve the site on this machine, built anew when a page changes
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr 127.0.0.1:$(PORT)
+
 dist: $(INSTALLED) ## Build both distributions, check them, and try each extra in an empty environment (EXTRAS="jax ...": those; PYTHONS="python3.12 ...": other Pythons, too), and the command where Keras is not
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dist]"
 	@rm -rf dist build keras_transformer_runtime/build
@@ -153,6 +166,6 @@ bench: $(INSTALLED) ## Run the benchmarks that are not measured yet, and write d
 		$(if $(BEFORE),--before $(BEFORE)) $(if $(QUICK),--quick)
 
 clean: ## Remove build outputs and caches; .venv stays
-	@rm -rf $(addsuffix build,./ keras_transformer_runtime/) $(addsuffix *.egg-info,./ keras_transformer_runtime/) dist dist.log \
+	@rm -rf $(addsuffix build,./ keras_transformer_runtime/) $(addsuffix *.egg-info,./ keras_transformer_runtime/) dist dist.log site \
 		.pytest_cache .ruff_cache
 	@find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

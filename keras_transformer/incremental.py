@@ -14,6 +14,8 @@ from keras_transformer.context import decoding
 from keras_transformer.layers.positional_encoding import current_positions
 from keras_transformer.layers.scan import scan
 
+__all__ = ["extend", "is_generating", "keep", "positions", "recur"]
+
 
 def is_generating() -> bool:
     """Whether a layer is called on new tokens alone, rather than on whole sequences.

@@ -31,11 +31,22 @@ def test_the_first_example_answers_right_and_may_run_again(readme, fresh_process
     assert printed.count("equal to Python: 100.0%") == len(exports)
 
 
+PAGES_THAT_RUN = (
+    "index install five_minutes compose generation serving training tokenizers performance custom_layers export".split()
+)
+
+
+def test_no_page_is_left_out():
+    """Those of distributed.md are run by tests/test_distributed_page.py, those of pretrained.md by tests/pretrained."""
+    pages = {page.stem for page in (REPOSITORY / "docs").glob("*.md") if python_in(page.read_text(encoding="utf-8"))}
+    assert pages == {*PAGES_THAT_RUN, "distributed", "pretrained"}
+
+
 @pytest.mark.slow
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("page", ["training.md", "tokenizers.md", "performance.md", "custom_layers.md", "export.md"])
+@pytest.mark.parametrize("page", PAGES_THAT_RUN)
 def test_pages_run(page, fresh_process, tmp_path):
-    blocks = python_in((REPOSITORY / f"docs/{page}").read_text(encoding="utf-8"))
+    blocks = python_in((REPOSITORY / f"docs/{page}.md").read_text(encoding="utf-8"))
     assert blocks
     fresh_process("\n".join(blocks), cwd=tmp_path)
 
