@@ -1,4 +1,4 @@
-"""docs/tasks: the code of each page runs as it stands, and does on data that it was not trained on what the page says."""
+"""docs/tasks: the code of each page runs as it stands, and holds on data that it was not trained on."""
 
 import numpy as np
 import pytest
