@@ -65,12 +65,13 @@ class PositionalEncoding(_AddedPosition):
         max_wavelength: w, in positions over 2 pi.
         interleaved: Whether sines and cosines alternate, as in the paper, rather than all sines come first and all
             cosines behind them, as in Marian.
+        offset: Position p has the sinusoids of p + offset. OpenNMT-tf counts from 1.
 
     Input and output shape: (B, T, D), float; optionally `positions`, (B, T), int, where they do not simply count
     up from 0 (packed sequences). The padding mask passes through.
 
     Raises:
-        ValueError: If the input is not of rank 3.
+        ValueError: If the input is not of rank 3, or `offset` is no integer from 0 on.
 
     Example:
 
@@ -79,21 +80,28 @@ class PositionalEncoding(_AddedPosition):
     [[[0.0, 1.0, 0.0], [0.841, 0.54, 0.002]]]
     """
 
-    def __init__(self, max_wavelength: float = 10000.0, *, interleaved: bool = True, **kwargs):
+    def __init__(self, max_wavelength: float = 10000.0, *, interleaved: bool = True, offset: int = 0, **kwargs):
         super().__init__(**kwargs)
         check_above_zero(self, max_wavelength=max_wavelength)
+        check_integer_from_zero(self, offset=offset)
         self.max_wavelength = max_wavelength
         self.interleaved = interleaved
+        self.offset = offset
 
     def build(self, inputs_shape):
         check_sequence(self, "inputs", inputs_shape)
 
     def encode(self, positions, inputs):
         """The sinusoids of `positions`, (1 or B, T, D)."""
-        return sinusoids(positions, inputs.shape[-1], self.max_wavelength, self.interleaved)
+        return sinusoids(positions + self.offset, inputs.shape[-1], self.max_wavelength, self.interleaved)
 
     def get_config(self):
-        return {**super().get_config(), "max_wavelength": self.max_wavelength, "interleaved": self.interleaved}
+        return {
+            **super().get_config(),
+            "max_wavelength": self.max_wavelength,
+            "interleaved": self.interleaved,
+            "offset": self.offset,
+        }
 
 
 @keras.saving.register_keras_serializable("keras_transformer")

@@ -35,6 +35,7 @@ CATALOGUE = {
     "TokenEmbedding": lambda **k: (kt.TokenEmbedding(VOCABULARY, DIM, scale=True, **k), (IDS,)),
     "TokenEmbedding, bias": lambda **k: (kt.TokenEmbedding(VOCABULARY, DIM, scale=0.3, output_bias=True, **k), (IDS,)),
     "PositionalEncoding": lambda **k: (kt.PositionalEncoding(50.0, **k), (X,)),
+    "PositionalEncoding, offset": lambda **k: (kt.PositionalEncoding(50.0, interleaved=False, offset=3, **k), (X,)),
     "LearnedPositionalEncoding": lambda **k: (kt.LearnedPositionalEncoding(11, **k), (X,)),
     "LearnedPositionalEncoding, offset": lambda **k: (kt.LearnedPositionalEncoding(11, 2, **k), (X,)),
     "RMSNormalization": lambda **k: (kt.RMSNormalization(epsilon=1e-3, **k), (X,)),

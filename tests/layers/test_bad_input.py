@@ -43,6 +43,7 @@ CONSTRUCTORS = [
         for bad in (-1, VOCABULARY, True, 1.0, "0")
     ),
     ("PositionalEncoding", {"max_wavelength": 0}, "got 0", "positive max_wavelength"),
+    ("PositionalEncoding", {"offset": -1}, "got -1", "integer from 0 on as offset"),
     ("LearnedPositionalEncoding", {"max_length": 0}, "got 0", "positive integer as max_length"),
     ("RotaryPosition", {"max_wavelength": -2.0}, "got -2.0", "positive max_wavelength"),
     ("LearnedPositionalEncoding", {"max_length": 7, "offset": -1}, "got -1", "integer from 0 on as offset"),

@@ -73,6 +73,8 @@ def test_positional_encoding(dim, assert_close):
     halves = kt.PositionalEncoding.from_config(kt.PositionalEncoding(50.0, interleaved=False).get_config())
     encoding = oracle.sinusoids(np.arange(LENGTH), dim, 50.0)
     assert_close(halves(X[..., :dim]), X[..., :dim] + np.concatenate([encoding[:, ::2], encoding[:, 1::2]], axis=-1))
+    later = kt.PositionalEncoding.from_config(kt.PositionalEncoding(50.0, offset=3).get_config())
+    assert_close(later(X[..., :dim]), X[..., :dim] + oracle.sinusoids(np.arange(3, 3 + LENGTH), dim, 50.0))
 
 
 @pytest.mark.parametrize(
