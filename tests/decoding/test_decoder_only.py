@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_transformer as kt
+from keras_transformer import layers
 
 POSITIONS = {
     "none": lambda: {},
@@ -51,6 +52,13 @@ def block(**options):
 @pytest.mark.parametrize("kind", POSITIONS)
 def test_position_inside_attention(kind, language_model, assert_decodes_exactly):
     assert_decodes_exactly(language_model(block(**POSITIONS[kind]())))
+
+
+def test_every_position_of_the_package_is_here():
+    positions = {options()["position"] for options in POSITIONS.values() if options()}
+    classes = [getattr(layers, name) for name in layers.__all__]
+    public = {x for x in classes if issubclass(x, kt.AttentionPosition)} - {kt.AttentionPosition}
+    assert {type(position) for position in positions} == public
 
 
 @pytest.mark.parametrize("kind", ENCODINGS)

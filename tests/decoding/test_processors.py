@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_transformer as kt
+from keras_transformer.decoding import processors
 
 END, MAX_LENGTH, VOCABULARY = 3, 13, 29
 ROWS, WIDTH, SIZE = 17, 11, 7
@@ -111,6 +112,11 @@ ORACLES = {
 def test_equals_plain_python(name, case):
     processor, change = ORACLES[name]
     assert_same(process(processor, case), expect(change, case))
+
+
+def test_every_processor_of_the_package_has_an_oracle():
+    public = {x for x in vars(processors).values() if isinstance(x, type) and x.__module__ == processors.__name__}
+    assert {type(processor) for processor, _ in ORACLES.values()} == public
 
 
 def test_the_oracle_of_ngrams_forbids_something(case):

@@ -81,6 +81,20 @@ def t5_bucket(relative, causal, num_buckets, max_distance):
     return offset + min(exact + int(growth + 1e-12), num_buckets - 1)
 
 
+def alibi_bias(position, t, s, *, head, num_heads, causal):
+    """For a number of heads that is a power of two."""
+    return -(2 ** (-8 * (head + 1) / num_heads)) * abs(t - s)
+
+
+def t5_bias(position, t, s, *, head, num_heads, causal):
+    return position.embeddings.numpy()[t5_bucket(s - t, causal, position.num_buckets, position.max_distance), head]
+
+
+# What a position does to queries and keys (T, K) of a head, and what it adds to the score of token t with token s.
+TURNS = {"RotaryPosition": rotary}
+BIASES = {"AlibiPosition": alibi_bias, "RelativePosition": t5_bias}
+
+
 def allowed_pairs(batch, length, keys, *, causal=False, window=None, mask=None, segments=None, attention_mask=None):
     """(B, T, S), bool. `mask` is the keys' padding mask, `segments` those of the queries and of the keys."""
     query, key = np.arange(length)[:, None], np.arange(keys)[None]
@@ -154,17 +168,14 @@ def attention(
             q, k, v = query[b, :, own], key[b, :, shared], value[b, :, shared]
             if qk_norm_over == "head":
                 q, k = norm_of("query_norm", q), norm_of("key_norm", k)
-            if kind == "RotaryPosition":
-                q, k = (rotary(states, position) for states in (q, k))
+            if kind in TURNS:
+                q, k = (TURNS[kind](states, position) for states in (q, k))
             score = q @ k.T * (head_dim**-0.5 if scale is None else scale)
             if soft_cap is not None:
                 score = soft_cap * np.tanh(score / soft_cap)
             for t, s in np.ndindex(score.shape):
-                if kind == "AlibiPosition":  # for a number of heads that is a power of two
-                    score[t, s] -= 2 ** (-8 * (h + 1) / num_heads) * abs(t - s)
-                if kind == "RelativePosition":
-                    bucket = t5_bucket(s - t, causal, position.num_buckets, position.max_distance)
-                    score[t, s] += position.embeddings.numpy()[bucket, h]
+                if kind in BIASES:
+                    score[t, s] += BIASES[kind](position, t, s, head=h, num_heads=num_heads, causal=causal)
             for t in range(length):
                 if allowed[b, t].any():
                     exponential = np.exp(score[t] - score[t].max()) * allowed[b, t]
