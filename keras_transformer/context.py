@@ -25,7 +25,7 @@ def decoding() -> "Decoding | None":
 @contextlib.contextmanager
 def active(context: "Decoding | Recording") -> Iterator:
     """Make a context the active one of its kind."""
-    variable = _DECODING if isinstance(context, Decoding) else _RECORDING
+    variable: ContextVar = _DECODING if isinstance(context, Decoding) else _RECORDING
     token = variable.set(context)
     try:
         yield context

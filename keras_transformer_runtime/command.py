@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from keras_transformer_runtime import benchmarking
 from keras_transformer_runtime.answering import FORMS, Answer, Answerer, escape, form_of, one_line, plain
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None, *, answered: Callable | None = 
             parser.parse_args(arguments)
             parser.error(f"a command is missing, one of {', '.join(parsers)}")
     except SystemExit as error:  # --help, or wrong usage
-        return error.code or FINE
+        return MISUSED if error.code else FINE
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # what TensorFlow says of itself is no error
     try:
         options.answered = answered or answered_here
@@ -112,7 +112,7 @@ def script() -> int:
 
 
 def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    as_it_stands = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": STATUS}
+    as_it_stands: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": STATUS}
     parser = argparse.ArgumentParser(NAME, description=ABOUT, **as_it_stands)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(metavar="COMMAND")
@@ -423,6 +423,6 @@ def _progress(options, output: Output, file: BinaryIO) -> Iterator[Callable[[int
         task = progress.add_task("", total=total, lines=output.done)
 
         def advance(count: int) -> None:
-            progress.update(task, lines=output.done, **({} if total is None else {"completed": file.tell()}))
+            progress.update(task, lines=output.done, completed=None if total is None else file.tell())
 
         yield advance

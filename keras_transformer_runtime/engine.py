@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from keras_transformer_runtime.packages import needed
@@ -107,5 +107,6 @@ def _render(path: str, message: str) -> str:
 if __name__ == "__main__":
     given, written = map(Path, sys.argv[1:])
     question = json.loads(given.read_text())
-    function = {"_answer": _answer, "_render": _render}[question.pop("name")]
+    functions: dict[str, Callable] = {"_answer": _answer, "_render": _render}
+    function = functions[question.pop("name")]
     written.write_text(json.dumps(function(**question)))

@@ -35,9 +35,11 @@ class Output:
 
     def __init__(self, file: BinaryIO, path: Path | None, errors: Path | None, *, resume: bool, overwrite: bool):
         self.done = self.failed = 0
-        self.settings = None
+        self.settings: dict | None = None
         self.has_half_a_line = self.is_whole = False
-        self._file, self._errors, self._state = file, None, None
+        self._file = file
+        self._errors: BinaryIO | None = None
+        self._state: State | None = None
         self._to_close: list[BinaryIO] = []
         self._path, self._errors_path = path, errors
         self._ends = {}  # how much of each file is kept

@@ -124,8 +124,8 @@ class Runner:
         if not rows:
             return self._nothing()
         parts = [self._run({**batch, **seed}) for batch in self._batches(arrays, rows)]
-        outputs = parts[0] if len(parts) == 1 else {x: np.concatenate([y[x] for y in parts]) for x in parts[0]}
-        outputs = self._crop({name: x[:rows] if x.ndim else x for name, x in outputs.items()}, arrays)
+        whole = parts[0] if len(parts) == 1 else {x: np.concatenate([y[x] for y in parts]) for x in parts[0]}
+        outputs: dict = self._crop({name: x[:rows] if x.ndim else x for name, x in whole.items()}, arrays)
         if self.is_generator and self.target_tokenizer is not None:
             outputs["texts"] = [
                 [self.text_of(ids[:length].tolist()) for ids, length in zip(*sequences, strict=True)]
@@ -266,7 +266,7 @@ class Runner:
         carries = ({name: carry[name][: rows * count] for name in ("tokens", "lengths")} for carry in carries)
         return new_tokens(carries, count, nothing)
 
-    def _seed(self, seed: int | None) -> dict[str, np.ndarray]:
+    def _seed(self, seed: int | None) -> dict:
         if not self.is_generator or not self.metadata["takes_seed"]:
             return {}
         return {"seed": np.int32(fold_seed(self.metadata["seed"] if seed is None else seed))}

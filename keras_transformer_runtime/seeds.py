@@ -5,7 +5,7 @@ import random
 import numpy as np
 
 
-def fold_seed(seed: int | None) -> int:
+def fold_seed(seed: int | np.integer | np.ndarray | None) -> int:
     """A seed as an integer of 32 bits: an integer of any size, folded if it has more, a fresh one for None.
 
     Fresh ones are drawn by Python's `random`.

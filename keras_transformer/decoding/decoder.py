@@ -272,14 +272,14 @@ class Decoder:
             values = self.graph.decode(histories, memory)
         index = ops.expand_dims(positions, 2)
 
-        def here(x):
+        def at_new(x):
             """Of (B or B N, L, X), what stands at the new tokens, (B, T, X)."""
             return None if x is None else ops.reshape(
                 ops.take_along_axis(x, index, axis=1), (batch, count, ops.shape(x)[-1])
             )  # fmt: skip
 
-        logits, features = here(values[self.graph.output]), here(values.get(self.graph.features))
-        return Stepped(logits, features, {"tokens": written}, here(attention_to_memory(recording)))
+        logits, features = at_new(values[self.graph.output]), at_new(values.get(self.graph.features))
+        return Stepped(logits, features, {"tokens": written}, at_new(attention_to_memory(recording)))
 
 
 def attention_to_memory(recording: Recording):

@@ -1,6 +1,7 @@
 """Generation from any functional model: prompt in, tokens out, one compiled loop over one step function."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import EllipsisType
 
 import keras
 import numpy as np
@@ -93,7 +94,7 @@ class Generator(Loop):
         max_length: int,
         end_token: int | Sequence[int] | None,
         start_token: int | None = None,
-        padding_id: int | None = ...,
+        padding_id: int | EllipsisType | None = ...,
         strategy: Strategy | None = None,
         target_input: str | None = None,
         from_logits: bool = True,

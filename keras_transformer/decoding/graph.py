@@ -105,7 +105,7 @@ class Graph(Program):
                 memory[f"memory/{slot}/mask"] = mask
         return memory
 
-    def recall(self, memory: dict[str, object]) -> dict[int, object]:
+    def recall(self, memory: dict) -> dict:
         """The values of the memory by slot, with their padding masks."""
         values = {}
         for slot in self.boundary:
@@ -114,7 +114,7 @@ class Graph(Program):
                 set_mask(values[slot], memory[f"memory/{slot}/mask"])
         return values
 
-    def decode(self, tokens, memory: dict[str, object]) -> dict[int, object]:
+    def decode(self, tokens, memory: dict) -> dict:
         """Run the part that depends on the target tokens (B, T), and return all its values; `output` is the logits'."""
         values = {self.target: self._as_input(self.target, tokens), **self.recall(memory)}
         with without_cudnn(self.model):

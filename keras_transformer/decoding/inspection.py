@@ -37,10 +37,11 @@ class Seen:
         shapes: Their shapes.
         masks: The padding masks where there were any, to be compared by identity: under JAX they have no values.
         memory: Tensors of the memory by slot, with their padding masks.
+        encoded: The memory, as the encoder gave it.
     """
 
     def __init__(self):
-        self.values, self.shapes, self.masks, self.memory = {}, {}, {}, {}
+        self.values, self.shapes, self.masks, self.memory, self.encoded = {}, {}, {}, {}, {}
 
     def look(self, values: dict) -> None:
         """Note what can be seen while the run is traced."""

@@ -1,8 +1,12 @@
 """A model made ready for decoding: read, verified, and compiled as pure functions of tensors."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from types import EllipsisType
+from typing import Any
+
+import keras
 
 from keras_transformer.decoding.buckets import CompileLog, SourcePadding
 from keras_transformer.decoding.decoder import Decoder
@@ -29,6 +33,20 @@ class Loop:
         special: The tokens with a meaning of their own.
         source_padding: Which sources may be padded.
     """
+
+    model: keras.Model
+    max_length: int
+    start_token: int | None
+    end_token: int | Sequence[int] | None
+    strategy: Strategy
+    processors: Sequence[Callable]
+    target_input: str | None
+    from_logits: bool
+    cache: bool
+    source_tokenizer: Any
+    target_tokenizer: Any
+    _padding_id: int | EllipsisType | None
+    _settings: dict
 
     # The model as it is now
 

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
@@ -41,13 +41,13 @@ PASS_IDS = {*KEEP_IDS, "Concatenate", "Flatten", "GetItem", "Split", "Stack", "S
 class Slot(NamedTuple):
     """Stands for a tensor in the arguments of an instruction."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # of a tuple's own method nobody makes use here
 
 
 class Instruction(NamedTuple):
     """One call: `outputs = operation(*args, **kwargs)`, with slots in place of tensors."""
 
-    operation: object
+    operation: Any
     args: tuple
     kwargs: dict
     inputs: tuple[int, ...]

@@ -118,7 +118,7 @@ def _vocabulary(operation) -> Sequence | None:
     return range(1, 100) if isinstance(operation, keras.layers.Hashing) else None
 
 
-def sample_ids(random, size: int, shape: tuple, padding_id: int | None = None) -> np.ndarray:
+def sample_ids(random, size: int, shape: Sequence[int], padding_id: int | None = None) -> np.ndarray:
     """Random ids below `size`, none of them padding."""
     if padding_id is None or size < 2:
         return random.integers(0, size, shape)

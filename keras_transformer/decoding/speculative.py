@@ -202,6 +202,7 @@ class Speculative(Strategy):
         return ops.where(accepted, token, draw(excess, self._uniforms(REPLACE, positions))), accepted
 
     def _uniforms(self, stream: int, positions):
+        assert isinstance(self.strategy, Sampling)  # greedy choices draw nothing
         return self.strategy.uniforms(positions, stream)
 
 

@@ -90,7 +90,7 @@ class Texts:
         tokenizer = self.target_tokenizer if own is None else own
         if tokenizer is None:
             raise ValueError("The prompts are texts, and Generator was made without a target_tokenizer: give ids.")
-        rows = encode(tokenizer, strings)
+        rows = list(encode(tokenizer, strings))
         if isinstance(tokenizer, Tokenizer):
             rows = [row[: len(row) - len(tokenizer.frame[1])] for row in rows]
         if self._has_sources and self.special.start is not None:
@@ -120,7 +120,7 @@ def encode(tokenizer, strings, as_padded: bool = False) -> list[list[int]] | np.
     is_own = isinstance(tokenizer, Tokenizer) and not (as_padded and tokenizer.padding_id is not None)
     try:
         ids = tokenizer.tokenize_ragged(strings) if is_own else tokenizer(strings)
-    except (*failures(), AttributeError) as error:
+    except failures() + (AttributeError,) as error:
         raise ValueError(f"{_name(tokenizer)} makes no ids of {strings[:3]!r}: {error}") from error
     if type(ids).__name__ == "RaggedTensor":
         ids = ids.to_list()

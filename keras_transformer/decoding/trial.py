@@ -1,6 +1,7 @@
 """Operations tried by themselves: do they act on each position alone, do they keep what they need, are they causal?"""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import Any
 
 import numpy as np
 from keras import ops
@@ -48,10 +49,10 @@ class Trial:
         outputs: tuple[int, ...],
         *,
         axes: dict[int, int],
-        seen: dict[int, object],
+        seen: dict[int, Any],
         memory: dict[int, object],
         masked: set[int],
-        paddings: set[int] = frozenset(),
+        paddings: Collection[int] = (),
     ):
         self.graph = graph
         self.max_length = max_length
@@ -182,7 +183,7 @@ class Trial:
             first = next(iter(self.sequences.values()))  # shapes are fixed: by where the length is
             shapes = self._shapes(longest)
             return tuple(first if len(x) > first and x[first] == longest else None for x in shapes)
-        return tuple(_changing(*both, lengths) for both in zip(*shapes, strict=True))
+        return tuple(_changing(shape, other, lengths) for shape, other in zip(*shapes, strict=True))
 
     def _shapes(self, length: int) -> list[tuple]:
         while True:

@@ -13,7 +13,7 @@ class ExportMismatchError(ValueError):
     """An export was written, tried, and found to differ from Python."""
 
 
-def python_answers(generator: Generator, values: list[np.ndarray], seed: int | None = None) -> dict:
+def python_answers(generator: Generator, values: list[np.ndarray], seed: int | np.integer | None = None) -> dict:
     """What Python generates from the inputs that a generation begins with."""
     if len(generator.graph.input_names) == 1:
         prompts, *lengths = values

@@ -23,7 +23,7 @@ class Kind(NamedTuple):
 
     name: str  # with its article
     is_folder: bool
-    check: Callable[[Path], None]  # raises ValueError unless that is what is at a path
+    check: Callable[[Path], object]  # raises ValueError unless that is what is at a path
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import EllipsisType
 
 import numpy as np
 
@@ -45,7 +46,7 @@ def litertlm(
     tokenizer=...,
     prefill_lengths: Sequence[int] | None = None,
     quantize: str | None = None,
-    chat_template: str | None = ...,
+    chat_template: str | EllipsisType | None = ...,
     samples: Sequence[str] | None = None,
     overwrite: bool = False,
     verify: bool = True,

@@ -83,8 +83,8 @@ def _describe_inputs(target: Generator | keras.Model, ids: Signature, padding: P
         if name not in slots:
             continue  # a seed, or lengths
         slot = slots[name]
-        is_target = isinstance(target, Generator) and slot == program.target
-        size = limits.get(slot, (None, program.vocabulary_size if is_target else None))[1]
+        is_target = isinstance(target, Generator) and slot == target.graph.target
+        size = limits.get(slot, (None, target.graph.vocabulary_size if is_target else None))[1]
         is_ids = "int" in dtype or size is not None
         found.append(
             {

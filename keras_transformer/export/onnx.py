@@ -107,7 +107,7 @@ def _write_steps(generator: Generator, folder: Path, source_length: int | None, 
         program = Program(
             {name: _runner(generator.model, folder / f"{name}.onnx") for name in signatures}, json.loads(metadata)
         )
-        inputs = dict(zip((x.name for x in whole.inputs), [*values, *seed], strict=True))
+        inputs: dict = dict(zip((x.name for x in whole.inputs), [*values, *seed], strict=True))
         check_generated(generator, values, python_answers(generator, values, *seed), program.run(inputs), "ONNX export")
 
 

@@ -58,7 +58,8 @@ def int8_tables(model: keras.Model, quantize: str | None) -> Iterator[None]:
     tables = [x for x in layers_within(model) if isinstance(x, TokenEmbedding) and x.quantization_mode is None]
     layers = tables if quantize == "int8" else []
     for layer in layers:
-        layer.look_up = _int8_look_up(ops.convert_to_numpy(layer.embeddings))
+        look_up = _int8_look_up(ops.convert_to_numpy(layer.embeddings))
+        layer.look_up = look_up  # type: ignore[method-assign]  # until it is deleted below
     try:
         yield
     finally:

@@ -125,7 +125,7 @@ def saved_model(
     source_tokenizer, target_tokenizer = tokenizers_of(generator_or_model, source_tokenizer, target_tokenizer)
     is_generator = isinstance(generator_or_model, Generator)
     generator_or_model = generator_or_model if is_generator else needed_of(generator_or_model, source_tokenizer)
-    model = generator_or_model.model if is_generator else generator_or_model
+    model: keras.Model = generator_or_model.model if is_generator else generator_or_model
     ids = generate_signature(generator_or_model) if is_generator else model_signature(generator_or_model)
     check_tokenizers(generator_or_model, ids, source_tokenizer, target_tokenizer)
     if is_generator and len(model.inputs) == 1 and max_source_length is not None:
@@ -231,7 +231,7 @@ def _verify(
 ) -> dict[str, float]:
     """Run what was written, on random samples and on the given ones, and compare with Python."""
     is_generator = isinstance(target, Generator)
-    values = sample_inputs(target, ids, length=min(5, longest), batch=fixed_rows(target, 2))
+    values = sample_inputs(target, ids, length=int(min(5, longest)), batch=fixed_rows(target, 2))
     names = [x.name for x in ids.inputs]
     milliseconds, seed = {}, sample_seed(target)
 

@@ -117,7 +117,7 @@ def input_paddings(target: Generator | keras.Model, signature: Signature) -> lis
     slots = {name: slot for slot, name in enumerate(input_names(program.model))}
     paddings = {name: program.padding_id(slot) for name, slot in slots.items()}
     if isinstance(target, Generator):
-        paddings[input_names(program.model)[program.target]] = target.padding_id
+        paddings[input_names(program.model)[target.graph.target]] = target.padding_id
     return [paddings.get(x.name) for x in signature.inputs]
 
 

@@ -244,8 +244,8 @@ def check_tokenizers(target: Generator | keras.Model, ids: Signature, source_tok
             raise ValueError(f"The source tokenizer has {size} ids, the model's source vocabulary {limit}.")
     if target_tokenizer is not None:
         size = _vocabulary_size(target_tokenizer)
-        if size is not None and size < program.vocabulary_size:
-            raise too_few_ids(size, program.vocabulary_size)
+        if size is not None and size < target.graph.vocabulary_size:
+            raise too_few_ids(size, target.graph.vocabulary_size)
 
 
 def _vocabulary_size(tokenizer) -> int | None:

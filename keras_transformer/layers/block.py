@@ -38,12 +38,13 @@ class TransformerBlock(Residual):
         use_bias: bool = True,
         **kwargs: Unpack[BlockOptions],
     ):
-        self.attention_options = {name: kwargs.pop(name) for name in ATTENTION_OPTIONS if name in kwargs}
+        options: dict = {**kwargs}
+        self.attention_options = {name: options.pop(name) for name in ATTENTION_OPTIONS if name in options}
         if "position" in self.attention_options:
             self.attention_options["position"] = deserialize_position(self.attention_options["position"])
         if "qk_norm" in self.attention_options:
             self.attention_options["qk_norm"] = Prototype.of(self.attention_options["qk_norm"])
-        super().__init__(**kwargs)
+        super().__init__(**options)
         check_positive(self, num_heads=num_heads)
         check_rate(self, attention_dropout=attention_dropout)
         self.num_heads = num_heads

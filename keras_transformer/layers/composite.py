@@ -30,7 +30,7 @@ class Composite(Unquantized):
     def _exact(self, name: str, value):
         return value if value is None or name not in self.id_arguments else integers(self, name, value)
 
-    def make(self, layer_class: type, name: str, **options) -> keras.layers.Layer:
+    def make(self, layer_class: type[keras.layers.Layer], name: str, /, **options) -> keras.layers.Layer:
         """A part of that name, as it would be made here, or as it was when the configuration was taken."""
         options = {"dtype": self.dtype_policy, "trainable": self.trainable, **options, "name": name}
         changes = self._parts.changes.get(name)

@@ -1,5 +1,7 @@
 """The non-linearity between the two products of a feed-forward network, plain or gated."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -11,7 +13,7 @@ from keras_transformer.ops.activations import trained
 class GatingOptions(WeightOptions, total=False):
     """The options that a feed-forward network hands on to its base."""
 
-    activation: object
+    activation: Any
     gated: bool
     gate_limit: float | None
     gate_offset: float

@@ -281,7 +281,7 @@ def _stack(call: Call, tensor, before: dict) -> Padding | None:
 
 
 def _pad(call: Call, tensor, before: dict) -> Padding | None:
-    rows, time, *_ = (*call.operation.pad_width, None, None)
+    rows, time, *_ = tuple(call.operation.pad_width) + (None, None)
     (padding,) = before.values()
     if time is None or any(rows) or padding.mask is None:
         return _unknown(call, tensor, before)

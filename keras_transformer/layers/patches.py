@@ -118,7 +118,7 @@ class PatchEmbedding(SequenceLayer, Small, Projecting):
             raise ValueError(f"{describe(self)} takes one number, or height and width, as {name}, got {value!r}.")
         for size in value:
             check_positive(self, **{name: size})
-        return tuple(map(int, value))
+        return int(value[0]), int(value[1])
 
     def _of_axes(self, size: int | tuple[int, int], axes: int) -> tuple[int, ...]:
         if isinstance(size, int):
@@ -131,9 +131,9 @@ class PatchEmbedding(SequenceLayer, Small, Projecting):
         """Raise ValueError unless an input is an image or a series, as large as a patch, and of the width built for."""
         shape = tuple(shape)
         if len(shape) not in (3, 4) or (kernel_shape is not None and len(shape) != len(kernel_shape)):
-            kinds = {None: "(batch, height, width, channels) or (batch, steps, channels)"}
-            kinds |= {4: "(batch, height, width, channels)", 3: "(batch, steps, channels)"}
-            expected = kinds[None if kernel_shape is None else len(kernel_shape)]
+            image, series = "(batch, height, width, channels)", "(batch, steps, channels)"
+            both = f"{image} or {series}"
+            expected = both if kernel_shape is None else image if len(kernel_shape) == 4 else series
             raise ValueError(f"{describe(self)} takes inputs of shape {expected}, got {shape}.")
         width = None if kernel_shape is None else kernel_shape[-2]
         if shape[-1] is None or width not in (None, shape[-1]):

@@ -1,6 +1,6 @@
 """A dense layer on each position by itself, as one product of two matrices; and layers that are made of some."""
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import keras
 from keras import ops
@@ -51,14 +51,18 @@ class Projection(Adaptable, keras.layers.Dense):
 
 
 class WeightOptions(TypedDict, total=False):
-    """The options of projections that layers hand on to them under the same names."""
+    """The options of projections that layers hand on to them under the same names, and those that Keras has for any
+    layer."""
 
-    kernel_initializer: object
-    bias_initializer: object
-    kernel_regularizer: object
-    bias_regularizer: object
-    kernel_constraint: object
-    bias_constraint: object
+    name: str | None
+    dtype: Any
+    trainable: bool
+    kernel_initializer: Any
+    bias_initializer: Any
+    kernel_regularizer: Any
+    bias_regularizer: Any
+    kernel_constraint: Any
+    bias_constraint: Any
 
 
 class Projecting(Composite):

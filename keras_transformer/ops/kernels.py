@@ -113,7 +113,7 @@ def attend(
         )
     length, keys = ops.shape(query)[2], ops.shape(key)[2]
     device = fused_device()
-    why_not = {"exact": None, "blockwise": None, "fused": None}
+    why_not: dict[str, str | None] = {"exact": None, "blockwise": None, "fused": None}
     if return_scores:
         why_not["fused"] = why_not["blockwise"] = "the scores of all pairs are wanted"
     elif is_trial():
@@ -182,7 +182,7 @@ def _pairs() -> int:
     return PAIRS_ON_ACCELERATORS if on_accelerator() else PAIRS
 
 
-def _told(kernel: str, length: int, keys: int, why: str = "") -> str:
+def _told(kernel: str, length: int | str, keys: int | str, why: str = "") -> str:
     """Says once, at level INFO, which kernel was chosen, or missed and why."""
     said = kernel, length, keys, why
     if said not in _SAID:

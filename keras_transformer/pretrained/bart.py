@@ -77,7 +77,8 @@ def read_layers(s: Settings, **options) -> tuple[dict[str, int], dict[str, Calla
     """The numbers of layers of both stacks, and what makes the options of a layer."""
     activation = read_activation(s, "activation_function", "gelu")
     inner_rate = s.get("activation_dropout", 0.0)
-    counts, makers = {}, {}
+    counts: dict[str, int] = {}
+    makers: dict[str, Callable[[], dict]] = {}
     shared = {"dropout": s.get("dropout", 0.1), "attention_dropout": s.get("attention_dropout", 0.0), **options}
     s.only("is_encoder_decoder", True)
     s.skip(*UNUSED)
@@ -119,14 +120,12 @@ def read_bart(s: Settings) -> EncoderDecoder:
     counts, layers = read_layers(s)
     size = s.get("max_position_embeddings", 1024)
     position = partial(learned_positions, size, 2, stddev=stddev)
-    norm = partial(LayerNormalization, epsilon=1e-5)
+    stack = partial(Stack, position=position, embedding_norm=partial(LayerNormalization, epsilon=1e-5))
     return EncoderDecoder(
         vocabulary_size=s["vocab_size"],
         dim=dim,
-        **{
-            name: Stack(num_layers=count, layer=layers[name], position=position, embedding_norm=norm)
-            for name, count in counts.items()
-        },
+        encoder=stack(num_layers=counts["encoder"], layer=layers["encoder"]),
+        decoder=stack(num_layers=counts["decoder"], layer=layers["decoder"]),
         entries=(
             *embedding_entries(shared=True),
             *position_entries(),
@@ -157,7 +156,8 @@ def read_marian(s: Settings) -> EncoderDecoder:
     return EncoderDecoder(
         vocabulary_size=s["vocab_size"],
         dim=dim,
-        **{name: Stack(num_layers=count, layer=layers[name], position=position) for name, count in counts.items()},
+        encoder=Stack(num_layers=counts["encoder"], layer=layers["encoder"], position=position),
+        decoder=Stack(num_layers=counts["decoder"], layer=layers["decoder"], position=position),
         entries=(*embedding_entries(shared=shared), *layer_entries(counts, dim)),
         padding_id=s.get("pad_token_id"),
         target_vocabulary_size=None if shared else size,

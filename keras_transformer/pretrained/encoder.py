@@ -181,7 +181,7 @@ class Encoder:
         prefix: What the names of the layers begin with.
     """
 
-    first: First
+    first: Any  # a `First`
     num_layers: int
     layer: Callable[..., keras.layers.Layer]
     entries: tuple[Entry, ...]

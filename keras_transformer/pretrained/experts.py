@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ YARN = {  # of gpt-oss, where a file has none
     "truncate": False,
     "original_max_position_embeddings": 4096,
 }
-NO_LOSSES = {
+NO_LOSSES: dict[str, Any] = {
     "balance_loss": 0.0,
     "z_loss": 0.0,
 }  # their code adds none unless it is asked to return the router's logits

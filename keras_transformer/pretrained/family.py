@@ -1,7 +1,7 @@
 """What the package knows of a family of checkpoints: how to read its settings, and what its tensors are called."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import keras
 
@@ -13,7 +13,9 @@ from keras_transformer.pretrained.weights import Tensor
 class Architecture(Protocol):
     """A shape of model with the switches of a family set, as `Family.read` makes one of a configuration file."""
 
-    entries: tuple[Entry, ...]
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """Variables and the tensors that they are made of."""
 
     def build(self, architecture: str | None, dtype) -> tuple[keras.KerasTensor, keras.KerasTensor]:
         """Inputs and outputs of the model that `architectures` in the file names, in that dtype policy.
@@ -43,4 +45,4 @@ class Family(NamedTuple):
     ignored: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()
-    adapt: Callable[[Architecture, Mapping[str, Tensor], str], Architecture] = lambda shape, tensors, where: shape
+    adapt: Callable[[Any, Mapping[str, Tensor], str], Architecture] = lambda shape, tensors, where: shape

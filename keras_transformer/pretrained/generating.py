@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Callable
 
 from keras_transformer.decoding import (
     BeamSearch,
@@ -273,7 +274,7 @@ def read_processors(
     `transformers`.
     """
     begin = next(position for position in range(1, max_length + 2) if position not in forced)
-    processors = []
+    processors: list[Callable] = []
     if settings.get("repetition_penalty", 1.0) != 1.0:
         processors.append(RepetitionPenalty(settings["repetition_penalty"]))
     if settings.get("no_repeat_ngram_size", 0):

@@ -7,7 +7,7 @@ tensors under theirs, with what the converter changed taken back.
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -76,7 +76,7 @@ KINDS = {
 class GGUFTensor(NamedTuple):
     """A tensor of a GGUF file, in the role of `weights.Tensor`."""
 
-    raw: object
+    raw: Any  # of the gguf package
     shape: tuple[int, ...]
     restored: Callable[[np.ndarray], np.ndarray]
     dtype: np.dtype = np.dtype("float32")

@@ -12,7 +12,7 @@ from keras_transformer_runtime.packages import needed
 _DIGITS = {"type": "Digits", "individual_digits": True}
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_WORDS = {
+_WORDS: dict[str, tuple[list, bool]] = {
     "default": ([], True),
     "gpt-2": ([], True),
     "smollm": ([_DIGITS], True),
@@ -110,7 +110,7 @@ def _byte_level(fields: Settings, named: Mapping[str, str], where: str) -> dict:
     by_bytes = {"type": "ByteLevel", "add_prefix_space": space, "trim_offsets": True, "use_regex": by_gpt2}
     starts = fields.get("ggml.add_bos_token", words in _STARTS) and "bos_token" in named
     ends = fields.get("ggml.add_eos_token", False) and "eos_token" in named
-    around = [[named["bos_token"]] if starts else [], [named["eos_token"]] if ends else []]
+    start, end = [named["bos_token"]] if starts else [], [named["eos_token"]] if ends else []
     return {
         "version": "1.0",
         "added_tokens": [
@@ -126,7 +126,7 @@ def _byte_level(fields: Settings, named: Mapping[str, str], where: str) -> dict:
             "merges": [merge.split(" ") for merge in fields["ggml.merges"]],
             "ignore_merges": words in _WHOLE_WORDS,
         },
-        "post_processor": template(*around, vocabulary) if any(around) else None,
+        "post_processor": template(start, end, vocabulary) if start or end else None,
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
     }
 

@@ -39,7 +39,7 @@ class Source(NamedTuple):
     config: dict
     generation_config: dict | None
     modules: dict | None
-    tensors: Callable[[], Mapping[str, Tensor]]
+    tensors: Callable[[], Mapping]
     fields: Mapping | None = None
     padding: Callable[[], int | None] = lambda: None
 

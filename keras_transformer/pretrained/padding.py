@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from keras_transformer.pretrained.config import Settings
 from keras_transformer.pretrained.encoder import Encoder, Tokens
@@ -10,7 +11,7 @@ from keras_transformer.pretrained.families import FAMILIES
 from keras_transformer.pretrained.family import Architecture
 
 
-def padded(shape: Architecture, padding: Callable[[], int | None]) -> Architecture:
+def padded(shape: Any, padding: Callable[[], int | None]) -> Architecture:
     """A shape of model that hides what the tokenizer pads with, if it hides padding.
 
     `transformers` hides the tokenizer's padding, whatever `pad_token_id` is in config.json. That id counts only where
@@ -35,7 +36,7 @@ def padding_of_model(config: Mapping) -> int | None:
     """The id that the model of a config.json hides as padding; None where it hides none, or is none that is known."""
     family = FAMILIES.get(config.get("model_type"))
     try:
-        shape = None if family is None else family.read(Settings(config, "config.json"))
+        shape: Any = None if family is None else family.read(Settings(config, "config.json"))
     except ValueError:  # which is the affair of whoever loads the model
         return None
     if not _hides(shape):

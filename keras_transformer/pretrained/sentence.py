@@ -35,7 +35,7 @@ def read_modules(folder: Path) -> dict | None:
     if not (folder / MODULES).is_file():
         return None
     modules = read_json_list(folder / MODULES)
-    files = {MODULES: modules}
+    files: dict[str, list | dict] = {MODULES: modules}
     for module in modules:
         path = module.get("path", "") if isinstance(module, dict) else None
         if not isinstance(path, str) or Path(path).name != path or not isinstance(module.get("type"), str):

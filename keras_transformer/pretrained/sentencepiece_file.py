@@ -38,14 +38,14 @@ class SentencePieceFile:
 
     language_codes = False
 
-    def __init__(self, path: pathlib.Path, model_type: str | None, config: Mapping, content: bytes | None = None):
+    def __init__(self, path: pathlib.Path | str, model_type: str | None, config: Mapping, content: bytes | None = None):
         if model_type not in _KNOWN:
             raise ValueError(
                 f"'{path}': which ids a model of the type {model_type!r} gives to the pieces is not known here (known "
                 f"are {[*_KNOWN]}). With transformers, AutoTokenizer.from_pretrained(folder).save_pretrained(folder) "
                 "writes a tokenizer.json."
             )
-        self.model = path.read_bytes() if content is None else content
+        self.model = pathlib.Path(path).read_bytes() if content is None else content
         model = self._model = _read(self.model, path)
         self._config = config
         self.is_unigram = model.trainer_spec.ModelType.Name(model.trainer_spec.model_type) == "UNIGRAM"
@@ -91,7 +91,7 @@ class SentencePieceFile:
         }
 
 
-def _read(content: bytes, path: pathlib.Path):
+def _read(content: bytes, path: pathlib.Path | str):
     needed("sentencepiece", f"'{path}'")
     from google.protobuf.message import DecodeError
     from sentencepiece import sentencepiece_model_pb2
@@ -108,7 +108,7 @@ def _read(content: bytes, path: pathlib.Path):
 
 def _normalizer(model) -> dict | None:
     spec = model.normalizer_spec
-    steps = []
+    steps: list[dict] = []
     if spec.precompiled_charsmap:
         table = base64.b64encode(spec.precompiled_charsmap).decode()
         steps.append({"type": "Precompiled", "precompiled_charsmap": table})
@@ -137,7 +137,7 @@ def _bpe(model, config: Mapping) -> dict:
         own = _normalizer(model)["normalizers"] if _normalizer(model) else []
         steps = [*own, {"type": "Prepend", "prepend": "\u2581"}, spaces]
         words = {"pre_tokenizer": None, "normalizer": {"type": "Sequence", "normalizers": steps}}
-    decoders = [{"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}]
+    decoders: list[dict] = [{"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}]
     decoders += [{"type": "ByteFallback"}, {"type": "Fuse"}]
     decoders += [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] * prefix
     return {

@@ -89,10 +89,7 @@ def read_t5(s: Settings, *, may_scale: bool = True) -> EncoderDecoder:
         }
 
     counts = {"encoder": s["num_layers"], "decoder": s.get("num_decoder_layers", s["num_layers"])}
-    stacks = {
-        name: Stack(num_layers=count, layer=layer, shared_position=position, norm=norm, last_dropout=rate > 0)
-        for name, count in counts.items()
-    }
+    stack = partial(Stack, layer=layer, shared_position=position, norm=norm, last_dropout=rate > 0)
     entries = [
         Entry("embedding/embeddings", TABLES[:1], SAME, (*TABLES[1:], "lm_head.weight")),
         Entry("logits/kernel", ("lm_head.weight",), TRANSPOSED),
@@ -104,7 +101,8 @@ def read_t5(s: Settings, *, may_scale: bool = True) -> EncoderDecoder:
     return EncoderDecoder(
         vocabulary_size=s["vocab_size"],
         dim=dim,
-        **stacks,
+        encoder=stack(num_layers=counts["encoder"]),
+        decoder=stack(num_layers=counts["decoder"]),
         entries=tuple(entries),
         padding_id=s.get("pad_token_id", 0),
         output_scale=dim**-0.5 if scaled else 1.0,

@@ -95,7 +95,7 @@ def load_tokenizer(
     elif path.name in (MARIAN, *FILES):
         source = MarianFiles(folder, target) if path.name == MARIAN else SentencePieceFile(path, model_type, config)
         named, config = {**source.roles, **named}, {**source.roles, **config}
-        if source.is_unigram:
+        if isinstance(source, MarianFiles) or source.is_unigram:
             return _of_sentencepiece(source, config, named, vocabulary_size, str(path), kwargs)
         definition = as_text(source.definition())
     else:

@@ -75,7 +75,7 @@ def with_switches(definition: str, config: Mapping, model_type: str | None, owne
     return definition if json.dumps(parts) == before else json.dumps(content, ensure_ascii=False)
 
 
-def _parts(step: Mapping | None, kind: str) -> Iterator[dict]:
+def _parts(step: dict | None, kind: str) -> Iterator[dict]:
     """The steps of a kind within a step of a definition."""
     if step is None:
         return

@@ -21,7 +21,7 @@ PARTS = {
 }
 
 
-def read_sizes(s: Settings, patch: int = 16) -> dict[str, tuple[int, int]]:
+def read_sizes(s: Settings, patch: int = 16) -> dict:
     """Height and width of images and of patches, which a file has as two numbers or as one."""
     found = {}
     for name, default in {"image": 224, "patch": patch}.items():

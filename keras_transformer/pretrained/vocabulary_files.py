@@ -18,7 +18,7 @@ _TEXT_END = "<|endoftext|>"
 _GPT2 = {"bos_token": _TEXT_END, "eos_token": _TEXT_END, "unk_token": _TEXT_END}
 _OPT = {"bos_token": "</s>", "eos_token": "</s>", "unk_token": "</s>", "pad_token": "<pad>"}
 _CLIP = {**_GPT2, "bos_token": "<|startoftext|>", "pad_token": _TEXT_END}
-_ROLES = {
+_ROLES: dict[str, dict] = {
     "vocab.txt": {"bert": _BERT, "distilbert": _BERT, "mpnet": {**_ROBERTA, "unk_token": "[UNK]"}},
     "merges.txt": {
         "gpt2": _GPT2, "opt": _OPT, "roberta": _ROBERTA, "bart": _ROBERTA, "clip": _CLIP, "clip_text_model": _CLIP,

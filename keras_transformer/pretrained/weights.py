@@ -201,7 +201,8 @@ def write(
 
 
 def _write_file(path: Path, tensors: Mapping, values: Iterator[np.ndarray]) -> None:
-    header, offset = {"__metadata__": {"format": "pt"}}, 0  # transformers asks for the format
+    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}  # transformers asks for the format
+    offset = 0
     for name, (dtype, shape) in tensors.items():
         size = math.prod(shape) * dtype.itemsize
         header[name] = {"dtype": CODES[dtype], "shape": list(shape), "data_offsets": [offset, offset + size]}

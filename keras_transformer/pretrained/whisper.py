@@ -48,18 +48,14 @@ def read_whisper(s: Settings) -> EncoderDecoder:
     source_length, target_length = s.get("max_source_positions", 1500), s.get("max_target_positions", 448)
     counts, layers = read_layers(s, norm_placement="before")
     norm = partial(LayerNormalization, epsilon=1e-5)
-    positions = {
-        "encoder": partial(learned_positions, source_length, 0, stddev=stddev, trainable=False),
-        "decoder": partial(learned_positions, target_length, 0, stddev=stddev),
-    }
+    sources = partial(learned_positions, source_length, 0, stddev=stddev, trainable=False)
+    targets = partial(learned_positions, target_length, 0, stddev=stddev)
     table = Entry("embedding/embeddings", ("decoder.embed_tokens.weight",), SAME, (":proj_out.weight",))
     return EncoderDecoder(
         vocabulary_size=s["vocab_size"],
         dim=dim,
-        **{
-            name: Stack(num_layers=count, layer=layers[name], position=positions[name], norm=norm)
-            for name, count in counts.items()
-        },
+        encoder=Stack(num_layers=counts["encoder"], layer=layers["encoder"], position=sources, norm=norm),
+        decoder=Stack(num_layers=counts["decoder"], layer=layers["decoder"], position=targets, norm=norm),
         entries=(
             table,
             Entry("logits/kernel", (":proj_out.weight",), TRANSPOSED),
@@ -88,7 +84,7 @@ def read_forced(s: Settings) -> dict[int, int | list[int]]:
     languages, tasks = (dict(s.get(name) or {}) for name in ("lang_to_id", "task_to_id"))
     language, task, no_times = s.get("language"), s.get("task"), s.get("no_timestamps_token_id")
     given = sorted(s.get("forced_decoder_ids") or [])
-    tokens = [] if language or task else [token for _, token in given]
+    tokens: list = [] if language or task else [token for _, token in given]
     if language:
         key = language if language in languages else f"<|{language}|>"
         tokens = [_known(s, "language", key, languages)]

@@ -43,7 +43,8 @@ def _plain(value: Any) -> Any:
     """A value made of what JSON has; anything else, which may have methods, becomes its type's name."""
     if value is None or type(value) in (str, int, float, bool):
         return value
-    for kind in (str, int, float):
+    kinds: tuple[Any, ...] = (str, int, float)
+    for kind in kinds:
         if isinstance(value, kind):
             return kind.__new__(kind, value)
     if isinstance(value, Mapping):
@@ -56,6 +57,7 @@ def _plain(value: Any) -> Any:
 @functools.lru_cache(maxsize=32)
 def _compiled(template: str):
     jinja2 = needed("jinja2", "A chat template")
+    from jinja2 import utils
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -68,7 +70,7 @@ def _compiled(template: str):
             next(parser.stream)
             return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
-    class Namespace(jinja2.utils.Namespace):
+    class Namespace(utils.Namespace):
         """Without the attributes by which a template would get at Python."""
 
         def __setitem__(self, name, value):

@@ -53,7 +53,7 @@ class CheckpointTokenizer(Tokenizer):
         self.start_id = first(ids.get("bos_token"), ids.get("cls_token"), *start)
         self.end_id = first(ids.get("eos_token"), ids.get("sep_token"), *end)
         self.pad_id, self.mask_id = ids.get("pad_token"), ids.get("mask_token")
-        self._unk_id = ids.get("unk_token")
+        self.unk_id = ids.get("unk_token")
         self._frame = (
             part_of_frame("add_start", add_start, start, self.start_id, name),
             part_of_frame("add_end", add_end, end, self.end_id, name),
@@ -69,10 +69,6 @@ class CheckpointTokenizer(Tokenizer):
     @property
     def frame(self):
         return self._frame
-
-    @property
-    def unk_id(self) -> int | None:
-        return self._unk_id
 
     def tokenize(self, strings):
         return super().tokenize(self._prepared(strings))

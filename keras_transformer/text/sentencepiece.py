@@ -114,8 +114,8 @@ class SentencePieceTokenizer(Tokenizer):
         sentencepiece = needed("sentencepiece", f"{cls.__name__}.train")
         check_size(f"{cls.__name__}.train", vocabulary_size)
         # Texts with the character that sentencepiece keeps for itself are skipped without a word.
-        texts = (text.replace(_RESERVED, " ") for text in lines(texts, "SentencePieceTokenizer.train"))
-        begin = next((text for text in texts if text.strip()), None)
+        given = (text.replace(_RESERVED, " ") for text in lines(texts, "SentencePieceTokenizer.train"))
+        begin = next((text for text in given if text.strip()), None)
         if begin is None:
             raise ValueError("SentencePieceTokenizer.train: there is no text, or only empty ones.")
         model, problems = io.BytesIO(), []
@@ -129,7 +129,7 @@ class SentencePieceTokenizer(Tokenizer):
 
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=remembering(itertools.chain([begin], texts)),
+                sentence_iterator=remembering(itertools.chain([begin], given)),
                 model_writer=model,
                 model_type="unigram",
                 vocab_size=vocabulary_size,

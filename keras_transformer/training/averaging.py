@@ -47,7 +47,8 @@ def average_checkpoints(
     ['step-0000000003.npz', 'step-0000000004.npz']
     """
     is_directory = isinstance(checkpoints, str | os.PathLike)
-    paths = checkpoint_paths(checkpoints) if is_directory else [Path(path) for path in checkpoints]
+    found = checkpoint_paths(checkpoints) if isinstance(checkpoints, str | os.PathLike) else checkpoints
+    paths = [Path(path) for path in found]
     if last is not None and (isinstance(last, bool) or not isinstance(last, int) or last < 1):
         raise ValueError(f"average_checkpoints takes a positive integer or None as `last`. Received: {last!r}")
     if len(paths) < (last or 1):

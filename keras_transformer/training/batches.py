@@ -188,7 +188,7 @@ def check_size(owner: str, **values) -> None:
 
 def _boundaries(longest: int) -> list[int]:
     """Multiples of 4, each a quarter longer than the one before or a little more."""
-    boundaries = [4]
+    boundaries = [4.0]
     while boundaries[-1] < longest:
         boundaries.append(-(-max(boundaries[-1] + 4, 1.25 * boundaries[-1]) // 4) * 4)
     return [int(boundary) for boundary in boundaries]

@@ -151,7 +151,7 @@ class Bleu(keras.callbacks.Callback):
         self.translations = self.translate()
         return self._score(self.translations, self.references)
 
-    def _score(self, translations: list[str], references: list[list[str]]) -> float:
+    def _score(self, translations: list[str], references: list) -> float:
         return self._bleu.corpus_score(translations, [list(texts) for texts in zip(*references, strict=True)]).score
 
     def on_train_begin(self, logs=None):
@@ -175,7 +175,7 @@ def _checked_source(source) -> np.ndarray | str:
     return ids.astype("int32")
 
 
-def _padded(sources: list[np.ndarray]) -> np.ndarray:
+def _padded(sources: list) -> np.ndarray:
     table = np.zeros((len(sources), max(map(len, sources))), "int32")
     for row, ids in zip(table, sources, strict=True):
         row[: len(ids)] = ids

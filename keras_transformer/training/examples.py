@@ -145,7 +145,7 @@ class Examples:
         lengths = []
         for side, (ids, counts) in enumerate(self._read(numbers)):
             is_target = side == self.sides - 1
-            cut = int(is_target and self.shift)
+            cut = is_target and self.shift
             size = self._vocabulary_sizes[side]
             owners = np.repeat(numbers, counts)
             self._refuse(numbers[counts < 1 + cut], side, f"has fewer than {1 + cut} ids", cut)
@@ -252,12 +252,12 @@ def _array(row) -> np.ndarray:
 
 
 def _is_id(value) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and 0 <= value <= LARGEST
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and 0 <= int(value) <= LARGEST
 
 
 def is_positive(value) -> bool:
     """Whether a value is a positive integer."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) > 0
 
 
 def place(values, lengths, rows, starts, shape: tuple[int, int], fill: int | None = 0) -> np.ndarray:

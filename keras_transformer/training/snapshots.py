@@ -81,7 +81,7 @@ def write_snapshot(path: Path, groups: dict[str, list], extra: dict) -> None:
 
 
 def _write(file, groups: dict[str, list], extra: dict) -> None:
-    description = {"format": 1, "extra": extra, "variables": {}}
+    description: dict = {"format": 1, "extra": extra, "variables": {}}
     with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
         for group, variables in groups.items():
             description["variables"][group] = [describe(variable) for variable in variables]

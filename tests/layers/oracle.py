@@ -92,7 +92,10 @@ def t5_bias(position, t, s, *, head, num_heads, causal):
 
 # What a position does to queries and keys (T, K) of a head, and what it adds to the score of token t with token s.
 TURNS = {"RotaryPosition": rotary}
-BIASES = {"AlibiPosition": alibi_bias, "RelativePosition": t5_bias}
+BIASES = {
+    "AlibiPosition": alibi_bias,
+    "RelativePosition": t5_bias,
+}
 
 
 def allowed_pairs(batch, length, keys, *, causal=False, window=None, mask=None, segments=None, attention_mask=None):

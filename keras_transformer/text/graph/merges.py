@@ -53,7 +53,7 @@ def _apart_at_spaces(merged: Callable) -> Callable:
 def _whole_words(merged: Callable, vocabulary: Mapping[str, int], is_byte_level: bool, owner: str) -> Callable:
     """The same where a word that is a piece is that piece, whatever its merges would give."""
     alphabet = byte_alphabet()
-    whole = vocabulary
+    whole: Mapping[str, int] | Mapping[bytes, int] = vocabulary
     if is_byte_level:
         whole = {
             bytes(alphabet[x] for x in token): id
@@ -144,8 +144,8 @@ def _merging(model: Mapping) -> Callable:
     vocabulary = model["vocab"]
     count = 1 + max(vocabulary.values())
     pairs = {}
-    for rank, merge in enumerate(model["merges"]):
-        left, right = merge.split(" ") if isinstance(merge, str) else merge
+    for rank, pair in enumerate(model["merges"]):
+        left, right = pair.split(" ") if isinstance(pair, str) else pair
         pairs[vocabulary[left] * count + vocabulary[right]] = (rank, vocabulary[left + right])
     if not pairs:
         return lambda symbols: symbols

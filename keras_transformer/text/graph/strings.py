@@ -34,7 +34,7 @@ def cut(strings, pattern: str):
     return tf.ragged.boolean_mask(parts, parts != "")
 
 
-def escaped(text: str | bytes) -> str | bytes:
+def escaped(text: str) -> str:
     """A literal as RE2's patterns have it."""
     special = r"\.+*?()|[]{}^$-"
     return "".join(f"\\{x}" if x in special else x for x in text)
@@ -58,7 +58,7 @@ def ranges(characters: np.ndarray) -> str:
 class Lookup:
     """From strings to numbers, -1 for those that are not there: a binary search among hashes, and a comparison."""
 
-    def __init__(self, numbers: Mapping[str | bytes, int], owner: str):
+    def __init__(self, numbers: Mapping[str, int] | Mapping[bytes, int], owner: str):
         tf = needed("tensorflow", owner)
 
         names = [name if isinstance(name, bytes) else name.encode() for name in numbers]
