@@ -37,7 +37,7 @@ TORCH_PART := $(addprefix tests/,models layers ops test_insight.py training/test
 	training/test_rematerialization.py) $(DECODING)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart lecture examples browser-demo browser-story models notebooks test test-jax test-torch test-slow test-pretrained test-distributed test-browser test-ray lint format docs docs-serve dist bench clean
+.PHONY: help quickstart lecture examples browser-demo browser-story models notebooks test test-jax test-torch test-slow test-pretrained test-distributed test-browser test-ray coverage lint types format docs docs-serve dist bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -127,10 +127,17 @@ test-ray: $(INSTALLED) ## Test examples/ray on two nodes, whose workers are kill
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,ray]"
 	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python -m pytest -q -rs tests/examples/test_ray.py
 
-lint: $(INSTALLED) ## Check style and formatting with ruff
+coverage: $(INSTALLED) ## Report the lines of both packages that make test runs on TensorFlow; fails below 90 %
+	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python $(PYTEST) -m "not slow and not distributed" \
+		--cov=keras_transformer --cov=keras_transformer_runtime --cov-report=term --cov-fail-under=90
+
+lint: $(INSTALLED) types ## Check style and formatting with ruff, and types
 	@$(BIN)/ruff check --quiet $(SOURCES)
 	@$(BIN)/ruff format --quiet --check $(SOURCES)
 	@echo "Lint: clean"
+
+types: $(INSTALLED) ## Check the types of both packages with mypy (a minute, the first time)
+	@$(BIN)/mypy --no-error-summary
 
 format: $(INSTALLED) ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff check --quiet --fix $(SOURCES)
@@ -167,5 +174,5 @@ bench: $(INSTALLED) ## Run the benchmarks that are not measured yet, and write d
 
 clean: ## Remove build outputs and caches; .venv stays
 	@rm -rf $(addsuffix build,./ keras_transformer_runtime/) $(addsuffix *.egg-info,./ keras_transformer_runtime/) dist dist.log site \
-		.pytest_cache .ruff_cache
+		.pytest_cache .ruff_cache .mypy_cache .coverage
 	@find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

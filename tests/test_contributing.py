@@ -1,5 +1,6 @@
 """CONTRIBUTING.md is followed as it stands: its examples run, and its walk to a new position ends in passing tests."""
 
+import importlib.metadata
 import pathlib
 import re
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -82,3 +84,20 @@ def test_the_walk_to_a_new_position(tmp_path):
     (arguments,) = re.findall(r"-m pytest -q (keras_transformer/.*) -k \"(.*)\"$", PAGE, flags=re.MULTILINE)
     printed = run("pytest", "-p", "no:cacheprovider", *arguments[0].split(), "-k", arguments[1])
     assert int(re.search(r"(\d+) passed", printed)[1]) > 20
+
+
+def test_hooks_have_the_ruff_that_is_installed():
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    assert f"rev: v{importlib.metadata.version('ruff')}\n" in hooks
+
+
+def test_workflows_run_what_is_there():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    workflows = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / ".github/workflows").glob("*.yml")}
+    steps = {name: [x["run"] for x in jobs["jobs"][name]["steps"] if "run" in x] for name, jobs in workflows.items()}
+    assert steps == {"test": [".ci/run"], "nightly": ["make ${{ matrix.target }}"]}
+    targets = workflows["nightly"]["jobs"]["nightly"]["strategy"]["matrix"]["target"]
+    assert [target for target in targets if f"\n{target}:" not in makefile] == []
+    versions = workflows["test"]["jobs"]["test"]["strategy"]["matrix"]["python"]
+    settings = (ROOT / "setup.cfg").read_text(encoding="utf-8")
+    assert versions == re.findall(r"Programming Language :: Python :: (\d\.\d+)", settings)
