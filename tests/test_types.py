@@ -13,9 +13,9 @@ import keras_transformer_runtime
 
 TENSORS = set(
     """bias cotangent coverage given hidden ids inputs key key_mask key_positions key_segments lengths
-    log_probabilities mask memory new_tokens offset outputs positions prompt_lengths prompts query query_positions query_segments real
-    relative_positions rows samples scale scores sequence sinks sources states strings texts tokens value values vector
-    weights x y_pred y_true""".split()
+    log_probabilities mask memory new_tokens offset outputs positions prompt_lengths prompts query query_positions
+    query_segments real relative_positions rows samples scale scores seed sequence sinks sources states strings texts
+    tokens value values vector weights x y_pred y_true""".split()
 )
 OF_KERAS = {"activation", "dtype", "epoch", "logs", "name"}  # and initializers, regularizers, constraints
 WITH_METHODS = {"tokenizer", "source_tokenizer", "target_tokenizer", "decode"}
@@ -23,10 +23,10 @@ WITH_METHODS = {"tokenizer", "source_tokenizer", "target_tokenizer", "decode"}
 
 def public(module, name="kt"):
     """Functions by name: those of a module, what makes its classes, and the methods that are the classes' own."""
-    for key in module.__all__:
+    own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+    for key in getattr(module, "__all__", [key for key in own if not key.startswith("_")]):
         value = getattr(module, key)
         if isinstance(value, types.ModuleType):
-            value.__dict__.setdefault("__all__", [x for x in vars(value) if not x.startswith("_")])
             yield from public(value, f"{name}.{key}")
         elif inspect.isfunction(value):
             yield f"{name}.{key}", value

@@ -187,7 +187,9 @@ class Generator(Loop):
         self._check_numbers(outputs["scores"])
         return self._answer(outputs, max_length)
 
-    def stream(self, inputs=None, prompts=None, *, lengths=None, seed=None, max_length=None) -> Iterator:
+    def stream(
+        self, inputs=None, prompts=None, *, lengths=None, seed: int | None = None, max_length: int | None = None
+    ) -> Iterator:
         """Generate, and hand out tokens as they come: a Python loop over the compiled step.
 
         Args:

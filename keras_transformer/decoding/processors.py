@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from keras import ops
 
+from keras_transformer.decoding.decoder import Decoder
 from keras_transformer.decoding.settings import is_integer, is_number, read_counts, read_ids
 from keras_transformer.decoding.strategies import forbid, token_at
 from keras_transformer.ops.exact import FORBIDDEN
@@ -101,7 +102,7 @@ class MinimumLength:
         else:
             object.__setattr__(self, "end_token", read_ids(self, "end_token", self.end_token))
 
-    def check(self, decoder) -> None:
+    def check(self, decoder: Decoder) -> None:
         if self.length > decoder.max_length:
             raise ValueError(
                 f"MinimumLength asks for {self.length} tokens, the generator's max_length is {decoder.max_length}."
@@ -139,7 +140,7 @@ class ForbiddenTokens:
         stop = "" if self.stop is None else f", stop={self.stop}"
         return f"ForbiddenTokens({list(self.tokens)}{start}{stop})"
 
-    def check(self, decoder) -> None:
+    def check(self, decoder: Decoder) -> None:
         _check_tokens(self, self.tokens, decoder)
         if len({*self.tokens, *_never(decoder)}) >= decoder.vocabulary_size:
             raise ValueError(f"ForbiddenTokens forbids all {decoder.vocabulary_size} tokens of the model.")
@@ -176,7 +177,7 @@ class ForcedTokens:
     def __repr__(self):
         return f"ForcedTokens({self.tokens})"
 
-    def check(self, decoder) -> None:
+    def check(self, decoder: Decoder) -> None:
         _check_tokens(self, [id for ids in self.tokens.values() for id in np.ravel(ids).tolist()], decoder)
         for position in self.tokens:
             if not 0 < position < decoder.max_length:

@@ -2,6 +2,8 @@
 
 import math
 
+from collections.abc import Sequence
+
 import keras
 from keras import ops
 
@@ -52,7 +54,15 @@ class PatchEmbedding(SequenceLayer, Small, Projecting):
     (2, 41, 8)
     """
 
-    def __init__(self, dim: int, patch_size, *, strides=None, use_bias: bool = True, **kwargs):
+    def __init__(
+        self,
+        dim: int,
+        patch_size: int | Sequence[int],
+        *,
+        strides: int | Sequence[int] | None = None,
+        use_bias: bool = True,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         check_positive(self, dim=dim)
         self.dim = dim
