@@ -38,9 +38,8 @@ def test_what_the_page_names_is_there():
     assert len(links) >= 5 and len(paths) > 15
     assert [path for path in {*links, *paths} if not (ROOT / path).exists()] == []
     makefile, settings = ((ROOT / name).read_text(encoding="utf-8") for name in ("Makefile", "setup.cfg"))
-    named = set(
-        re.findall(r"(?:`make |^make |`)((?:test-|bench|types|format|lint|coverage)[a-z-]*)", PAGE, re.MULTILINE)
-    )
+    named = set(re.findall(r"\bmake ([a-z-]+)", "\n".join(re.findall(r"```sh.*?```|`[^`\n]+`", PAGE, re.DOTALL))))
+    named |= set(re.findall(r"`(test-[a-z]+)`", PAGE))
     assert {"types", "coverage", "test-slow"} <= named
     assert [target for target in named if f"\n{target}:" not in makefile] == []
     markers = re.findall(r"^    (\w+): ", settings.partition("\nmarkers =\n")[2], flags=re.MULTILINE)

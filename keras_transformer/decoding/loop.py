@@ -117,7 +117,7 @@ class Loop:
 
     # Pure functions of tensors: compiled here, exported by `kt.export`
 
-    def generate(self, sources: dict, prompts, lengths, seed=None, limit=None) -> dict:
+    def generate(self, sources: dict, prompts, lengths, seed=None, limit: int | None = None) -> dict:
         """Generate from tensors: the whole loop, as `__call__` compiles it and `kt.export` writes it.
 
         Args:

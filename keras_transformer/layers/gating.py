@@ -56,7 +56,7 @@ class Gating(Projecting):
         """Of the first product, where the second one takes inputs of that width."""
         return width * 2 if self.gated else width
 
-    def activate(self, hidden, training):
+    def activate(self, hidden, training: bool | None):
         """What goes into the second product, (..., F), of what came out of the first, (..., F) or (..., 2 F)."""
         activation = trained(self.activation) if training else self.activation
         if not self.gated:

@@ -1,7 +1,6 @@
 """Parts of an image or of a series as the vectors of a sequence."""
 
 import math
-
 from collections.abc import Sequence
 
 import keras

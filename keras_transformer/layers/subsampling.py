@@ -1,5 +1,7 @@
 """Convolutions that make a long series shorter before an encoder reads it."""
 
+from collections.abc import Sequence
+
 import keras
 from keras import ops
 
@@ -58,7 +60,14 @@ class ConvolutionalSubsampling(SequenceLayer, Projecting):
     """
 
     def __init__(
-        self, dim: int, strides=(2, 2), *, kernel_size: int = 3, activation="relu", use_bias: bool = True, **kwargs
+        self,
+        dim: int,
+        strides: int | Sequence[int] = (2, 2),
+        *,
+        kernel_size: int = 3,
+        activation="relu",
+        use_bias: bool = True,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         check_positive(self, dim=dim, kernel_size=kernel_size)
