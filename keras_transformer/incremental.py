@@ -123,7 +123,7 @@ def recur(layer: keras.layers.Layer, inputs, initial: list, step: Callable, mask
     return context.recur(layer, inputs, initial, step, scan_prompt)
 
 
-def keep(layer: keras.layers.Layer, compute: Callable):
+def keep(layer: keras.layers.Layer, compute: Callable[[], tuple]) -> tuple:
     """What `compute()` returns, a pair of tensors (B, ...), computed once a sequence: what a layer makes of a memory.
 
     Args:

@@ -1,5 +1,7 @@
 """What LoRA and quantization ask of a layer, beyond what Keras' own layers do (Keras 3.15.1)."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -38,6 +40,8 @@ class Adaptable(keras.layers.Layer):
     """
 
     adapted: str
+    lora_rank: Any  # an integer, and a number as alpha, when there is a change
+    lora_alpha: Any
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -61,7 +65,7 @@ class Adaptable(keras.layers.Layer):
         names = (f"lora_{self.adapted}_a", f"lora_{self.adapted}_b")
         return {name: getattr(self, name, None) for name in names}
 
-    def enable_lora(self, rank, lora_alpha=None, **options):
+    def enable_lora(self, rank: int, lora_alpha: float | None = None, **options) -> None:
         # When a layer with a LoRA rank is built, Keras forgets the alpha that its constructor was given.
         super().enable_lora(rank, self.lora_alpha if lora_alpha is None else lora_alpha, **options)
 
@@ -96,12 +100,13 @@ class Adaptable(keras.layers.Layer):
         elif kept:
             self._merge(*kept.values())
 
-    def merge_lora(self):
+    def merge_lora(self) -> None:
         """Add A B to the matrix and forget them."""
         if not self.lora_enabled:
             return
         factors = self._factors
-        self._merge(*factors.values(), self.lora_alpha / self.lora_rank)
+        a, b = factors.values()
+        self._merge(a, b, self.lora_alpha / self.lora_rank)
         for name, factor in factors.items():
             untrack(self, factor)
             setattr(self, name, None)

@@ -6,7 +6,7 @@ import itertools
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import keras
@@ -47,7 +47,7 @@ class Feed(DataAdapter):
         self.first_step = 0
         self._courses = weakref.WeakKeyDictionary()
 
-    def batch(self, step: int):
+    def batch(self, step: int) -> tuple:
         """The batch at `step`, counted from the beginning of the first epoch, in NumPy: (inputs, labels)."""
         raise NotImplementedError
 
@@ -68,7 +68,7 @@ class Feed(DataAdapter):
             )
         return int(step)
 
-    def dataset(self, first_step: int = 0, *, epochs: int | None = None):
+    def dataset(self, first_step: int = 0, *, epochs: int | None = None) -> Iterable:
         """The batches from `first_step` on, made in parallel and ahead of use, as a `tf.data.Dataset`.
 
         It has the batches of one epoch, and iterated over again those of the next, as `fit` does in each of its
@@ -212,7 +212,7 @@ class Batches(Feed):
     `_assemble` makes a batch of one.
     """
 
-    def __init__(self, examples: Sequence, *, limit: dict, seed, shuffle, shard, **options):
+    def __init__(self, examples: Sequence, *, limit: dict, seed: int, shuffle: bool, shard: Sequence[int], **options):
         owner = type(self).__name__
         index, count = shard if isinstance(shard, list | tuple) and len(shard) == 2 else (-1, 0)
         if not 0 <= index < count:
@@ -275,7 +275,7 @@ class Batches(Feed):
         """What labels are filled with: the `ignore_id` that loss and metrics have to have."""
         return self._examples.ignore_id
 
-    def batch(self, step: int):
+    def batch(self, step: int) -> tuple:
         """The batch at `step`, counted from the beginning of the first epoch, in NumPy: (inputs, labels)."""
         epoch, number = divmod(self._checked("batch", step), self.steps_per_epoch)
         with self._lock:  # so that an epoch is drawn once, not by every thread that waits for it
