@@ -33,7 +33,8 @@ plt.rcParams["figure.dpi"] = 70
 # %% [markdown]
 # ## A model that has read the manual
 #
-# Characters in, the next character out. The text is cut into windows of 96.
+# Characters in, the next character out. The text is cut into windows of 96, and no text below is longer: what stands
+# further apart it has never seen together.
 
 # %%
 text = re.sub(r"\s+", " ", " ".join(topics.topics[name] for name in sorted(topics.topics)))
@@ -56,12 +57,11 @@ history = model.fit(windows[:, :-1], windows[:, 1:], batch_size=32, epochs=4, ve
 # ## The most probable character, again and again
 #
 # `Generator` takes the model as it is. Texts go in and come out, as it has a tokenizer. `Greedy()`, the default, takes the
-# most probable id at every step, and soon turns in circles. (Behind 96 characters it falls apart: no window was longer, and
-# what stands further apart it has never seen together.)
+# most probable id at every step, and soon turns in circles.
 
 
 # %%
-def writer(strategy=None, length=160, **options):
+def writer(strategy=None, length=96, **options):
     """A generator of texts."""
     return kt.Generator(
         model, max_length=length, end_token=None, strategy=strategy, target_tokenizer=tokenizer, **options
@@ -102,10 +102,10 @@ print(writer(processors=[kt.ForbiddenTokens([tokenizer.token_to_id("e")])])([pro
 # ## Drawing lots
 #
 # `Sampling` draws from the probabilities. A low temperature sharpens them, a high one flattens them: from what is always
-# the same to what makes no sense. The picture shows the ten most probable characters behind "The cla" at each.
+# the same to what makes no sense. The picture shows the ten most probable characters behind "The c" at each.
 
 # %%
-logits = np.asarray(model(tokenizer(["The cla"])))[0, -1]
+logits = np.asarray(model(tokenizer(["The c"])))[0, -1]
 best = np.argsort(-logits)[:10]
 plt.figure(figsize=(6, 3))
 for offset, temperature in ((-0.25, 0.5), (0, 1.0), (0.25, 2.0)):
@@ -118,7 +118,7 @@ plt.show()
 
 # %%
 for temperature in (0.3, 0.8, 1.5):
-    drawn = writer(kt.Sampling(temperature=temperature, seed=1), length=120)
+    drawn = writer(kt.Sampling(temperature=temperature, seed=1))
     print(f"{temperature}: {drawn([prompt])['texts'][0][0]}")
 
 # %% [markdown]
@@ -140,7 +140,7 @@ for seed in (7, 8, 7):
 # `stream` hands out what each row has more, one step after another.
 
 # %%
-for (piece,) in writer(kt.Sampling(temperature=0.6, seed=3), length=100).stream([prompt]):
+for (piece,) in writer(kt.Sampling(temperature=0.6, seed=3)).stream([prompt]):
     print(piece, end="", flush=True)
 print()
 

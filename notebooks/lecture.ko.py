@@ -23,7 +23,7 @@ import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
-from matplotlib import font_manager
+from matplotlib import font_manager, ticker
 
 import keras_transformer as kt
 
@@ -61,6 +61,7 @@ for name, make in layers.items():
     print(f"{name:10}", *[f"{size:.1e}" for size in sizes])
     plt.plot(LENGTHS, sizes, marker="o", label=name)
 plt.yscale("log")
+plt.gca().yaxis.set_major_formatter(ticker.LogFormatter())
 plt.xlabel("길이")
 plt.ylabel("첫 스텝의 기울기")
 plt.legend()
@@ -74,7 +75,7 @@ plt.show()
 
 # %%
 words = ["I", "love", "you", "dearly"]
-vectors = np.array([[2, 0, 0, 1], [0, 2, 1, 0], [2, 0, 0, 0], [0, 1, 1, 1]], "float32")
+vectors = np.array([[2, 0, 1, 0], [0, 2, 0, 1], [1, 0, 2, 0], [0, 1, 0, 0.5]], "float32")
 
 scores = vectors @ vectors.T / np.sqrt(4)
 weights = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)

@@ -152,16 +152,13 @@ def test_the_address_of_the_repository_is_the_same_everywhere(setup):
     found = {}
     for name in filter(None, listed.stdout.split("\0")):
         path = REPOSITORY / name
-        if (
-            path.suffix in (".md", ".cfg", ".toml", ".py", ".ipynb", ".yml", ".yaml", ".cff", ".html")
-            and path.is_file()
-        ):
+        suffixes = (".md", ".cfg", ".toml", ".py", ".ipynb", ".yml", ".yaml", ".cff", ".html")
+        if path.suffix in suffixes and path.is_file():
             text = path.read_text(encoding="utf-8")
-            found[name] = re.findall(rf"{owner}/[\w.-]+", text) + re.findall(
-                r"colab\S+?/github/([\w.-]+/[\w.-]+)", text
-            )
+            badges = re.findall(r"colab\S+?/github/([\w.-]+/[\w.-]+)", text)
+            found[name] = re.findall(rf"{owner}/[\w.-]+", text) + badges
     named = {name: addresses for name, addresses in found.items() if addresses}
-    assert {"setup.cfg", "keras_transformer_runtime/pyproject.toml"} <= set(named)
+    assert {"setup.cfg", "keras_transformer_runtime/pyproject.toml", "CONTRIBUTING.md", "CITATION.cff"} <= set(named)
     for name, addresses in named.items():
         for address in addresses:
             assert url.endswith(address.removesuffix(".git").rstrip(".")), (name, address)
