@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DOCS := $(VENV)/.docs
 SOURCES := $(wildcard keras_transformer keras_transformer_runtime tests examples benchmarks docs notebooks setup.py)
 
 # Workers share the cores, so each process keeps to one thread. The tests of decoding are mostly compilation, which costs
@@ -110,7 +111,7 @@ test-torch: $(INSTALLED) ## The same on the PyTorch backend, where nothing is co
 	@echo "Tests on PyTorch"
 	@KERAS_BACKEND=torch $(TEST_ENV) $(BIN)/python $(PYTEST) -m "not distributed" $(TORCH_TESTS)
 
-test-slow: $(INSTALLED) ## Run the tests that make test leaves out: serving from C, quantization, more tokenizers in exports, more kinds of models
+test-slow: $(INSTALLED) $(DOCS) ## Run the tests that make test leaves out: serving from C, quantization, more tokenizers in exports, more kinds of models
 	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python $(PYTEST) -m slow tests
 
 test-pretrained: $(INSTALLED) ## Test each family of checkpoints against transformers, and real weights (downloads 260 MB, minutes)
@@ -144,7 +145,6 @@ format: $(INSTALLED) ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff format --quiet $(SOURCES)
 
 # What the site takes, and nothing that trains: docstrings are read, not run.
-DOCS := $(VENV)/.docs
 $(DOCS): setup.cfg pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"

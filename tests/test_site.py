@@ -178,6 +178,11 @@ class TestSite:
         }
         assert set(REFERENCE) - shown == set()
 
+    def test_examples_of_the_extension(self, site):
+        command = [sys.executable, "-m", "doctest", "-v", DOCS / "hooks" / "docstrings.py"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0 and "3 passed" in done.stdout, done.stdout
+
     def test_docstrings_are_understood(self, site):
         """Examples are code, no section is unknown, and no list of arguments was lost."""
         for page in site.glob("api/*/index.html"):

@@ -35,18 +35,13 @@ class Docstrings(griffe.Extension):
 def rewritten(text: str) -> str:
     """A docstring in the form that is rendered.
 
-    >>> print(rewritten("Call arguments:\\n    x: (B, T).\\n\\nOutput shape: (B,).\\n\\nExample:\\n\\n>>> 1 + 1\\n2"))
+    >>> print(rewritten("Call arguments:\\n    x: (B, T).\\n\\nOutput shape: (B,)."))
     Args: Call arguments
         x: (B, T).
     <BLANKLINE>
     **Output shape:** (B,).
-    <BLANKLINE>
-    **Example**
-    <BLANKLINE>
-    ```pycon
-    >>> 1 + 1
-    2
-    ```
+    >>> rewritten("Example:\\n\\n>>> 1 + 1\\n2").splitlines()
+    ['**Example**', '', '```pycon', '>>> 1 + 1', '2', '```']
     >>> print(rewritten("Args:\\n    kernel_initializer, bias_initializer,\\n        bias_constraint: Of it."))
     Args:
         kernel_initializer, bias_initializer, bias_constraint: Of it.
