@@ -38,7 +38,7 @@ TORCH_PART := $(addprefix tests/,models layers ops test_insight.py training/test
 	training/test_rematerialization.py) $(DECODING)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart lecture examples browser-demo browser-story models notebooks test test-jax test-torch test-slow test-pretrained test-distributed test-browser test-ray coverage lint types format docs docs-serve dist bench clean
+.PHONY: help quickstart lecture examples browser-demo browser-story models notebooks test test-jax test-torch test-slow test-pretrained test-distributed test-browser test-ray coverage lint style types format docs docs-serve dist bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -97,7 +97,7 @@ browser-story: $(BROWSER)/node_modules $(BROWSER)/models/language_model.tflite #
 	@echo "Open http://127.0.0.1:$(PORT)/story.html in a browser; end with Ctrl+C"
 	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory $(BROWSER)
 
-test: $(INSTALLED) lint ## Run the checks: lint, tests and docstring examples on TensorFlow, then parts of test-jax and test-torch
+test: $(INSTALLED) style ## Run the checks: style, tests and docstring examples on TensorFlow, then parts of test-jax and test-torch
 	@echo "Tests on TensorFlow"
 	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python $(PYTEST) -m "not slow and not distributed"
 	@$(MAKE) --no-print-directory test-jax JAX_TESTS="$(JAX_PART)" JAX_MARKS="not slow and not distributed"
@@ -132,10 +132,12 @@ coverage: $(INSTALLED) ## Report the lines of both packages that make test runs 
 	@KERAS_BACKEND=tensorflow $(TEST_ENV) $(BIN)/python $(PYTEST) -m "not slow and not distributed" \
 		--cov=keras_transformer --cov=keras_transformer_runtime --cov-report=term --cov-fail-under=90
 
-lint: $(INSTALLED) types ## Check style and formatting with ruff, and types
+lint: style types ## Check style, formatting and types
+
+style: $(INSTALLED) ## Check style and formatting with ruff
 	@$(BIN)/ruff check --quiet $(SOURCES)
 	@$(BIN)/ruff format --quiet --check $(SOURCES)
-	@echo "Lint: clean"
+	@echo "Style: clean"
 
 types: $(INSTALLED) ## Check the types of both packages with mypy (a minute, the first time)
 	@$(BIN)/mypy --no-error-summary

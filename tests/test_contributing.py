@@ -94,7 +94,7 @@ def test_workflows_run_what_is_there():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     workflows = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / ".github/workflows").glob("*.yml")}
     steps = {name: [x["run"] for x in jobs["jobs"][name]["steps"] if "run" in x] for name, jobs in workflows.items()}
-    assert steps == {"test": [".ci/run"], "nightly": ["make ${{ matrix.target }}"]}
+    assert steps == {"test": [".ci/run", "make types"], "nightly": ["make ${{ matrix.target }}"]}
     targets = workflows["nightly"]["jobs"]["nightly"]["strategy"]["matrix"]["target"]
     assert [target for target in targets if f"\n{target}:" not in makefile] == []
     versions = workflows["test"]["jobs"]["test"]["strategy"]["matrix"]["python"]

@@ -76,8 +76,9 @@ class InputReader:
         rows = self._read_rows(tokens, "The sequence", lengths, may_end=True)
         prompt_lengths = as_integers(prompt_lengths, "The prompt_lengths")
         if prompt_lengths.shape not in ((), shape[:1], shape):
+            shapes = " or ".join(map(str, dict.fromkeys((shape[:1], shape))))
             raise ValueError(
-                f"score takes as prompt_lengths an integer or integers of shape {shape[:1]} or {shape}, got shape "
+                f"score takes as prompt_lengths an integer or integers of shape {shapes}, got shape "
                 f"{prompt_lengths.shape} of {prompt_lengths.dtype}."
             )
         if prompt_lengths.size and prompt_lengths.min() < 1:

@@ -160,7 +160,7 @@ class AlibiPosition(AttentionPosition):
         """The penalty, (1 or B, H, T, S)."""
         distance = ops.abs(ops.expand_dims(query_positions, -1) - ops.expand_dims(key_positions, -2))  # (1|B, T, S)
         slopes = alibi_slopes(self.num_heads).reshape(1, -1, 1, 1)
-        return -ops.cast(ops.expand_dims(distance, 1), "float32") * slopes
+        return ops.multiply(ops.cast(ops.expand_dims(distance, 1), "float32"), -slopes)
 
 
 @keras.saving.register_keras_serializable("keras_transformer")

@@ -68,10 +68,12 @@ class Parallel(keras.layers.Layer):
         return x + self.attention(x) + self.feed_forward(x)
 
 
+@pytest.mark.filterwarnings("ignore:.*padding mask was dropped")
 def test_layers_inside_a_layer_of_the_user(language_model, assert_decodes_exactly):
     assert_decodes_exactly(language_model(Parallel(), Parallel()))
 
 
+@pytest.mark.filterwarnings("ignore:.*padding mask was dropped")
 def test_operations_and_arguments_by_keyword(roughen, assert_decodes_exactly):
     target = keras.Input((None,), dtype="int32", name="target")
     source = keras.Input((None,), dtype="int32", name="source")

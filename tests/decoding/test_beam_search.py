@@ -347,6 +347,7 @@ def test_decoder_of_every_kind(kind, language_model, roughen):
 
 
 @pytest.mark.long
+@pytest.mark.slow
 def test_two_sources_with_the_target_between_them(roughen):
     text = keras.Input((None,), dtype="int32", name="text")
     target = keras.Input((None,), dtype="int32", name="target")

@@ -84,6 +84,7 @@ def test_two_sources_with_the_target_between_them(roughen, assert_decodes_exactl
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore:.*padding mask was dropped")
 def test_memory_that_reaches_the_decoder_without_attention(roughen, assert_decodes_exactly):
     source = keras.Input((None,), dtype="int32", name="source")
     target = keras.Input((None,), dtype="int32", name="target")

@@ -116,6 +116,7 @@ class Trained(keras.Model):
         return super().train_step(data)
 
 
+@pytest.mark.filterwarnings("ignore:.*padding mask was dropped")
 def test_a_subclass_with_a_call_of_its_own_is_run_as_it_is(roughen, assert_decodes_exactly):
     x = states()
     for subclass, resolved in ((Scaled, False), (Trained, True)):

@@ -203,7 +203,7 @@ def test_beams_find_what_a_plain_search_over_the_full_model_finds(strategy, atte
         pytest.param("rnn", None, marks=pytest.mark.slow),
         pytest.param("lstm", None, marks=pytest.mark.slow),
         ("gru", "dot"),
-        ("lstm", "additive"),
+        pytest.param("lstm", "additive", marks=pytest.mark.slow),
     ],
 )
 def test_beams_keep_whatever_state_there_is(cell, attention, roughen):

@@ -81,6 +81,7 @@ def test_is_the_plain_loop(name, assert_close):
     assert_close(rollout(inputs_of(model), lengths=LENGTHS), expected, 1e-4)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_of_it_with_seeds_of_rows(tmp_path, assert_close):
     model = MODELS["encoder-decoder"]()
     inputs = [keras.Input((3, 11), name="source"), keras.Input((LENGTH, CHANNELS), name="series")]

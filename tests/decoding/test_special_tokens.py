@@ -233,7 +233,10 @@ def strategies(models):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["sampling", "beams", "contrastive", "speculative", "speculative sampling"])
+@pytest.mark.parametrize(
+    "name",
+    ["sampling", "beams", "contrastive", "speculative", pytest.param("speculative sampling", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("padding_id", [None, 5])
 def test_what_every_strategy_generates(padding_id, name, models, strategies):
     """Ends end, padding is not said, id 0 is, scores are right, and streams say the same."""

@@ -118,7 +118,15 @@ def test_the_end_token_ends_a_row_wherever_it_falls_among_the_accepted_ones(coun
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "count, windows", [(1, (3, 2)), (2, (3, 2)), (5, (3, 2)), (1, (1, 1)), (3, (2, 5)), (2, (4, None)), (2, (None, 3))]
+    "count, windows",
+    [
+        (1, (3, 2)),
+        *(pytest.param(count, (3, 2), marks=pytest.mark.slow) for count in (2, 5)),
+        (1, (1, 1)),
+        (3, (2, 5)),
+        pytest.param(2, (4, None), marks=pytest.mark.slow),
+        (2, (None, 3)),
+    ],
 )
 def test_windows_of_model_and_draft(count, windows, language_model, greedy_oracle):
     model = language_model(block(window=windows[0], num_kv_heads=2))
@@ -284,6 +292,7 @@ def test_sampled_sequences_without_a_cache(tiny):
 
 @pytest.mark.long
 @pytest.mark.xla
+@pytest.mark.slow
 def test_sampled_tokens_compiled_with_their_scores_and_the_same_twice(model, draft):
     strategy = kt.Speculative(draft, 2, strategy=kt.Sampling(temperature=1.3, seed=23))
     generator = kt.Generator(model, max_length=MAX_LENGTH, end_token=END, strategy=strategy)

@@ -272,8 +272,8 @@ def test_as_many_tokens_as_the_models_table_of_positions_holds(roughen):
         (np.ones((1, 1, 1, 2), "int32"), 1, r"got shape \(1, 1, 1, 2\)"),
         ([[2, 29]], 1, "The sequence has ids from 2 to 29; TokenEmbedding .* takes ids from 0 to 28"),
         ([[2, -1]], 1, "ids from -1 to 2"),
-        ([[2, 5], [2, 7]], [1, 1, 1], ""),
-        ([[2, 5], [2, 7]], [[1, 1]], ""),
+        ([[2, 5], [2, 7]], [1, 1, 1], r"shape \(2,\), got shape \(3,\)"),
+        ([[2, 5], [2, 7]], [[1, 1]], r"shape \(2,\), got shape \(1, 2\)"),
     ],
 )
 def test_score_refuses_bad_input(tokens, prompt_lengths, message, greedy):

@@ -78,6 +78,7 @@ def test_a_changed_model_is_compiled_anew(change, model, caplog):
     assert streams[0] == streams[1]
 
 
+@pytest.mark.slow
 def test_a_changed_draft_is_followed(model, draft):
     strategy = kt.Speculative(draft, 2, strategy=kt.Sampling(seed=3))
     generator = make(model, strategy=strategy)

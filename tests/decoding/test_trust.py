@@ -305,6 +305,7 @@ def test_it_makes_no_difference_which_weights_a_layer_has_when_the_generator_is_
     assert generator(prompts)["tokens"].tolist() == expected["tokens"].tolist()
 
 
+@pytest.mark.filterwarnings("ignore:.*padding mask was dropped")
 def test_the_weights_are_never_touched():
     gate = ReZero(layers.Dense(DIM))
     model = model_of(lambda x, tokens: block()(gate(x)))

@@ -117,6 +117,7 @@ def test_ids_that_come_as_floats(length, roughen, assert_decodes_exactly):
     assert_decodes_exactly(model, sources, PROMPTS, inputs=lambda tokens: [sources, tokens], max_length=7)
 
 
+@pytest.mark.filterwarnings("ignore:.*padding mask was dropped")
 def test_samples_are_what_their_reader_wants():
     floats, part = keras.Input((6,), name="floats"), keras.Input((2,), dtype="int32", name="part")
     target = keras.Input((None,), dtype="int32", name="target")

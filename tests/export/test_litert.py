@@ -79,6 +79,7 @@ def test_op_that_litert_lacks(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict")
 def test_plain_model_of_several_inputs_and_known_shapes(tmp_path):
     left, right = keras.Input((5,), name="left"), keras.Input((3,), name="right")
     model = keras.Model({"a": right, "b": left}, {"sum": keras.layers.Dense(2)(left) + keras.layers.Dense(2)(right)})

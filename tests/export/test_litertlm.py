@@ -196,7 +196,11 @@ def test_a_conversation_by_the_template(bundle, rings):
 
 
 @pytest.mark.parametrize(
-    "template, message", [("{{ messages[0].content.upper() }}", "cannot apply"), ("{{ bos_token }}x", "makes 'x' of a")]
+    "template, message",
+    [
+        pytest.param("{{ messages[0].content.upper() }}", "cannot apply", marks=pytest.mark.slow),
+        ("{{ bos_token }}x", "makes 'x' of a"),
+    ],
 )
 def test_a_template_that_the_runtime_reads_otherwise(template, message, rings, tmp_path):
     pytest.importorskip("litert_lm")
@@ -344,6 +348,7 @@ def test_another_tokenizer_in_the_bundle_is_noticed(rings, tmp_path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_another_model_in_the_bundle_is_noticed(rings, tmp_path, monkeypatch):
     pytest.importorskip("litert_lm")
     convert, kernel = module.convert, rings.layers[-1].kernel

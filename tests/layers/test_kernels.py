@@ -37,7 +37,13 @@ def computed(layer, inputs, kernel, **options):
 
 
 @pytest.mark.parametrize("masked", [pytest.param(False, marks=pytest.mark.long), True])
-@pytest.mark.parametrize("name", ATTENTION)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(x, marks=() if x.startswith("MultiHead") or x.endswith("all options") else pytest.mark.long)
+        for x in ATTENTION
+    ],
+)
 def test_blockwise_equals_exact(name, masked):
     layer, inputs = build(name)
     options = {}

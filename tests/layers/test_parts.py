@@ -211,9 +211,7 @@ def adapt(model, rank=2, alpha=3.0):
     return adapted
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(x, marks=() if x in ("functional", "subclassed") else pytest.mark.slow) for x in MODELS]
-)
+@pytest.mark.parametrize("name", [pytest.param(x, marks=() if x == "functional" else pytest.mark.slow) for x in MODELS])
 def test_fine_tuning_with_lora_goes_on_after_it_was_saved(name, tmp_path):
     keras.utils.set_random_seed(0)
     model = MODELS[name]()

@@ -214,6 +214,7 @@ def test_a_layer_made_with_a_quantized_policy_takes_quantized_weights(policy):
         assert "parts" not in made.get_config()
 
 
+@pytest.mark.filterwarnings("ignore:The matrices of the experts .*_outer")
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_every_layer_takes_a_quantized_policy_or_says_that_it_cannot(name):
     keras.config.set_dtype_policy("int8_from_float32")
@@ -277,6 +278,7 @@ class Mine(Projection):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Skipping nested container")
 def test_lora_that_was_saved_is_not_lost_in_a_quantized_matrix(tmp_path):
     model, other = small_model(), small_model()
     for x in (model, other):

@@ -91,7 +91,7 @@ def test_regularizers_reach_each_weight_and_add_up(name, assert_close):
         assert x.losses == []
         x.trainable = True
         assert len(x.losses) == len(weights)
-        assert_close(sum(float(loss) for loss in x.losses), expected, 1e-4)
+        assert_close(sum(float(as_numpy(loss)) for loss in x.losses), expected, 1e-4)
 
 
 @pytest.mark.parametrize("name", PROJECTING + TABLES)

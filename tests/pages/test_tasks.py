@@ -46,10 +46,12 @@ def test_images(run):
     np.testing.assert_allclose(names["weights"].sum(axis=-1), 1.0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_speech(run):
     assert run("speech")["accuracy"] > 0.9
 
 
+@pytest.mark.slow
 def test_time_series(run):
     names = run("time_series")
     assert names["error"] < 0.25 < names["naive"] / 4
