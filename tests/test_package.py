@@ -130,6 +130,17 @@ def test_the_runtime_needs_neither_keras_nor_tensorflow(setup, runtime):
     assert licences[0] == licences[1]
 
 
+def test_badges_say_what_is_so(setup):
+    page = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    badges = [x.replace("_%7C_", ", ") for x in re.findall(r"img\.shields\.io/badge/(\S+?)\)", page)]
+    versions = re.findall(r"Python :: (\d\.\d+)$", setup["metadata"]["classifiers"], flags=re.MULTILINE)
+    backends = "TensorFlow, JAX, PyTorch"
+    assert badges == [f"Python-{', '.join(versions)}-blue", f"Keras_3-{backends}-d00000", "licence-Apache--2.0-green"]
+    assert {"tensorflow", "jax", "torch"} <= set(setup["options.extras_require"])
+    assert setup["metadata"]["license"] == "Apache-2.0"
+    assert (REPOSITORY / ".github/workflows" / re.search(r"workflows/(\S+?)/badge", page)[1]).is_file()
+
+
 def test_the_description_that_is_uploaded_has_no_link_of_a_file(monkeypatch, setup):
     page = arguments_of_setup(REPOSITORY, monkeypatch, "sdist")["long_description"]
     links = re.findall(r"\]\(([^)\s]+)\)", page)
