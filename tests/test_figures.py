@@ -9,13 +9,27 @@ import re
 
 import pytest
 
-from .examples.figures import is_rounded, numbers_in, strange_numbers
+from .examples.figures import decimals_in, is_rounded, numbers_in, strange_numbers
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MADE_BY_A_SCRIPT = {"docs/benchmarks.md", "docs/benchmarks.template.md"}
 TABLES_OF_THEIR_OWN = {"docs/export.md"}  # tests/test_export_page.py: MiB of what the file has in bytes
 # Decimals that nothing measured: versions, settings, and what is said of a range.
-KNOWN = {"docs/architecture.md": {"1.5"}, "docs/lecture.md": {"0.1"}, "docs/training.md": {"3.15"}}
+KNOWN = {
+    "CONTRIBUTING.md": {"3.11", "3.12", "3.13"},
+    "README.md": {"3.11", "3.12", "3.13", "2.0"},
+    "docs/architecture.md": {"1.5"},
+    "docs/distributed.md": {"3.15"},
+    "docs/install.md": {"3.11", "3.13"},
+    "docs/migrate/opennmt.md": {"2.32", "2.13", "2.12"},
+    "docs/pretrained.md": {"5.24"},
+    "docs/tasks/translate.md": {"0.1", "0.3"},
+    "docs/training.md": {"3.15"},
+    "examples/browser/README.md": {"2.5"},
+    "examples/ray/README.md": {"2.60", "0.01"},
+    "examples/serving/README.md": {"2.15", "2.20", "2.21"},
+    "examples/serving/mobile.md": {"2.6"},
+}
 
 pytestmark = pytest.mark.once
 
@@ -33,30 +47,38 @@ def figures_behind(text: str) -> list[float]:
     return [figure for path in files if path.exists() for figure in figures_in(path)]
 
 
-def decimals_in(text: str) -> list[str]:
-    """The numbers with a point in prose, but for those in code, links, tables and names of papers."""
-    prose = re.sub(r"^\|.*$|```.*?```|`[^`]*`|\d{4}\.\d{5}|\]\([^)]*\)", "", text, flags=re.MULTILINE | re.DOTALL)
-    return re.findall(r"(?<![\w.])\d+\.\d+(?![\w.])", prose)
-
-
-def sections() -> list:
-    """What stands below each heading of a page, where it names results."""
+def sections(pages: list[pathlib.Path], measured: bool) -> list:
+    """What stands below each heading of pages, where it names results, or where it names none."""
     found = []
-    for page in sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/*.md")]):
+    for page in sorted(pages):
         name = page.relative_to(ROOT).as_posix()
         for section in re.split(r"^## ", page.read_text(encoding="utf-8"), flags=re.MULTILINE):
-            if name not in MADE_BY_A_SCRIPT and figures_behind(section):
+            if name not in MADE_BY_A_SCRIPT and bool(figures_behind(section)) == measured:
                 found.append(pytest.param(name, section, id=f"{name}: {section.splitlines()[0]}"))
     return found
 
 
-@pytest.mark.parametrize("name, section", sections())
+PAGES = [*ROOT.glob("docs/*.md"), *ROOT.glob("docs/tasks/*.md"), *ROOT.glob("docs/migrate/*.md")]
+PAGES += [*ROOT.glob("examples/*/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+LECTURE = {"docs/lecture.md", "docs/lecture.ko.md"}  # tests/examples/test_lecture.py
+
+
+@pytest.mark.parametrize("name, section", sections(PAGES, measured=True))
 def test_a_section_has_the_figures_of_its_results(name, section):
     figures = figures_behind(section)
     if name not in TABLES_OF_THEIR_OWN:
         assert strange_numbers(section, figures) == []
-    unknown = (number for number in decimals_in(section) if number not in KNOWN.get(name, ()))
-    assert [number for number in unknown if not is_rounded(number, figures)] == []
+    if name not in LECTURE:
+        unknown = (number for number in decimals_in(section) if number not in KNOWN.get(name, ()))
+        assert [number for number in unknown if not is_rounded(number, figures)] == []
+
+
+def test_a_section_that_names_no_results_has_no_figures():
+    found = {}
+    for name, section in (x.values for x in sections(PAGES, measured=False)):
+        if name not in LECTURE:
+            found[name] = found.get(name, set()) | set(decimals_in(section, tables=True))
+    assert {name: strange for name, all_ in found.items() if (strange := all_ - KNOWN.get(name, set()))} == {}
 
 
 def test_figures_that_no_file_has_are_found():

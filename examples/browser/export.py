@@ -8,6 +8,7 @@ python examples/browser/export.py                       writes, to examples/brow
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -16,6 +17,9 @@ import keras
 from keras import ops
 
 import keras_transformer as kt
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from report import save_results
 
 
 def attention_model(model: keras.Model, source_length: int, target_length: int) -> keras.Model:
@@ -72,10 +76,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "models", help="folder to write to")
     parser.add_argument("--source-length", type=int, default=48, help="tokens of the longest text that may come")
     parser.add_argument("--max-length", type=int, default=13, help="tokens of the longest answer, start and end too")
+    parser.add_argument("--results", type=Path, help="file to write the sizes of what is loaded to, in MiB")
     options = parser.parse_args()
     model = keras.saving.load_model(options.model / "translator.keras")
     tokenizer = (options.model / "tokenizer.model").read_bytes()
     export(model, tokenizer, options.output, options.source_length, options.max_length)
+    if options.results is not None:
+        sizes = {path.name: path.stat().st_size / 2**20 for path in sorted(options.output.glob("*.tflite"))}
+        save_results(options.results, "examples/browser/export.py", {"mebibytes": sizes})
 
 
 if __name__ == "__main__":

@@ -25,3 +25,10 @@ def is_rounded(number: str, figures: list[float]) -> bool:
     mantissa, _, exponent = number.partition("e")
     half = 0.5001 * 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
     return any(abs(scale * figure - float(number)) <= half for figure in figures for scale in (1, 100))
+
+
+def decimals_in(text: str, tables: bool = False) -> list[str]:
+    """The numbers with a point in prose, and in tables if told, but for those in code, links and names of papers."""
+    text = text if tables else re.sub(r"^\|.*$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"```.*?```|`[^`]*`|\d{4}\.\d{5}|\]\([^)]*\)", "", text, flags=re.DOTALL)
+    return re.findall(r"(?<![\w.])\d+\.\d+(?:e[-+]?\d+)?(?!\d|\.\d)", text)

@@ -8,12 +8,14 @@ import re
 
 import pytest
 
-from .figures import numbers_in, strange_numbers
+from .figures import decimals_in, is_rounded, numbers_in, strange_numbers
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPTS = sorted((ROOT / "examples" / "lecture").glob("[a-z]_*.py"))
 FIGURES = ROOT / "docs" / "lecture"
 PAGES = ("lecture.md", "lecture.ko.md")
+# What follows from a formula: sigmoid(1), sigmoid(5), the root of 32; a rate of label smoothing.
+BY_FORMULA = {"0.73", "0.993", "5.7", "0.1"}
 
 
 def section(page: str, script: str) -> str:
@@ -29,6 +31,24 @@ def test_there_are_scripts():
 def test_tables_of_the_ladder_have_its_figures(page):
     figures = numbers_in(json.loads((ROOT / "examples" / "results" / "history.json").read_text()))
     assert not strange_numbers(section((ROOT / "docs" / page).read_text(), "history.py"), figures)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_is_said_of_the_ladder_follows_from_its_figures(page):
+    found = json.loads((ROOT / "examples" / "results" / "history.json").read_text())
+    lstm, gru, attention, transformer = found["rungs"].values()
+
+    def bleu(rung, length):
+        return rung["beam"]["bleu_by_source_length"][length]["bleu"]
+
+    derived = [bleu(rung, "21-100") / bleu(rung, "8-9") for rung in (lstm, gru, attention, transformer)]
+    derived += [bleu(attention, length) - bleu(gru, length) for length in ("1-7", "14-16")]
+    derived += [transformer["beam"]["bleu"] - attention["beam"]["bleu"]]
+    derived += [transformer["parameters"] / attention["parameters"]]
+    said = decimals_in(section((ROOT / "docs" / page).read_text(), "history.py"))
+    assert len(said) >= 8
+    figures = [*derived, *numbers_in(found)]
+    assert [number for number in said if number not in BY_FORMULA and not is_rounded(number, figures)] == []
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
@@ -53,7 +73,10 @@ class TestScript:
     @pytest.mark.parametrize("page", PAGES)
     def test_tables_of_both_pages_have_its_figures(self, script, page):
         figures = numbers_in(json.loads((FIGURES / f"{script.stem}.json").read_text()))
-        assert not strange_numbers(section((ROOT / "docs" / page).read_text(), script.name), figures)
+        text = section((ROOT / "docs" / page).read_text(), script.name)
+        assert not strange_numbers(text, figures)
+        said = [number for number in decimals_in(text) if number not in BY_FORMULA]
+        assert [number for number in said if not is_rounded(number, figures)] == []
 
     def test_its_plot_is_there(self, script):
         assert (FIGURES / f"{script.stem}.png").read_bytes().startswith(b"\x89PNG\r\n")
