@@ -141,6 +141,7 @@ style: $(INSTALLED) ## Check style and formatting with ruff
 
 types: $(INSTALLED) ## Check the types of both packages with mypy (a minute, the first time)
 	@$(BIN)/mypy --no-error-summary
+	@echo "Types: clean"
 
 format: $(INSTALLED) ## Format the code and mend what ruff can mend
 	@$(BIN)/ruff check --quiet --fix $(SOURCES)

@@ -69,7 +69,16 @@ def value_at(path: str) -> object:
 def test_every_public_name_is_in_the_reference():
     assert len(PUBLIC) > 80
     shown = {id(value_at(path)) for path in REFERENCE}
-    assert [path for path, value in PUBLIC.items() if id(value) not in shown] == []
+    missing = [path for path, value in PUBLIC.items() if id(value) not in shown]
+    assert missing == [], "each needs a line `::: name` on a page of docs/api"
+
+
+def test_every_position_is_in_the_table_of_compose():
+    table = (DOCS / "compose.md").read_text(encoding="utf-8").partition("## Positions\n")[2].partition("\n## ")[0]
+    positions = [x for x in vars(kt).values() if inspect.isclass(x) and issubclass(x, kt.AttentionPosition)]
+    assert len(positions) > 3
+    named = set(re.findall(r"^\| `position=kt\.(\w+)", table, re.MULTILINE))
+    assert named == {x.__name__ for x in positions} - {"AttentionPosition"}
 
 
 def test_no_name_is_there_twice():

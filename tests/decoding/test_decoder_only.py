@@ -58,7 +58,7 @@ def test_every_position_of_the_package_is_here():
     positions = {options()["position"] for options in POSITIONS.values() if options()}
     classes = [getattr(layers, name) for name in layers.__all__]
     public = {x for x in classes if issubclass(x, kt.AttentionPosition)} - {kt.AttentionPosition}
-    assert {type(position) for position in positions} == public
+    assert {type(position) for position in positions} == public, "a position is missing in POSITIONS of this file"
 
 
 @pytest.mark.parametrize("kind", ENCODINGS)

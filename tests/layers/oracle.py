@@ -161,6 +161,7 @@ def attention(
         batch, length, keys, causal=causal, window=window, mask=mask, segments=segments, attention_mask=attention_mask
     )
     kind = type(position).__name__
+    assert position is None or kind in {**TURNS, **BIASES}, f"the oracle knows no {kind}: put it into TURNS or BIASES"
     heads = np.zeros((batch, length, num_heads * head_dim))
     weights = np.zeros((batch, num_heads, length, keys))
     for b in range(batch):

@@ -117,4 +117,4 @@ def test_every_layer_of_the_package_is_in_the_catalogue():
 def test_every_position_of_the_package_is_tested():
     tested = {type(make()) for make in POSITIONS.values()} - {type(None)}
     public = {layer for layer in PUBLIC if issubclass(layer, kt.AttentionPosition)}
-    assert public == tested | {kt.AttentionPosition}
+    assert public == tested | {kt.AttentionPosition}, "a position is missing in POSITIONS of tests/layers/helpers.py"
