@@ -2,6 +2,7 @@
 
     python examples/make_models.py                      20 minutes with one thread; downloads tiny Shakespeare
     python examples/make_models.py --text input.txt
+    python examples/make_models.py --model language_model       one of them
 
 Each is a folder of dist-models, with a card (README.md), and a .zip of it to attach; SHA256SUMS is of all files. What
 the cards say was measured by the training that made the model. `python examples/try.py` runs them.
@@ -93,8 +94,9 @@ https://github.com/karpathy/char-rnn.
 
 
 def run(script: str, *arguments) -> None:
-    """Run one of the examples."""
-    subprocess.run([sys.executable, EXAMPLES / script, *map(str, arguments)], check=True)
+    """Run one of the examples, and end with it where it fails."""
+    if subprocess.run([sys.executable, EXAMPLES / script, *map(str, arguments)]).returncode:
+        raise SystemExit(f"{script} failed: what it says stands above. --model makes the models that are missing.")
 
 
 def how_to_run(folder: Path, prompt: str, tokenizer: str, samples: list[str], report) -> str:
@@ -177,15 +179,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text", type=Path, help="file of tiny Shakespeare; default: download")
     parser.add_argument("--output", type=Path, default=EXAMPLES.parent / "dist-models")
+    parser.add_argument("--model", nargs="+", choices=("date_translator", "language_model"), help="default: both")
     parser.add_argument("--quick", action="store_true", help="a few steps: models that know nothing")
     options = parser.parse_args()
-    names = ["date_translator", "language_model"]
-    for name in names:
+    if options.text is not None and not options.text.is_file():
+        parser.error(f"there is no file {options.text}; without --text it is downloaded")
+    makers = {
+        "date_translator": lambda folder: make_translator(folder, options.quick),
+        "language_model": lambda folder: make_writer(folder, options.quick, options.text),
+    }
+    for name in options.model or makers:
         (options.output / name).mkdir(parents=True, exist_ok=True)
-    make_translator(options.output / names[0], options.quick)
-    make_writer(options.output / names[1], options.quick, options.text)
-    pack(options.output, names)
-    for name in names:
+        makers[name](options.output / name)
+    there = [name for name in makers if (options.output / name / "README.md").is_file()]  # the card comes last
+    pack(options.output, there)
+    for name in there:
         run("try.py", "--models", options.output, "--model", name)
 
 

@@ -55,6 +55,13 @@ def test_a_model_that_is_there_answers(tmp_path):
     assert process.stdout == "\n".join(expected) + "\n"
 
 
+def test_a_text_that_is_missing_is_told_before_anything_is_trained(tmp_path):
+    command = [sys.executable, str(EXAMPLES / "make_models.py"), "--text", "none.txt", "--output", tmp_path / "models"]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 2 and "there is no file none.txt" in process.stderr
+    assert not (tmp_path / "models").exists()
+
+
 @pytest.mark.slow
 def test_models_are_made_and_packed(tmp_path):
     text = tmp_path / "text.txt"
