@@ -33,7 +33,7 @@ RUN = """\
 ## Run it
 
 ```sh
-pip install "keras-transformer-runtime[litert,text]"
+pip install "keras-transformer-runtime[litert]" sentencepiece
 keras-transformer run {name}.tflite "{prompt}"
 ```
 

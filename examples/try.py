@@ -4,7 +4,9 @@
     python examples/try.py "16 août 2023" "2023년 8월 16일 수요일"
     python examples/try.py --model language_model "JULIET:"          a small language model goes on with a text
 
-The models are those of `make models`, or of a release: unpacked, they lie in dist-models.
+The models are those of `make models`, or of a release: unpacked, they lie in dist-models. From a clone:
+
+    pip install "./keras_transformer_runtime[litert]" sentencepiece
 """
 
 import argparse
@@ -12,6 +14,7 @@ import sys
 from pathlib import Path
 
 MODELS = Path(__file__).resolve().parents[1] / "dist-models"
+RUNTIME = MODELS.with_name("keras_transformer_runtime")
 RELEASES = "https://github.com/keras-transformer/keras-transformer-layers/releases"
 SHOWN = {
     "date_translator": ["Wednesday, August 16, 2023", "2023년 8월 16일 수요일", "16 août 2023", "२६ जनवरी १९५०"],
@@ -36,7 +39,7 @@ def main() -> None:
     try:
         from keras_transformer_runtime import load
     except ImportError:
-        raise SystemExit('This needs the runtime: pip install "keras-transformer-runtime[litert,text]"') from None
+        raise SystemExit(f'This needs the runtime: pip install "{RUNTIME}[litert]" sentencepiece') from None
     runner = load(path)
     for text in options.texts or SHOWN[options.model]:
         (answer,) = runner([text], seed=options.seed)["texts"]

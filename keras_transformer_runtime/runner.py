@@ -56,8 +56,9 @@ class Runner:
 
     Attributes:
         metadata: The description in the export: lengths, special ids, strategy, version.
-        source_tokenizer, target_tokenizer: With `tokenize(text)` and `detokenize(ids)`; None if the export has none
-            that works outside the graph.
+        source_tokenizer: With `tokenize(text)` and `detokenize(ids)`; None if the export has none that works outside
+            the graph.
+        target_tokenizer: The same, of the other side.
     """
 
     def __init__(self, path: Path, metadata: dict, files: dict[str, bytes]):

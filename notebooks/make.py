@@ -48,6 +48,9 @@ if __name__ == "__main__":
     # What the kernels import is what this process would.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
     scripts = sorted(path for path in HERE.glob("*.py") if path != Path(__file__).resolve())
+    unknown = set(sys.argv[1:]) - {path.stem for path in scripts}
+    if unknown:
+        raise SystemExit(f"There is no notebook {sorted(unknown)}; there are {[path.stem for path in scripts]}.")
     for path in scripts:
         if len(sys.argv) == 1 or path.stem in sys.argv[1:]:
             make(path)

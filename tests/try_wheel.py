@@ -82,10 +82,12 @@ import rich.progress
 
 def main(folder: Path, extras: list[str], python: str) -> None:
     """Check the files, then try the extras, all of setup.cfg unless some are given."""
-    wheels = check_files(folder)
     setup = configparser.ConfigParser()
     setup.read(REPOSITORY / "setup.cfg", encoding="utf-8")
     brought = {name: packages.split() for name, packages in setup["options.extras_require"].items()}
+    unknown = sorted({*extras} - {"", *brought})
+    check(not unknown, f"setup.cfg has no extra {unknown}, only {sorted(brought)}")
+    wheels = check_files(folder)
     for extra in extras or ["", *brought]:
         start = time.monotonic()
         with tempfile.TemporaryDirectory() as place:
@@ -98,7 +100,11 @@ def check_files(folder: Path) -> list[Path]:
     wheels = []
     for distribution, package in PACKAGES.items():
         name = distribution.replace("-", "_")
-        (wheel,), (source,) = folder.glob(f"{name}-*.whl"), folder.glob(f"{name}-*.tar.gz")
+        found = [[*folder.glob(f"{name}-*{end}")] for end in (".whl", ".tar.gz")]
+        check(
+            [len(files) for files in found] == [1, 1], f"{folder} has of {distribution} {found}: `make dist` builds it"
+        )
+        (wheel,), (source,) = found
         version = wheel.name.split("-")[1]
         with zipfile.ZipFile(wheel) as file:
             inside = file.namelist()

@@ -165,10 +165,10 @@ class Generator(Loop):
             max_length: Longest sequence, if not the generator's own, which is the most it can be.
 
         Returns:
-            tokens: (B, N, L) int32, the prompt, the new tokens with the end token, then padding; N sequences a row,
-                best first, L = `max_length`. lengths: (B, N) int32, without the padding. scores: (B, N) float32, the
-                summed log-probability of the new tokens, divided by the length penalty for beam search. With a target
-                tokenizer also texts, a list of B lists of N strings.
+            A dictionary. "tokens", (B, N, L) int32: the prompt, the new tokens with the end token, then padding; N
+            sequences a row, best first, L = `max_length`. "lengths", (B, N) int32, without the padding. "scores",
+            (B, N) float32, the summed log-probability of the new tokens, divided by the length penalty for beam search.
+            With a target tokenizer also "texts", a list of B lists of N strings.
 
         Raises:
             ValueError: If a prompt is empty and there is no start token, is longer than `max_length`, or has padding

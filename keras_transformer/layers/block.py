@@ -17,7 +17,7 @@ ATTENTION_OPTIONS = tuple(AttentionOptions.__annotations__)
 OF_FEED_FORWARD = {"intermediate_dim": None, "activation": "relu", "gated": False}  # the defaults
 
 
-class BlockOptions(AttentionOptions, ResidualOptions, WeightOptions):
+class BlockOptions(AttentionOptions, ResidualOptions, WeightOptions, total=False):
     """The options that a block hands on to its parts under the same names."""
 
 

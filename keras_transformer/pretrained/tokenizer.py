@@ -74,10 +74,11 @@ def load_tokenizer(
             model's vocabulary, or another one than the folder says elsewhere.
 
     Example:
-        ```python
-        tokenizer = kt.pretrained.load_tokenizer("SmolLM2-135M-Instruct")
-        prompt = tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], add_generation_prompt=True)
-        ```
+
+    ```python
+    tokenizer = kt.pretrained.load_tokenizer("SmolLM2-135M-Instruct")
+    prompt = tokenizer.apply_chat_template([{"role": "user", "content": "Hello"}], add_generation_prompt=True)
+    ```
     """
     folder = folder_of(folder)
     if folder.suffix == ".gguf":

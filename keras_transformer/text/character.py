@@ -38,13 +38,14 @@ class CharacterTokenizer(Tokenizer):
             if `max_length` leaves no room for a piece; if the input is not strings of shape (B,).
 
     Example:
-        >>> from keras_transformer.text import CharacterTokenizer
-        >>> tokenizer = CharacterTokenizer("abc", add_end=True)
-        >>> ids = tokenizer(["cab", "b?"])
-        >>> ids.numpy().tolist()
-        [[6, 4, 5, 3], [5, 1, 3, 0]]
-        >>> [text.decode() for text in tokenizer.detokenize(ids).numpy()]
-        ['cab', 'b\ufffd']
+
+    >>> from keras_transformer.text import CharacterTokenizer
+    >>> tokenizer = CharacterTokenizer("abc", add_end=True)
+    >>> ids = tokenizer(["cab", "b?"])
+    >>> ids.numpy().tolist()
+    [[6, 4, 5, 3], [5, 1, 3, 0]]
+    >>> [text.decode() for text in tokenizer.detokenize(ids).numpy()]
+    ['cab', 'b\ufffd']
     """
 
     def __init__(self, characters: str, **kwargs):
@@ -146,13 +147,14 @@ class ByteTokenizer(Tokenizer):
         ValueError: If `max_length` leaves no room for a piece; if the input is not strings of shape (B,).
 
     Example:
-        >>> from keras_transformer.text import ByteTokenizer
-        >>> tokenizer = ByteTokenizer(add_end=True)
-        >>> ids = tokenizer(["hi", "é"])
-        >>> ids.numpy().tolist()
-        [[108, 109, 3], [199, 173, 3]]
-        >>> [text.decode() for text in tokenizer.detokenize(ids).numpy()]
-        ['hi', 'é']
+
+    >>> from keras_transformer.text import ByteTokenizer
+    >>> tokenizer = ByteTokenizer(add_end=True)
+    >>> ids = tokenizer(["hi", "é"])
+    >>> ids.numpy().tolist()
+    [[108, 109, 3], [199, 173, 3]]
+    >>> [text.decode() for text in tokenizer.detokenize(ids).numpy()]
+    ['hi', 'é']
     """
 
     def __init__(self, **kwargs):

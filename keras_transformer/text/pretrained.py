@@ -49,19 +49,20 @@ class PretrainedTokenizer(CheckpointTokenizer):
             there is no token to start or end with; if the input is not strings of shape (B,).
 
     Example:
-        >>> from keras_transformer.text import PretrainedTokenizer
-        >>> vocabulary = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "play": 3, "##ing": 4}
-        >>> definition = {
-        ...     "model": {"type": "WordPiece", "vocab": vocabulary, "unk_token": "[UNK]",
-        ...               "continuing_subword_prefix": "##", "max_input_chars_per_word": 100},
-        ...     "pre_tokenizer": {"type": "BertPreTokenizer"},
-        ...     "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
-        ...     "post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 2], "cls": ["[CLS]", 1]},
-        ... }
-        >>> tokenizer = PretrainedTokenizer(definition, named_tokens={"unk_token": "[UNK]", "cls_token": "[CLS]"})
-        >>> ids = tokenizer(["playing ☃"])
-        >>> ids.numpy().tolist(), tokenizer.detokenize(ids).numpy().tolist()
-        ([[1, 3, 4, 0, 2]], [b'playing'])
+
+    >>> from keras_transformer.text import PretrainedTokenizer
+    >>> vocabulary = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "play": 3, "##ing": 4}
+    >>> definition = {
+    ...     "model": {"type": "WordPiece", "vocab": vocabulary, "unk_token": "[UNK]",
+    ...               "continuing_subword_prefix": "##", "max_input_chars_per_word": 100},
+    ...     "pre_tokenizer": {"type": "BertPreTokenizer"},
+    ...     "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+    ...     "post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 2], "cls": ["[CLS]", 1]},
+    ... }
+    >>> tokenizer = PretrainedTokenizer(definition, named_tokens={"unk_token": "[UNK]", "cls_token": "[CLS]"})
+    >>> ids = tokenizer(["playing ☃"])
+    >>> ids.numpy().tolist(), tokenizer.detokenize(ids).numpy().tolist()
+    ([[1, 3, 4, 0, 2]], [b'playing'])
     """
 
     def __init__(

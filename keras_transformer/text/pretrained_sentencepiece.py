@@ -54,18 +54,19 @@ class PretrainedSentencePieceTokenizer(CheckpointTokenizer):
             the input is not strings of shape (B,).
 
     Example:
-        >>> from keras_transformer.text import PretrainedSentencePieceTokenizer, SentencePieceTokenizer
-        >>> trained = SentencePieceTokenizer.train(["the cat sat", "the dog sat", "a cat and a dog"], 16)
-        >>> tokenizer = PretrainedSentencePieceTokenizer(
-        ...     trained.model,
-        ...     [*trained.get_vocabulary(), "<extra_id_0>"],
-        ...     named_tokens={"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "</s>"},
-        ...     added_tokens=["<extra_id_0>"],
-        ...     end=["</s>"],
-        ... )
-        >>> ids = tokenizer(["the cat <extra_id_0>"])
-        >>> ids.numpy()[0, -2:].tolist(), tokenizer.detokenize(ids).numpy().tolist()
-        ([16, 3], [b'the cat'])
+
+    >>> from keras_transformer.text import PretrainedSentencePieceTokenizer, SentencePieceTokenizer
+    >>> trained = SentencePieceTokenizer.train(["the cat sat", "the dog sat", "a cat and a dog"], 16)
+    >>> tokenizer = PretrainedSentencePieceTokenizer(
+    ...     trained.model,
+    ...     [*trained.get_vocabulary(), "<extra_id_0>"],
+    ...     named_tokens={"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "</s>"},
+    ...     added_tokens=["<extra_id_0>"],
+    ...     end=["</s>"],
+    ... )
+    >>> ids = tokenizer(["the cat <extra_id_0>"])
+    >>> ids.numpy()[0, -2:].tolist(), tokenizer.detokenize(ids).numpy().tolist()
+    ([16, 3], [b'the cat'])
     """
 
     def __init__(

@@ -62,12 +62,13 @@ class SentencePieceTokenizer(Tokenizer):
             piece; if the input is not strings of shape (B,).
 
     Example:
-        >>> from keras_transformer.text import SentencePieceTokenizer
-        >>> texts = ["the cat sat", "the dog sat", "a cat and a dog"]
-        >>> tokenizer = SentencePieceTokenizer.train(texts, 16, add_end=True)
-        >>> ids = tokenizer(["the cat", "a dog sat"])
-        >>> [text.decode() for text in tokenizer.detokenize(ids).numpy()]
-        ['the cat', 'a dog sat']
+
+    >>> from keras_transformer.text import SentencePieceTokenizer
+    >>> texts = ["the cat sat", "the dog sat", "a cat and a dog"]
+    >>> tokenizer = SentencePieceTokenizer.train(texts, 16, add_end=True)
+    >>> ids = tokenizer(["the cat", "a dog sat"])
+    >>> [text.decode() for text in tokenizer.detokenize(ids).numpy()]
+    ['the cat', 'a dog sat']
     """
 
     joint = " "

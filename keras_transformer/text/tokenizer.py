@@ -45,27 +45,28 @@ class Tokenizer(keras.layers.Layer):
             if the input is not strings of shape (B,).
 
     Example:
-        >>> import tensorflow as tf
-        >>> from keras_transformer.text import Tokenizer
-        >>> class Digits(Tokenizer):
-        ...     def __init__(self, **kwargs):
-        ...         super().__init__(**kwargs)
-        ...         self.built = True
-        ...     def get_vocabulary(self):
-        ...         return ["<pad>", "<unk>", "<s>", "</s>", *"0123456789", *self.special_tokens]
-        ...     def encode(self, strings):
-        ...         return tf.strings.to_number(tf.strings.bytes_split(strings), tf.int32) + 4
-        ...     def decode(self, ids):
-        ...         return tf.strings.reduce_join(tf.gather(self.get_vocabulary(), ids), axis=-1)
-        >>> digits = Digits(add_end=True)
-        >>> ids = digits(["31", "2"])
-        >>> ids.numpy().tolist()
-        [[7, 5, 3], [6, 3, 0]]
-        >>> digits.detokenize(ids).numpy().tolist()
-        [b'31', b'2']
-        >>> target = digits.copy(add_start=True, special_tokens=["<plus>"])
-        >>> target(["3<plus>1"]).numpy().tolist(), target.token_to_id("<plus>")
-        ([[2, 7, 14, 5, 3]], 14)
+
+    >>> import tensorflow as tf
+    >>> from keras_transformer.text import Tokenizer
+    >>> class Digits(Tokenizer):
+    ...     def __init__(self, **kwargs):
+    ...         super().__init__(**kwargs)
+    ...         self.built = True
+    ...     def get_vocabulary(self):
+    ...         return ["<pad>", "<unk>", "<s>", "</s>", *"0123456789", *self.special_tokens]
+    ...     def encode(self, strings):
+    ...         return tf.strings.to_number(tf.strings.bytes_split(strings), tf.int32) + 4
+    ...     def decode(self, ids):
+    ...         return tf.strings.reduce_join(tf.gather(self.get_vocabulary(), ids), axis=-1)
+    >>> digits = Digits(add_end=True)
+    >>> ids = digits(["31", "2"])
+    >>> ids.numpy().tolist()
+    [[7, 5, 3], [6, 3, 0]]
+    >>> digits.detokenize(ids).numpy().tolist()
+    [b'31', b'2']
+    >>> target = digits.copy(add_start=True, special_tokens=["<plus>"])
+    >>> target(["3<plus>1"]).numpy().tolist(), target.token_to_id("<plus>")
+    ([[2, 7, 14, 5, 3]], 14)
     """
 
     pad_id = 0

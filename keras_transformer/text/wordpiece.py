@@ -51,13 +51,14 @@ class WordPieceTokenizer(Tokenizer):
             input is not strings of shape (B,).
 
     Example:
-        >>> from keras_transformer.text import WordPieceTokenizer
-        >>> tokenizer = WordPieceTokenizer(["<pad>", "<unk>", "<s>", "</s>", "walk", "##ed", "##s", "she"])
-        >>> ids = tokenizer(["she walks", "she ran", "walked"])
-        >>> ids.numpy().tolist()
-        [[7, 4, 6], [7, 1, 0], [4, 5, 0]]
-        >>> [text.decode() for text in tokenizer.detokenize(ids).numpy()]
-        ['she walks', 'she <unk>', 'walked']
+
+    >>> from keras_transformer.text import WordPieceTokenizer
+    >>> tokenizer = WordPieceTokenizer(["<pad>", "<unk>", "<s>", "</s>", "walk", "##ed", "##s", "she"])
+    >>> ids = tokenizer(["she walks", "she ran", "walked"])
+    >>> ids.numpy().tolist()
+    [[7, 4, 6], [7, 1, 0], [4, 5, 0]]
+    >>> [text.decode() for text in tokenizer.detokenize(ids).numpy()]
+    ['she walks', 'she <unk>', 'walked']
     """
 
     joint = " "
