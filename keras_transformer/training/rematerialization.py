@@ -83,8 +83,9 @@ class Remat(SequenceLayer, Composite):
         options = {name: value for name, value in options.items() if value is not None}
         if not training:
             return self.layer(*sequences, **options, training=False)
-        weights = self.layer.trainable_variables
-        state = self.layer.non_trainable_variables
+        # Not the layer's own lists: parts of a frozen layer may be trained, as LoRA does.
+        weights = [variable for variable in self.layer.variables if variable.trainable]
+        state = [variable for variable in self.layer.variables if not variable.trainable]
         # Read here: TensorFlow would read the variables again in the backward pass, when the seeds have moved on.
         before = [ops.copy(variable) for variable in state]
 

@@ -30,12 +30,16 @@ def numbers(variables):
     return [np.array(ops.convert_to_numpy(variable)) for variable in variables]
 
 
-@pytest.fixture(scope="module")
-def models():
+def both():
     plain, wrapped = build(lambda layer: layer), build(Remat)
     for variable, value in zip(wrapped.variables, numbers(plain.variables), strict=True):
         variable.assign(value)
     return plain, wrapped
+
+
+@pytest.fixture(scope="module")
+def models():
+    return both()
 
 
 def test_trains_as_the_layers_alone(models, assert_close):
@@ -49,6 +53,20 @@ def test_trains_as_the_layers_alone(models, assert_close):
     assert_close(losses[1], losses[0], 1e-6)
     assert_close(numbers(wrapped.variables), numbers(plain.variables), 1e-6)
     assert all((old != new).any() for old, new in zip(before, numbers(plain.variables), strict=True))
+
+
+def test_a_part_that_is_trained_of_a_frozen_layer(assert_close):
+    models, (inputs, labels), moved = both(), data(), []
+    for model in models:
+        (block,) = (x for x in model._flatten_layers() if isinstance(x, kt.DecoderLayer))
+        block.trainable = False
+        block.feed_forward.inner.trainable = True
+        model.compile(keras.optimizers.SGD(0.5), SequenceCrossentropy())
+        before = numbers(block.weights)
+        model.fit(inputs, labels, batch_size=3, shuffle=False, verbose=0)
+        moved.append([(old != new).any() for old, new in zip(before, numbers(block.weights), strict=True)])
+    assert sum(moved[0]) >= 2 and moved[0] == moved[1]
+    assert_close(numbers(models[1].variables), numbers(models[0].variables), 1e-6)
 
 
 @pytest.mark.long
